@@ -1,0 +1,49 @@
+"""The algorithms, one file each; `create` finds them by name, plug-ins included (entry point `moopt.algorithms`)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from moopt.algorithms.base import Algorithm
+from moopt.errors import AlgorithmError
+
+_FILES = {
+    "NSGA2": "nsga2",
+    "OptunaSampler": "optuna_sampler",
+    "Random": "random",
+    "SequentialKnapsack": "sequential_knapsack",
+}
+
+NAMES = {
+    "nsga2": "NSGA2",
+    "random": "Random",
+    "sequential-knapsack": "SequentialKnapsack",
+    "tpe": "OptunaSampler",
+}
+"""The strings that `Study(algorithm=...)` understands."""
+
+__all__ = ["NAMES", "Algorithm", "create", *_FILES]
+
+
+def __getattr__(name: str) -> type[Algorithm]:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: type[Algorithm] = getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
+    return found
+
+
+def create(name: str) -> Algorithm:
+    """The algorithm of that name with its default settings.
+
+    Raises:
+        AlgorithmError: there is none; lists what there is.
+    """
+    if name in NAMES:
+        made: type[Algorithm] = __getattr__(NAMES[name])
+        return made()
+    plugins = {point.name: point for point in entry_points(group="moopt.algorithms")}
+    if name in plugins:
+        loaded: type[Algorithm] = plugins[name].load()
+        return loaded()
+    raise AlgorithmError(f"There is no algorithm {name!r}; expected one of {', '.join(sorted({*NAMES, *plugins}))}.")

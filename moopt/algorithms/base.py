@@ -1,0 +1,148 @@
+"""The contract of an algorithm, and the bookkeeping every algorithm shares. One algorithm a file beside this one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.errors import AlgorithmError
+from moopt.jobs import Failure, Job, Outcome
+from moopt.problem import Evaluation, Problem
+from moopt.space import Config
+
+FloatArray = npt.NDArray[np.float64]
+
+ATTEMPTS = 200
+"""How often a new candidate is drawn before a small space is searched for the ones that are left."""
+
+
+class Archive:
+    """What has been found: every completed trial, in the order it was told."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.jobs: list[Job] = []
+        self.values: list[FloatArray] = []
+        """Objectives, signs turned to be minimised, [m] each."""
+        self.violations: list[float] = []
+        """The sum of what the constraints are exceeded by; 0 is feasible."""
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def add(self, job: Job, evaluation: Evaluation) -> None:
+        values = {**self._problem.known(job.config), **evaluation.values}
+        self.jobs.append(job)
+        self.values.append(np.array([values[o.name] * o.sign for o in self._problem.objectives]))
+        self.violations.append(sum(max(values[c.name] - c.bound, 0.0) for c in self._problem.constraints))
+
+
+class Algorithm(ABC):
+    """Proposes candidates from what it was told.
+
+    `ask` is pure: its random generator comes from the study's seed and the number of the first trial asked for.
+    State changes only in `issued` and `tell`, so that replaying a stored log of both rebuilds it exactly.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """The optional methods of a problem (see `moopt.problem.CAPABILITIES`) it cannot do without."""
+
+    problem: Problem
+    seed: int
+    archive: Archive
+    next_trial: int
+
+    def start(self, problem: Problem, seed: int) -> None:
+        """Begin on a problem; forgets everything told before."""
+        self.problem, self.seed = problem, seed
+        self.archive = Archive(problem)
+        self.next_trial = 0
+        self._seen: set[tuple[Any, ...]] = set()
+
+    @abstractmethod
+    def ask(self, n: int) -> list[Job]:
+        """At most n jobs to do next. None: the space is exhausted, or it waits for what is pending."""
+
+    def issued(self, jobs: Sequence[Job]) -> None:
+        """These jobs were dispatched."""
+        for job in jobs:
+            if job.kind == "evaluate":
+                self.next_trial = max(self.next_trial, job.trial + 1)
+                self._seen.add(self.problem.space.key(job.config))
+
+    def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
+        """This came of them."""
+        for job, outcome in outcomes:
+            if job.kind == "evaluate" and not isinstance(outcome, Failure):
+                self.archive.add(job, outcome)
+
+    def settings(self) -> dict[str, Any]:
+        """A JSON description, equal for algorithms that do the same: part of a study's identity."""
+        public = {k.removeprefix("_"): v for k, v in vars(self).items() if k in type(self).__init__.__annotations__}
+        return {"algorithm": type(self).__name__, **public}
+
+    def rng(self) -> np.random.Generator:
+        """The generator of the next ask."""
+        return np.random.default_rng([self.seed, self.next_trial])
+
+    def seen(self, config: Config) -> bool:
+        """Whether the candidate was issued before."""
+        return self.problem.space.key(config) in self._seen
+
+    def jobs(self, configs: Iterable[Config]) -> list[Job]:
+        """Evaluations of new candidates, numbered from the next trial on."""
+        fidelity = self.problem.fidelity
+        return [Job(self.next_trial + i, config, fidelity=fidelity) for i, config in enumerate(configs)]
+
+    def unseen(self, draws: Iterator[Config], n: int, rng: np.random.Generator) -> list[Config]:
+        """The first n different candidates of `draws` that were not issued and break no known constraint.
+
+        When the draws keep repeating, what is left of a small discrete space is searched from a random start; fewer
+        than n means that it is exhausted.
+        """
+        space, found, keys = self.problem.space, list[Config](), set[tuple[Any, ...]]()
+
+        def take(config: Config) -> None:
+            key = space.key(config)
+            if key not in self._seen and key not in keys and self.within_known_bounds(config):
+                keys.add(key)
+                found.append(config)
+
+        for _ in range(ATTEMPTS * n):
+            if len(found) == n:
+                return found
+            take(next(draws))
+        if space.size <= 1e6:
+            start, size = int(rng.integers(int(space.size))), int(space.size)
+            for i in range(size):
+                if len(found) == n:
+                    break
+                take(_configuration(self.problem, (start + i) % size))
+        return found[:n]
+
+    def within_known_bounds(self, config: Config) -> bool:
+        """Whether every constraint whose value is known holds: what violates one is never dispatched."""
+        if not self.problem.constraints:
+            return True
+        known = self.problem.known(config)
+        return all(known[c.name] <= c.bound for c in self.problem.constraints if c.name in known)
+
+
+def _configuration(problem: Problem, index: int) -> Config:
+    """The configuration with the given number in a discrete space."""
+    config: Config = {}
+    for name, variable in problem.space.items():
+        index, digit = divmod(index, int(variable.upper - variable.lower) + 1)
+        config[name] = variable.decode(variable.lower + digit)
+    return config
+
+
+def positive(name: str, value: int) -> int:
+    """`value`, if it is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise AlgorithmError(f"{name} is {value!r}; expected a whole number above 0.")
+    return value

@@ -1,0 +1,94 @@
+"""How every study opens, whatever its algorithm: the problem's baselines, and the exact knapsack on its sensitivities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from moopt.algorithms.base import Algorithm
+from moopt.budgets import Knapsack
+from moopt.jobs import Failure, Job, Outcome
+from moopt.problem import Fidelity, HasCosts, HasSensitivities, Problem
+from moopt.space import Config
+
+
+class Opening(Algorithm):
+    """Baselines first, then the wrapped algorithm, which is told of them like of any other trial.
+
+    A problem with `sensitivities` and `costs` gets further baselines: the exact knapsack on its table at the cost of
+    every baseline and half way between neighbours.
+    """
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self.algorithm = algorithm
+
+    def start(self, problem: Problem, seed: int) -> None:
+        super().start(problem, seed)
+        self.algorithm.start(problem, seed)
+        self._table_issued = self._table_told = False
+        self._planned: list[tuple[str, Config]] = [
+            (name, problem.space.validate(config)) for name, config in problem.baselines().items()
+        ]
+
+    def ask(self, n: int) -> list[Job]:
+        if self._tabled() and not self._table_issued:
+            assert isinstance(self.problem, HasSensitivities)
+            method, tokens = self.problem.sensitivity  # type: ignore[attr-defined]
+            return [Job(-1, {}, "sensitivity", Fidelity(tokens, method))]
+        waiting = [(label, config) for label, config in self._planned if not self.seen(config)]
+        if waiting:
+            numbered = enumerate(waiting[:n], self.next_trial)
+            return [Job(t, config, fidelity=self.problem.fidelity, label=label) for t, (label, config) in numbered]
+        if self._tabled() and not self._table_told:
+            return []
+        return self.algorithm.ask(n)
+
+    def issued(self, jobs: Sequence[Job]) -> None:
+        super().issued(jobs)
+        self.algorithm.issued(jobs)
+        self._table_issued |= any(job.kind == "sensitivity" for job in jobs)
+
+    def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
+        super().tell(outcomes)
+        self.algorithm.tell(outcomes)
+        for job, outcome in outcomes:
+            if job.kind == "sensitivity":
+                self._table_told = True
+                if not isinstance(outcome, Failure):
+                    self._planned += knapsack_baselines(self.problem, outcome.attributes["table"])
+
+    def settings(self) -> dict[str, Any]:
+        return self.algorithm.settings()
+
+    def _tabled(self) -> bool:
+        wanted = getattr(self.problem, "sensitivity", None) is not None
+        return wanted and isinstance(self.problem, HasSensitivities) and isinstance(self.problem, HasCosts)
+
+
+def knapsack_baselines(problem: Problem, table: list[list[float]]) -> Iterator[tuple[str, Config]]:
+    """The exact knapsack at the cost of every baseline, and half way between neighbours; extremes left out."""
+    assert isinstance(problem, HasCosts)
+    knapsack = Knapsack(table, problem.costs())
+    names = discrete_names(problem)
+    priced = sorted(
+        (knapsack.cost([int(problem.space[n].encode(config[n])) for n in names]), name)
+        for name, config in problem.baselines().items()
+    )
+    budgets = {cost: f"knapsack at {name}" for cost, name in priced}
+    for (cost, name), (above, other) in zip(priced, priced[1:], strict=False):
+        budgets.setdefault((cost + above) // 2, f"knapsack between {name} and {other}")
+    for budget, label in sorted(budgets.items()):
+        if knapsack.least < budget < knapsack.most:
+            yield label, configuration(problem, knapsack.at(budget))
+
+
+def discrete_names(problem: Problem) -> list[str]:
+    """The decisions that tables speak of: the discrete variables, in the space's order."""
+    return [name for name, variable in problem.space.items() if variable.discrete]
+
+
+def configuration(problem: Problem, choice: Sequence[int] | np.ndarray[Any, Any]) -> Config:
+    """The configuration of a choice [decisions] in a space that has discrete variables only."""
+    return problem.space.decode(np.asarray(choice, dtype=float) + problem.space.lower)

@@ -1,0 +1,201 @@
+"""What a study has found so far: its trials, its measurements and its front. Reads nothing and runs nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from moopt import pareto
+from moopt.errors import NoFeasibleTrial, StudyError
+from moopt.jobs import Failure, Job
+from moopt.problem import Constraint, Evaluation, Objective
+from moopt.space import Config
+
+TrialState = Literal["running", "complete", "failed", "pruned"]
+
+
+@dataclass
+class Trial:
+    """One candidate and what became of it.
+
+    Attributes:
+        number: Counted from 0 within the study.
+        values: Every objective and constraint of a completed trial, known ones included.
+        violations: value - bound of every constraint.
+        seconds: What its evaluation took.
+        tokens: What its evaluation cost, in forward tokens.
+    """
+
+    number: int
+    config: Config
+    state: TrialState = "running"
+    values: dict[str, float] = field(default_factory=dict)
+    violations: dict[str, float] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    failure: Failure | None = None
+    label: str | None = None
+    attempts: int = 1
+    seconds: float = 0.0
+    tokens: int = 0
+
+    @property
+    def feasible(self) -> bool:
+        """Complete, and every constraint holds."""
+        return self.state == "complete" and all(v <= 0 for v in self.violations.values())
+
+
+@dataclass(frozen=True)
+class Event:
+    """An entry of the log that a study is rebuilt from: a job's issue, or what came of it.
+
+    Attributes:
+        seq: The coordinator's counter; the jobs of one batch share it.
+    """
+
+    seq: int
+    job: Job
+    outcome: Evaluation | Failure | None = None
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+@dataclass
+class History:
+    """A study as it stands, whether it runs here, ran elsewhere or is read from a storage.
+
+    Attributes:
+        name: The study's name.
+        meta: What was stored when it was created: space, decisions, identity, environment, seed, algorithm.
+        trials: All trials by number.
+        events: The log, in the order of `seq`.
+        measures: What finished trials measured on other data, by (number, purpose).
+    """
+
+    name: str
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    measures: dict[tuple[int, str], Evaluation] = field(default_factory=dict)
+
+    def feasible(self) -> list[Trial]:
+        """The completed trials that satisfy every constraint."""
+        return [trial for trial in self.trials if trial.feasible]
+
+    def values(self, trials: Iterable[Trial]) -> pareto.FloatArray:
+        """Objectives of trials, signs turned to be minimised, [n, m]."""
+        return pareto.minimised([trial.values for trial in trials], self.objectives)
+
+    def front(self) -> list[Trial]:
+        """The non-dominated feasible trials, by the first known objective, else by the first."""
+        trials = self.feasible()
+        kept = [t for t, on in zip(trials, pareto.nondominated(self.values(trials)), strict=True) if on]
+        by = next((o for o in self.objectives if o.known), self.objectives[0])
+        return sorted(kept, key=lambda trial: trial.values[by.name] * by.sign)
+
+    def reference(self, given: Mapping[str, float] | None = None) -> pareto.FloatArray:
+        """The reference point [m], signs turned: given, declared by the objectives, else inferred from the opening.
+
+        Inferred parts come from the baselines where there are any, so that they stay while a search goes on.
+        """
+        if unknown := sorted(set(given or ()) - {o.name for o in self.objectives}):
+            raise StudyError(f"The reference names {', '.join(unknown)}; expected {self._names()}.")
+        declared = [(given or {}).get(o.name, o.reference) for o in self.objectives]
+        signed = [None if d is None else d * o.sign for d, o in zip(declared, self.objectives, strict=True)]
+        trials = self.feasible()
+        opening = [trial for trial in trials if trial.label is not None] or trials
+        if not opening and None in signed:
+            raise NoFeasibleTrial("No trial is complete and feasible yet, so no reference point can be inferred.")
+        if None not in signed:
+            return np.array(signed, dtype=float)
+        return pareto.reference_point(self.values(opening), signed)
+
+    def hypervolume(self, reference: Mapping[str, float] | None = None) -> float:
+        """The volume the front dominates, up to the reference point."""
+        trials = self.feasible()
+        return pareto.hypervolume(self.values(trials), self.reference(reference)) if trials else 0.0
+
+    def knee(self) -> Trial:
+        """The front's point of the best trade-off: see `moopt.pareto.knee`."""
+        front = self.front()
+        if not front:
+            raise NoFeasibleTrial(f"The study {self.name!r} has no complete and feasible trial yet.")
+        return front[pareto.knee(self.values(front))]
+
+    def pick(self, condition: str) -> Trial:
+        """The best trial under a bound, such as "size_mb <= 80" or "kl <= 0.1 and size_mb <= 100".
+
+        Best is the least of the first objective that the condition does not bound (in its direction); ties go to the
+        next objectives.
+
+        Raises:
+            StudyError: the condition cannot be read.
+            NoFeasibleTrial: no trial satisfies it; says what the nearest is.
+        """
+        bounds = [self._bound(part) for part in re.split(r"\band\b|,|&", condition)]
+        trials = [t for t in self.feasible() if all(_holds(t.values[n], op, v) for n, op, v in bounds)]
+        if not trials:
+            raise NoFeasibleTrial(f"No trial of {self.name!r} satisfies {condition!r}; {self._ranges()}.")
+        bounded = {name for name, _, _ in bounds}
+        order = sorted(self.objectives, key=lambda o: o.name in bounded)
+        return min(trials, key=lambda t: [t.values[o.name] * o.sign for o in order])
+
+    def frame(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
+        """A table of trials: number, baseline, state, objectives, constraints, measurements, seconds and tokens."""
+        purposes = sorted({purpose for _, purpose in self.measures})
+        names = [o.name for o in self.objectives] + [c.name for c in self.constraints]
+        rows = []
+        for trial in self.trials if trials is None else trials:
+            row: dict[str, Any] = {"trial": trial.number, "baseline": trial.label or "", "state": trial.state}
+            row |= {name: trial.values.get(name, np.nan) for name in dict.fromkeys(names)}
+            for purpose in purposes:
+                if found := self.measures.get((trial.number, purpose)):
+                    row |= {f"{name} ({purpose})": value for name, value in found.values.items()}
+            rows.append({**row, "seconds": trial.seconds, "tokens": trial.tokens})
+        return pd.DataFrame(rows).set_index("trial") if rows else pd.DataFrame()
+
+    @property
+    def tokens(self) -> int:
+        """Everything the study has cost so far, in forward tokens."""
+        return sum(event.tokens for event in self.events)
+
+    def _bound(self, part: str) -> tuple[str, str, float]:
+        match = re.fullmatch(r"\s*(\S+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*", part)
+        try:
+            if match is None:
+                raise ValueError
+            name, operator, value = match[1], match[2], float(match[3])
+        except ValueError:
+            raise StudyError(f"Cannot read {part.strip()!r}; expected a bound such as 'size_mb <= 80'.") from None
+        known = [o.name for o in self.objectives] + [c.name for c in self.constraints]
+        if name not in known:
+            raise StudyError(f"{name!r} is no objective or constraint of {self.name!r}; expected {self._names()}.")
+        return name, operator, value
+
+    def _names(self) -> str:
+        return "one of " + ", ".join([o.name for o in self.objectives] + [c.name for c in self.constraints])
+
+    def _ranges(self) -> str:
+        trials = self.feasible()
+        if not trials:
+            return "no trial is complete and feasible yet"
+        column = {o.name: [t.values[o.name] for t in trials] for o in self.objectives}
+        return "the trials reach " + ", ".join(f"{n} {min(v):.4g} to {max(v):.4g}" for n, v in column.items())
+
+
+def _holds(value: float, operator: str, bound: float) -> bool:
+    match operator:
+        case "<=":
+            return value <= bound
+        case ">=":
+            return value >= bound
+        case "<":
+            return value < bound
+        case _:
+            return value > bound

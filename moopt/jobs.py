@@ -1,0 +1,105 @@
+"""Jobs and what comes of them: what a study hands to an executor. Runs one job; does not schedule."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from moopt.errors import MooptError, ProblemError
+from moopt.problem import Evaluation, Fidelity, HasGradient, HasSensitivities, Problem
+from moopt.space import Config
+
+JobKind = Literal["evaluate", "gradient", "sensitivity", "measure"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work.
+
+    Attributes:
+        trial: The number of the trial it belongs to; -1 for the whole problem (a sensitivity table).
+        config: The candidate; empty for a sensitivity table.
+        kind: "evaluate" a new candidate, "measure" a finished one on other data, "gradient" at a candidate, or the
+            problem's "sensitivity" table.
+        fidelity: On how much data, and which; for a sensitivity its `batch` names the method.
+        exclusive: Wait until all other workers are idle, for latency.
+        label: The baseline's name, if the candidate is one.
+        note: JSON that the algorithm wants to see again when the log is replayed.
+    """
+
+    trial: int
+    config: Config
+    kind: JobKind = "evaluate"
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    exclusive: bool = False
+    label: str | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job has no evaluation. `kind` is the exception's name, or "nonfinite", "contract", "killed", "timeout"."""
+
+    kind: str
+    message: str
+    traceback: str = ""
+
+
+Outcome = Evaluation | Failure
+
+
+def perform(problem: Problem, job: Job) -> Outcome:
+    """Run one job in this process. An exception becomes a `Failure`; Ctrl-C is not caught."""
+    try:
+        match job.kind:
+            case "evaluate" | "measure":
+                return checked(problem, job, problem.evaluate(job.config, job.fidelity))
+            case "gradient" if isinstance(problem, HasGradient):
+                values, linear, curvature = problem.gradient(job.config, job.fidelity)
+                return Evaluation(values, attributes={"linear": linear.tolist(), "curvature": curvature.tolist()})
+            case "sensitivity" if isinstance(problem, HasSensitivities):
+                table = problem.sensitivities(str(job.fidelity.batch), job.fidelity.tokens)
+                return Evaluation({}, attributes={"table": table.tolist()})
+        raise ProblemError(f"{type(problem).__name__} cannot do a job of kind {job.kind!r}.")
+    except MooptError as error:
+        return Failure(type(error).__name__, str(error), traceback.format_exc())
+    except Exception as error:
+        return Failure(type(error).__name__, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def checked(problem: Problem, job: Job, evaluation: object) -> Outcome:
+    """The evaluation, or a `Failure` that says how it breaks the contract."""
+    if not isinstance(evaluation, Evaluation):
+        return Failure("contract", f"evaluate returned {type(evaluation).__name__}, expected moopt.Evaluation.")
+    values = evaluation.values
+    known = problem.known(job.config)
+    if again := sorted(set(known) & set(values)):
+        return Failure("contract", f"evaluate returned {', '.join(again)}, which known() already gives; leave it out.")
+    expected = [o.name for o in problem.objectives if not o.known]
+    expected += [c.name for c in problem.constraints if c.name not in known and c.name not in expected]
+    if job.kind == "evaluate" and (missing := [name for name in expected if name not in values]):
+        return Failure("contract", f"evaluate returned no {', '.join(missing)}; expected {', '.join(expected)}.")
+    bad = {name: value for name, value in values.items() if not _finite(value)}
+    if bad:
+        what = ", ".join(f"{name} = {value}" for name, value in bad.items())
+        return Failure("nonfinite", f"evaluate returned {what}; expected finite numbers.")
+    return Evaluation(
+        {name: float(value) for name, value in values.items()},
+        _floats(evaluation.variances),
+        evaluation.samples,
+        evaluation.attributes,
+    )
+
+
+def _finite(value: object) -> bool:
+    try:
+        return math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+
+
+def _floats(values: Mapping[str, float] | None) -> dict[str, float] | None:
+    return None if values is None else {name: float(value) for name, value in values.items()}

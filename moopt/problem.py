@@ -1,0 +1,215 @@
+"""What a problem is: decisions, objectives, constraints and how to evaluate them. Numpy only, no models here."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.errors import ProblemError
+from moopt.space import Config, Space
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One number to minimise or maximise.
+
+    Attributes:
+        name: How it is called everywhere, up to the plots.
+        direction: "min" or "max".
+        unit: What it is measured in, as it is written on an axis; "" for a bare number.
+        known: Exact and free from the configuration alone: given by `Problem.known`, never measured.
+        reference: The worst value of interest, for the hypervolume; None infers it.
+    """
+
+    name: str
+    direction: Literal["min", "max"] = "min"
+    unit: str = ""
+    known: bool = False
+    reference: float | None = None
+
+    def __post_init__(self) -> None:
+        _named(self.name, "objective")
+        if self.direction not in ("min", "max"):
+            raise ProblemError(f"Objective {self.name!r} has the direction {self.direction!r}; expected 'min' or 'max'.")
+
+    @property
+    def sign(self) -> float:
+        """1 to minimise, -1 to maximise: value * sign is minimised."""
+        return 1.0 if self.direction == "min" else -1.0
+
+    @property
+    def label(self) -> str:
+        """The name with its unit, for an axis or a column."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A number that must stay at or below `bound`; a trial above it is never shown as best."""
+
+    name: str
+    bound: float
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        _named(self.name, "constraint")
+        if not math.isfinite(self.bound):
+            raise ProblemError(f"Constraint {self.name!r} has the bound {self.bound}; expected a finite number.")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How much an evaluation costs and on what: equal fidelities use the same data.
+
+    Attributes:
+        tokens: How many tokens (or examples) are run; 0 where that has no meaning.
+        batch: Which data: a number for a minibatch of the search data, or the name of a split.
+    """
+
+    tokens: int = 0
+    batch: int | str = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        values: Measured objectives and constraints by name; known objectives are never among them.
+        variances: The variance of a value's error, by name, where it was measured.
+        samples: Per-sequence values by name, for paired comparisons.
+        attributes: Anything else worth keeping; JSON, except for the tables of a gradient.
+    """
+
+    values: Mapping[str, float]
+    variances: Mapping[str, float] | None = None
+    samples: Mapping[str, Sequence[float]] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a worker may use.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        threads: CPU threads for a worker; None leaves the default.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+
+
+class Problem(ABC):
+    """Decisions and how good they are. The constructor is cheap and holds no weights; `setup` loads.
+
+    A problem of one's own sets `space` and `objectives` and writes `evaluate`. What else it can do is told by the
+    protocols below (`HasMoves`, `HasRepair`, `HasCosts`, `HasFeatures`, `HasSensitivities`, `HasGradient`).
+    """
+
+    space: Space
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint] = ()
+    fidelity: Fidelity = Fidelity()
+    measurements: ClassVar[Mapping[str, Fidelity]] | Mapping[str, Fidelity] = {}
+    """Data that the finalists are measured on after the search, by purpose, such as "held-out"."""
+
+    def setup(self, resources: Resources) -> None:  # noqa: B027 - most problems load nothing
+        """Load what `evaluate` needs; called once in each worker."""
+
+    @abstractmethod
+    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
+        """Measure every objective that is not known, and every constraint."""
+
+    def known(self, config: Config) -> Mapping[str, float]:
+        """The exact values of the known objectives (and constraints), from the configuration alone."""
+        return {}
+
+    def baselines(self) -> Mapping[str, Config]:
+        """Named configurations that every study starts from and every picture shows."""
+        return {}
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """How to draw the space: for every variable its `name`, `row`, `column` and `label`."""
+        return [{"name": name, "row": name, "column": "value", "label": name} for name in self.space.names]
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """`identity` must match for a stored study to go on; a changed `environment` only warns."""
+        return {"identity": {"problem": type(self).__qualname__}, "environment": {}}
+
+
+@runtime_checkable
+class HasMoves(Protocol):
+    """Proposes variations that make sense for the problem, such as a level switch."""
+
+    def moves(self, config: Config, rng: np.random.Generator) -> Config:
+        """A variation of `config`."""
+
+
+@runtime_checkable
+class HasRepair(Protocol):
+    """Turns any configuration into one that the problem accepts."""
+
+    def repair(self, config: Config, rng: np.random.Generator) -> Config:
+        """The repaired configuration."""
+
+
+@runtime_checkable
+class HasCosts(Protocol):
+    """Has one integer resource, additive over the decisions, such as bytes."""
+
+    def costs(self) -> IntArray:
+        """The cost of each option, [decisions, options]; -1 where a decision has fewer options."""
+
+
+@runtime_checkable
+class HasFeatures(Protocol):
+    """Knows better numbers for a surrogate than the encoded configuration."""
+
+    def features(self, config: Config) -> FloatArray:
+        """The features of `config`, [f]."""
+
+
+@runtime_checkable
+class HasSensitivities(Protocol):
+    """Estimates what each single decision costs in quality, before anything is searched."""
+
+    def sensitivities(self, method: str, tokens: int) -> FloatArray:
+        """The estimated loss of setting one decision to one option, [decisions, options]; inf where there is none."""
+
+
+@runtime_checkable
+class HasGradient(Protocol):
+    """Estimates what each single change of a candidate would do to its loss."""
+
+    def gradient(self, config: Config, fidelity: Fidelity) -> tuple[Mapping[str, float], FloatArray, FloatArray]:
+        """Values at `config`, and the linear and the curvature term of each change, [decisions, options] each."""
+
+
+CAPABILITIES: Mapping[str, type] = {
+    "moves": HasMoves,
+    "repair": HasRepair,
+    "costs": HasCosts,
+    "features": HasFeatures,
+    "sensitivities": HasSensitivities,
+    "gradient": HasGradient,
+}
+
+
+def capabilities(problem: Problem) -> frozenset[str]:
+    """The names of the optional methods that a problem has."""
+    return frozenset(name for name, protocol in CAPABILITIES.items() if isinstance(problem, protocol))
+
+
+def _named(name: object, what: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise ProblemError(f"An {what} is named {name!r}; expected a non-empty string.")

@@ -1,0 +1,273 @@
+"""The decisions of a problem: what a configuration may be. Knows nothing of objectives or models."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.errors import SpaceError
+
+Config = dict[str, Any]
+FloatArray = npt.NDArray[np.float64]
+
+
+class Variable(ABC):
+    """One decision. Encoded as a number between `lower` and `upper`."""
+
+    lower: float
+    upper: float
+    discrete: bool = True
+
+    @abstractmethod
+    def encode(self, value: Any) -> float:
+        """The number that stands for `value`. Raises `SpaceError` for a value that is not allowed."""
+
+    @abstractmethod
+    def decode(self, code: float) -> Any:
+        """The value nearest to `code`, clipped to the bounds: the inverse of `encode`."""
+
+    @abstractmethod
+    def neighbours(self, value: Any) -> tuple[Any, ...]:
+        """The values one step away."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """A JSON description, equal for equal variables: part of a study's identity."""
+
+    def sample(self, rng: np.random.Generator) -> Any:
+        """A value drawn uniformly."""
+        if self.discrete:
+            return self.decode(float(rng.integers(int(self.lower), int(self.upper), endpoint=True)))
+        return self.decode(float(rng.uniform(self.lower, self.upper)))
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(str(v) for k, v in self.describe().items() if k != "kind")
+        return f"{type(self).__name__}({arguments})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Variable) and self.describe() == other.describe()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Listed(Variable):
+    """A variable whose values are listed; encoded as the index."""
+
+    def __init__(self, *values: Any) -> None:
+        name = type(self).__name__
+        if len(values) == 1 and isinstance(values[0], (list, tuple)):
+            raise SpaceError(f"{name} got one {type(values[0]).__name__}; give the values themselves: {name}(2, 3, 4).")
+        if not values:
+            raise SpaceError(f"{name} got no values; give at least one.")
+        self.values = tuple(v.item() if isinstance(v, np.generic) else v for v in values)
+        for value in self.values:
+            if not isinstance(value, (int, float, str, bool)) or (isinstance(value, float) and not math.isfinite(value)):
+                raise SpaceError(f"{name} got the value {value!r}; expected finite numbers, strings or booleans.")
+        self._index = {value: index for index, value in enumerate(self.values)}
+        if len(self._index) != len(self.values):
+            raise SpaceError(f"{name} got equal values in {self.values}; each may stand once.")
+        self.lower, self.upper = 0.0, float(len(self.values) - 1)
+
+    def encode(self, value: Any) -> float:
+        try:
+            return float(self._index[value])
+        except (KeyError, TypeError):
+            raise SpaceError(f"got {value!r}, expected one of {', '.join(map(repr, self.values))}") from None
+
+    def decode(self, code: float) -> Any:
+        return self.values[_nearest(code, self)]
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": type(self).__name__.lower(), "values": list(self.values)}
+
+
+class Ordinal(_Listed):
+    """One of an ordered list of values, such as bit widths: `Ordinal(2, 3, 4, 8)`."""
+
+    def neighbours(self, value: Any) -> tuple[Any, ...]:
+        index = int(self.encode(value))
+        return tuple(self.values[i] for i in (index - 1, index + 1) if 0 <= i < len(self.values))
+
+
+class Choice(_Listed):
+    """One of a list of values without an order, such as quantizer names: `Choice("rtn", "hqq")`."""
+
+    def neighbours(self, value: Any) -> tuple[Any, ...]:
+        index = int(self.encode(value))
+        return tuple(v for i, v in enumerate(self.values) if i != index)
+
+
+class Integer(Variable):
+    """A whole number from `low` to `high`, both included."""
+
+    def __init__(self, low: int, high: int) -> None:
+        if isinstance(low, bool) or int(low) != low or int(high) != high or low > high:
+            raise SpaceError(f"Integer got {low} and {high}; expected whole numbers, the lower first.")
+        self.lower, self.upper = float(low), float(high)
+
+    def encode(self, value: Any) -> float:
+        if isinstance(value, (bool, str)) or int(value) != value or not self.lower <= value <= self.upper:
+            raise SpaceError(f"got {value!r}, expected a whole number from {self.lower:.0f} to {self.upper:.0f}")
+        return float(value)
+
+    def decode(self, code: float) -> int:
+        return _nearest(code, self)
+
+    def neighbours(self, value: Any) -> tuple[int, ...]:
+        at = int(self.encode(value))
+        return tuple(v for v in (at - 1, at + 1) if self.lower <= v <= self.upper)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "integer", "low": int(self.lower), "high": int(self.upper)}
+
+
+class Float(Variable):
+    """A real number from `low` to `high`; its neighbours are a twentieth of the range away."""
+
+    discrete = False
+
+    def __init__(self, low: float, high: float) -> None:
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise SpaceError(f"Float got {low} and {high}; expected two finite numbers, the lower first.")
+        self.lower, self.upper = float(low), float(high)
+
+    def encode(self, value: Any) -> float:
+        if isinstance(value, (bool, str)) or not self.lower <= value <= self.upper:
+            raise SpaceError(f"got {value!r}, expected a number from {self.lower} to {self.upper}")
+        return float(value)
+
+    def decode(self, code: float) -> float:
+        return float(min(max(code, self.lower), self.upper))
+
+    def neighbours(self, value: Any) -> tuple[float, ...]:
+        step = (self.upper - self.lower) / 20
+        return tuple(v for v in (value - step, value + step) if self.lower <= v <= self.upper)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "float", "low": self.lower, "high": self.upper}
+
+
+class Space(Mapping[str, Variable]):
+    """Named variables. A configuration is a dict with one allowed value a name.
+
+    Encoded configurations are rows of length d, the number of variables, in the order of the names.
+    """
+
+    def __init__(self, variables: Mapping[str, Variable]) -> None:
+        if not variables:
+            raise SpaceError("A space got no variables; give at least one.")
+        for name, variable in variables.items():
+            if not isinstance(name, str) or not name:
+                raise SpaceError(f"A variable is named {name!r}; expected a non-empty string.")
+            if not isinstance(variable, Variable):
+                raise SpaceError(
+                    f"{name!r} is {variable!r}; expected a variable: Ordinal, Choice, Integer or Float."
+                )
+        self._variables = dict(variables)
+        self.names = tuple(self._variables)
+        self.lower: FloatArray = np.array([v.lower for v in self._variables.values()])
+        self.upper: FloatArray = np.array([v.upper for v in self._variables.values()])
+        self.discrete: npt.NDArray[np.bool_] = np.array([v.discrete for v in self._variables.values()])
+
+    def __getitem__(self, name: str) -> Variable:
+        return self._variables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def validate(self, config: Mapping[str, Any]) -> Config:
+        """The same configuration in the space's order and with the space's own values.
+
+        Raises:
+            SpaceError: a name is missing or unknown, or a value is not allowed; says which.
+        """
+        missing = [name for name in self.names if name not in config]
+        unknown = [name for name in config if name not in self._variables]
+        if missing or unknown:
+            raise SpaceError(
+                f"The configuration lacks {_some(missing)} and has unknown names {_some(unknown)}; "
+                f"expected exactly the {len(self)} names of the space."
+            )
+        valid = {}
+        for name, variable in self._variables.items():
+            try:
+                valid[name] = variable.decode(variable.encode(config[name]))
+            except (SpaceError, TypeError, ValueError, OverflowError) as error:
+                reason = str(error) if isinstance(error, SpaceError) else f"got {config[name]!r}, expected {variable}"
+                raise SpaceError(f"Variable {name!r} {reason}.") from None
+        return valid
+
+    def encode(self, config: Mapping[str, Any]) -> FloatArray:
+        """The row (d) of a valid configuration."""
+        return np.array([v.encode(config[n]) for n, v in self._variables.items()])
+
+    def decode(self, row: npt.ArrayLike) -> Config:
+        """The configuration nearest to a row (d), clipped to the bounds; the inverse of `encode`."""
+        codes = np.asarray(row, dtype=float)
+        if codes.shape != (len(self),):
+            raise SpaceError(f"Got a row of shape {codes.shape}, expected ({len(self)},): one code a variable.")
+        return {n: v.decode(c) for (n, v), c in zip(self._variables.items(), codes.tolist(), strict=True)}
+
+    def sample(self, rng: np.random.Generator) -> Config:
+        """A configuration drawn uniformly."""
+        return {name: variable.sample(rng) for name, variable in self._variables.items()}
+
+    def neighbours(self, config: Mapping[str, Any]) -> Iterator[Config]:
+        """Every configuration that differs by one step in one variable."""
+        for name, variable in self._variables.items():
+            for value in variable.neighbours(config[name]):
+                yield {**config, name: value}
+
+    def key(self, config: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What is equal exactly for equal configurations, and hashable."""
+        return tuple(config[name] for name in self.names)
+
+    @property
+    def size(self) -> float:
+        """How many configurations there are; infinite with a `Float`."""
+        return math.prod(float(v.upper - v.lower + 1) if v.discrete else math.inf for v in self.values())
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """A JSON description, equal for equal spaces."""
+        return {name: variable.describe() for name, variable in self._variables.items()}
+
+    def __repr__(self) -> str:
+        return f"Space({len(self)} variables: {_some(self.names)})"
+
+
+def from_description(description: Mapping[str, Mapping[str, Any]]) -> Space:
+    """The space that `describe` described."""
+    return Space({name: _variable(entry) for name, entry in description.items()})
+
+
+def _variable(entry: Mapping[str, Any]) -> Variable:
+    match entry["kind"]:
+        case "ordinal":
+            return Ordinal(*entry["values"])
+        case "choice":
+            return Choice(*entry["values"])
+        case "integer":
+            return Integer(entry["low"], entry["high"])
+        case "float":
+            return Float(entry["low"], entry["high"])
+        case other:
+            raise SpaceError(f"Got a variable of kind {other!r}; expected ordinal, choice, integer or float.")
+
+
+def _nearest(code: float, variable: Variable) -> int:
+    return int(min(max(math.floor(code + 0.5), variable.lower), variable.upper))
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """A short list for a message."""
+    if not names:
+        return "none"
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

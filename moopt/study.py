@@ -1,0 +1,280 @@
+"""Study: a problem, an algorithm and a storage. What users hold in their hands; the running itself is the coordinator's."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+
+from moopt import algorithms
+from moopt.algorithms import Algorithm
+from moopt.algorithms.opening import Opening
+from moopt.coordinator import Coordinator, Watcher, measurements
+from moopt.errors import CapabilityError, ProblemError, StudyError, StudyMismatch
+from moopt.executors import InlineExecutor
+from moopt.history import History, Trial
+from moopt.problem import CAPABILITIES, Problem, Resources, capabilities
+from moopt.space import Space
+from moopt.storage import Storage, StoredStudy
+
+logger = logging.getLogger("moopt")
+
+
+class Study:
+    """A search for the Pareto front of a problem. Run it again and it goes on where it stopped.
+
+    Args:
+        name: What the study is called in its storage.
+        problem: What to search.
+        algorithm: A name from `moopt.algorithms.NAMES`, or an algorithm.
+        storage: A path, a database URL, or None to keep everything in memory.
+        seed: The same seed gives the same trials.
+        resources: The device and threads evaluations may use.
+
+    Raises:
+        ProblemError: the problem breaks its contract.
+        CapabilityError: the algorithm needs something the problem does not offer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        problem: Problem,
+        algorithm: str | Algorithm = "nsga2",
+        storage: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        resources: Resources | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise StudyError(f"The study is named {name!r}; expected a non-empty string.")
+        if isinstance(problem, type) or not isinstance(problem, Problem):
+            hint = f"{problem.__name__}() is one" if isinstance(problem, type) else "subclass moopt.Problem"
+            raise ProblemError(f"The problem is {problem!r}; expected a moopt.Problem: {hint}.")
+        _check(problem)
+        self.name, self.problem, self.seed = name, problem, seed
+        self.algorithm = algorithms.create(algorithm) if isinstance(algorithm, str) else algorithm
+        self.resources = resources or Resources()
+        self.storage = Storage(storage)
+        self._history: History | None = None
+        _require(self.algorithm, problem)
+
+    def run(self, trials: int, workers: int = 1, watch: Watcher | None = None) -> Study:
+        """Search until the study has `trials` finished trials in total, then measure its front on other data.
+
+        Args:
+            trials: Trials in total, those of earlier runs and the baselines included.
+            workers: How many candidates are evaluated at a time.
+            watch: Called with the history and the event after every stored event.
+
+        Raises:
+            StudyMismatch: the storage has a study of that name with another problem, algorithm or seed.
+            StorageInUse: another process runs the study.
+        """
+        if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+            raise StudyError(f"trials is {trials!r}; expected a whole number above 0.")
+        if workers != 1:
+            raise StudyError(f"workers is {workers!r}; this version evaluates one candidate at a time: workers=1.")
+        with self._coordinator(watch) as coordinator:
+            coordinator.run(trials)
+            for purpose in self.problem.measurements:
+                coordinator.measure(measurements(self.problem, self._finalists(), purpose))
+        return self
+
+    def measure(self, trial: int, purpose: str) -> Mapping[str, float]:
+        """Measure a finished trial for a purpose of the problem, such as "held-out"; stored with the study."""
+        with self._coordinator(None) as coordinator:
+            coordinator.measure(measurements(self.problem, [self._numbered(trial)], purpose))
+        return self.history.measures[trial, purpose].values
+
+    @property
+    def history(self) -> History:
+        """Everything found so far."""
+        if self._history is None:
+            self._history = self._read()
+        return self._history
+
+    def trials(self) -> pd.DataFrame:
+        """Every trial: state, objectives, constraints, measurements, seconds and tokens."""
+        return self.history.frame()
+
+    def front(self) -> pd.DataFrame:
+        """The non-dominated feasible trials."""
+        return self.history.frame(self.history.front())
+
+    def pick(self, condition: str) -> Trial:
+        """The best trial under a bound, such as "size_mb <= 80": see `History.pick`."""
+        return self.history.pick(condition)
+
+    def knee(self) -> Trial:
+        """The front's point of the best trade-off."""
+        return self.history.knee()
+
+    def hypervolume(self, reference: Mapping[str, float] | None = None) -> float:
+        """The volume the front dominates, up to the given, declared or inferred reference point."""
+        return self.history.hypervolume(reference)
+
+    def meta(self) -> dict[str, Any]:
+        """What is stored with the study: its identity, its environment, and what the views need."""
+        fingerprint = self.problem.fingerprint()
+        return {
+            "version": 1,
+            "identity": {
+                **fingerprint["identity"],
+                "space": self.problem.space.describe(),
+                "objectives": [_objective(o) for o in self.problem.objectives],
+                "constraints": [vars(c) for c in self.problem.constraints],
+                "fidelity": vars(self.problem.fidelity),
+                "algorithm": self.algorithm.settings(),
+                "seed": self.seed,
+            },
+            "environment": {"python": platform.python_version(), **fingerprint["environment"]},
+            "objectives": [_objective(o) for o in self.problem.objectives],
+            "constraints": [vars(c) for c in self.problem.constraints],
+            "decisions": self.problem.decisions(),
+            "source": _source(self.problem),
+        }
+
+    def _finalists(self) -> list[Trial]:
+        """What is measured at the end: the front, and the baselines it is compared with."""
+        front = self.history.front()
+        numbers = {trial.number for trial in front}
+        return front + [t for t in self.history.feasible() if t.label is not None and t.number not in numbers]
+
+    def _numbered(self, number: int) -> Trial:
+        trials = self.history.trials
+        if not 0 <= number < len(trials) or trials[number].state != "complete":
+            raise StudyError(f"{self.name!r} has no completed trial {number}; it has {len(trials)} trials.")
+        return trials[number]
+
+    @contextmanager
+    def _coordinator(self, watch: Watcher | None) -> Iterator[Coordinator]:
+        self.storage.open(own=True)
+        executor = InlineExecutor(self.problem, self.resources)
+        try:
+            stored = self._stored()
+            if self._history is None:
+                self._history = stored.history()
+            opening = Opening(self.algorithm)
+            yield Coordinator(self.problem, opening, self.seed, stored, self._history, executor, watch)
+        finally:
+            executor.close()
+            self.storage.close()
+
+    def _stored(self) -> StoredStudy:
+        meta = self.meta()
+        stored = self.storage.find(self.name)
+        if stored is None:
+            return self.storage.create(self.name, list(self.problem.objectives), meta)
+        compare(self.name, stored.meta, meta)
+        return stored
+
+    def _read(self) -> History:
+        empty = History(self.name, list(self.problem.objectives), list(self.problem.constraints), self.meta())
+        if self.storage.location is None and self.storage.optuna is None:
+            return empty
+        if self.storage.is_file and not os.path.exists(str(self.storage.location)):
+            return empty
+        self.storage.open(own=False)
+        stored = self.storage.find(self.name)
+        return empty if stored is None else stored.history()
+
+
+def load_history(storage: str | os.PathLike[str], name: str | None = None) -> History:
+    """Read a stored study without its problem, also while it runs elsewhere.
+
+    Raises:
+        StorageError: there is no such storage, or it is not moopt's.
+        StudyError: it has no study of that name, or several and no name was given.
+    """
+    opened = Storage(storage)
+    opened.open(own=False)
+    names = opened.studies()
+    if not names:
+        raise StudyError(f"{storage} has no moopt study in it.")
+    if name is None and len(names) > 1:
+        raise StudyError(f"{storage} has several studies; name one of {', '.join(names)}.")
+    stored = opened.find(name or names[0])
+    if stored is None:
+        raise StudyError(f"{storage} has no study {name!r}; it has {', '.join(names)}.")
+    return stored.history()
+
+
+def compare(name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study of another identity; warn about another environment.
+
+    Raises:
+        StudyMismatch: names every entry that differs.
+    """
+    differing = _differences(stored["identity"], _plain(now["identity"]))
+    if differing:
+        raise StudyMismatch(
+            f"The storage has a study {name!r} that differs: {'; '.join(differing)}. "
+            "Give this study another name or another storage, or restore what it was."
+        )
+    if changed := _differences(stored["environment"], _plain(now["environment"])):
+        logger.warning("The environment changed since %r began: %s.", name, "; ".join(changed))
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} was {_short(old)}, is {_short(new)}")
+    return found if len(found) <= 6 else [*found[:6], f"and {len(found) - 6} more"]
+
+
+def _short(value: object) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _plain(value: Any) -> Any:
+    """What JSON makes of it, so that it compares with what was stored."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _objective(objective: Any) -> dict[str, Any]:
+    return {k: getattr(objective, k) for k in ("name", "direction", "unit", "known", "reference")}
+
+
+def _check(problem: Problem) -> None:
+    """Refuse a problem that cannot be searched, before anything is stored."""
+    kind = type(problem).__name__
+    if not isinstance(getattr(problem, "space", None), Space):
+        raise ProblemError(f"{kind}.space is {getattr(problem, 'space', None)!r}; expected a moopt.Space.")
+    if not problem.objectives:
+        raise ProblemError(f"{kind} has no objectives; give at least one moopt.Objective.")
+    names = [o.name for o in problem.objectives]
+    if len(set(names)) != len(names):
+        raise ProblemError(f"{kind} has objectives of one name: {', '.join(names)}.")
+    baselines = problem.baselines()
+    for name, config in baselines.items():
+        valid = problem.space.validate(config)
+        lacking = [o.name for o in problem.objectives if o.known and o.name not in problem.known(valid)]
+        if lacking:
+            raise ProblemError(f"{kind}.known gives no {', '.join(lacking)} for the baseline {name!r}.")
+
+
+def _require(algorithm: Algorithm, problem: Problem) -> None:
+    missing = sorted(algorithm.requires - capabilities(problem))
+    if missing:
+        what = ", ".join(f"{name} ({(CAPABILITIES[name].__doc__ or '').splitlines()[0]})" for name in missing)
+        raise CapabilityError(f"{type(algorithm).__name__} needs what {type(problem).__name__} lacks: {what}")
+
+
+def _source(problem: Problem) -> str:
+    try:
+        return f"{inspect.getsourcefile(type(problem))}:{type(problem).__qualname__}"
+    except TypeError:
+        return type(problem).__qualname__
