@@ -1,0 +1,49 @@
+"""Cards: what a study shows, each a title, a sentence, a table and a figure. No server and no models in it.
+
+A package adds its own through the entry point group `moopt.views`, whose objects are `View`s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+
+from moopt.history import History
+from moopt.views.card import Card, View
+from moopt.views.decisions import decisions_card
+from moopt.views.front import front_card
+from moopt.views.held_out import held_out_card
+from moopt.views.hypervolume import hypervolume_card
+from moopt.views.run import run_card
+from moopt.views.uniform import uniform_card
+
+__all__ = ["Card", "View", "cards"]
+
+GROUP = "moopt.views"
+VIEWS: tuple[View, ...] = (front_card, decisions_card, uniform_card, held_out_card, hypervolume_card)
+
+logger = logging.getLogger("moopt")
+
+
+def cards(history: History) -> list[Card]:
+    """Every card of a study, moopt's own and the plug-ins', the settings last."""
+    return [*(view(history) for view in VIEWS), *_plugged(history), run_card(history)]
+
+
+def _plugged(history: History) -> Iterator[Card]:
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        yield _from_plugin(point, history)
+
+
+def _from_plugin(point: EntryPoint, history: History) -> Card:
+    """A plug-in's card; a plug-in that fails says so in its place, and the others are shown all the same."""
+    try:
+        card = point.load()(history)
+        problem = "" if isinstance(card, Card) else f"it gave {type(card).__name__}, expected moopt.views.Card"
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+    if not problem:
+        return card
+    logger.warning("The view %r of %s failed: %s.", point.name, point.value, problem)
+    return Card(point.name, "A card of a plug-in.", reason=f"The plug-in {point.value} failed: {problem}.")

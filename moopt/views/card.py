@@ -1,0 +1,53 @@
+"""The contract of a card: what a view of a study shows, wherever it is shown. Draws nothing and serves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from moopt.history import History
+
+
+@dataclass(frozen=True)
+class Card:
+    """One view of a study, for the dashboard, a notebook and the report alike.
+
+    Attributes:
+        title: A few words.
+        sentence: One sentence that says what is shown and how to read it, to someone who has never seen the docs.
+        table: The figures behind the picture, one row a thing, columns named with their units.
+        figure: The picture, or None for a table alone. It names no width, and leaves text and grid colours to the
+            templates of `moopt.views.look`.
+        reason: Why the card does not apply to this study yet; empty for a card that does.
+    """
+
+    title: str
+    sentence: str
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    figure: go.Figure | None = None
+    reason: str = ""
+
+    @property
+    def applies(self) -> bool:
+        """Whether there is anything to show."""
+        return not self.reason
+
+
+View = Callable[[History], Card]
+"""What the entry point group `moopt.views` names: it gets a study's history and gives a card, and never raises."""
+
+
+def nothing_yet(history: History) -> str:
+    """Why a study has no complete and feasible trial to show; empty if it has one."""
+    if history.feasible():
+        return ""
+    states = [trial.state for trial in history.trials]
+    if not states:
+        return "No trial has been started yet."
+    if complete := states.count("complete"):
+        return f"None of the {complete} complete trials satisfies the constraints."
+    counts = ", ".join(f"{states.count(s)} {s}" for s in ("running", "failed", "pruned") if s in states)
+    return f"No trial is complete yet: {counts}."

@@ -1,0 +1,240 @@
+"""The decisions card: what each point of the front decided, decision by decision, as a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from moopt.history import History, Trial
+from moopt.views import look
+from moopt.views.axes import Axes, axes
+from moopt.views.card import Card, nothing_yet
+
+TITLE = "What the front decided"
+MOST_NAMED = 12
+"""More different values than this are drawn as a position between the least and the greatest."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the heat map: a decision, or the gap between two groups (no name)."""
+
+    name: str = ""
+    row: str = ""
+    group: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The values of the heat map as numbers.
+
+    Attributes:
+        z: [lines, points]; an index into `names`, or a position from 0 to 1 where there are too many values.
+        names: The values in order; empty for positions.
+        ordered: Whether the order means something.
+    """
+
+    z: npt.NDArray[np.float64]
+    names: list[str]
+    ordered: bool
+
+
+def layout(history: History) -> list[dict[str, str]]:
+    """The decisions by column, then row, each with its `name`, `row`, `column` and `label`.
+
+    Columns and rows come in the order in which `meta["decisions"]` first names them; without that entry the
+    decisions are what the configurations name.
+    """
+    given: Sequence[Mapping[str, Any]] = history.meta.get("decisions") or ()
+    if not given:
+        names = dict.fromkeys(name for trial in history.trials for name in trial.config)
+        given = [{"name": name, "row": name, "column": "", "label": name} for name in names]
+    entries = [{key: str(entry.get(key, "")) for key in ("name", "row", "column", "label")} for entry in given]
+    columns = list(dict.fromkeys(entry["column"] for entry in entries))
+    rows = list(dict.fromkeys(entry["row"] for entry in entries))
+    return sorted(entries, key=lambda e: (columns.index(e["column"]), rows.index(e["row"])))
+
+
+def decisions_data(history: History) -> pd.DataFrame:
+    """One row a decision in the order of `layout`, one column a front point; cells are the values."""
+    front, entries = history.front(), layout(history)
+    columns = {_heading(history, trial): [trial.config.get(e["name"]) for e in entries] for trial in front}
+    named = {"decision": [e["label"] or e["name"] for e in entries], "group": [e["column"] for e in entries]}
+    return pd.DataFrame({**named, **columns}, dtype=object)
+
+
+def decisions_card(history: History) -> Card:
+    """The heat map of the front's decisions."""
+    x = axes(history).x
+    ends = "from the least to the greatest" if x.direction == "min" else "from the greatest to the least"
+    sentence = (
+        f"Each column is one point of the front, ordered {ends} {x.name}, each line is one decision, and the colour is "
+        "the value it was given, so that a bright line is a decision that every good candidate spends on."
+    )
+    if reason := nothing_yet(history):
+        return Card(TITLE, sentence, reason=reason)
+    table = decisions_data(history)
+    if table.empty:
+        return Card(TITLE, sentence, reason="The configurations have no decisions to draw.")
+    return Card(TITLE, sentence, table, _figure(history))
+
+
+def _heading(history: History, trial: Trial) -> str:
+    x = axes(history).x
+    return f"trial {trial.number}: {look.amount(trial.values[x.name], x.unit)}"
+
+
+def _lines(history: History) -> list[Line]:
+    """The heat map's rows from top to bottom, a gap between groups."""
+    lines: list[Line] = []
+    for entry in layout(history):
+        if lines and lines[-1].group != entry["column"]:
+            lines.append(Line())
+        lines.append(Line(entry["name"], entry["row"], entry["column"], entry["label"] or entry["name"]))
+    return lines
+
+
+def _options(history: History, names: Sequence[str]) -> dict[str, list[Any]]:
+    """The values a decision may take: as the space lists them, else as the trials show them."""
+    space = history.meta.get("identity", {}).get("space", {})
+    options: dict[str, list[Any]] = {}
+    for name in names:
+        listed = space.get(name, {}).get("values")
+        options[name] = list(listed or (t.config[name] for t in history.trials if name in t.config))
+    return options
+
+
+def _coded(history: History, lines: Sequence[Line], front: Sequence[Trial]) -> Coded:
+    names = [line.name for line in lines if line.name]
+    options = _options(history, names)
+    every = [value for name in names for value in options[name]]
+    ordered = all(_is_number(value) for value in every)
+    if ordered:
+        every = sorted(every)
+    index = {name: i for i, name in enumerate(dict.fromkeys(map(_named, every)))}
+    if len(index) <= MOST_NAMED:
+        z = [[index.get(_named(t.config.get(line.name)), np.nan) if line.name else np.nan for t in front] for line in lines]
+        return Coded(np.array(z, dtype=float), list(index), ordered)
+    spread = [[_position(t.config.get(line.name), options.get(line.name, [])) for t in front] for line in lines]
+    return Coded(np.array(spread, dtype=float), [], ordered=True)
+
+
+def _position(value: Any, options: Sequence[Any]) -> float:
+    """Where a value lies among its decision's options, from 0 to 1; NaN for a gap."""
+    if value is None or not options:
+        return float("nan")
+    if all(_is_number(option) for option in options):
+        low, high = min(options), max(options)
+        return float((value - low) / (high - low)) if high > low else 0.5
+    listed = list(dict.fromkeys(map(_named, options)))
+    return listed.index(_named(value)) / max(len(listed) - 1, 1)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _named(value: Any) -> str:
+    return f"{value:.4g}" if _is_number(value) else str(value)
+
+
+def _figure(history: History) -> go.Figure:
+    places, front, lines = axes(history), history.front(), _lines(history)
+    tall = int(min(max(len(lines) * 7, 160), 1100))
+    strip = 90 if places.y is not None and len(front) > 1 else 0
+    figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[max(strip, 1), tall], vertical_spacing=16 / (tall + 110))
+    coded = _coded(history, lines, front)
+    scale = {"coloraxis": "coloraxis2"}
+    figure.add_trace(go.Heatmap(z=coded.z, hovertext=_hovers(history, lines, front), hoverinfo="text", xgap=1, **scale), 2, 1)
+    _name_values(figure, coded, history)
+    _name_lines(figure, lines)
+    _name_points(figure, places, front)
+    if strip:
+        _strip(figure, history, places, front)
+    figure.update_layout(height=tall + strip + 130, xaxis={"visible": False}, margin={"t": 48})
+    return figure
+
+
+def _hovers(history: History, lines: Sequence[Line], front: Sequence[Trial]) -> list[list[str]]:
+    points = [look.hover(history, trial) for trial in front]
+    return [
+        [
+            f"<b>{escape(line.label)}: {escape(_named(trial.config.get(line.name)))}</b><br>{point}" if line.name else ""
+            for trial, point in zip(front, points, strict=True)
+        ]
+        for line in lines
+    ]
+
+
+def _strip(figure: go.Figure, history: History, places: Axes, front: Sequence[Trial]) -> None:
+    """The measured objective above the columns it belongs to."""
+    assert places.y is not None
+    y = [t.values[places.y.name] for t in front]
+    line, marker = {"color": look.FRONT, "width": 1.5}, {"color": look.FRONT, "size": 5}
+    hovers = [look.hover(history, trial) for trial in front]
+    trace = go.Scatter(y=y, mode="lines+markers", line=line, marker=marker, hovertext=hovers, hoverinfo="text")
+    figure.add_trace(trace.update(showlegend=False), 1, 1)
+    figure.update_yaxes(**(look.axis(places.y, y) | {"title": {"text": escape(places.y.name)}, "nticks": 4}), row=1, col=1)
+
+
+def _name_values(figure: go.Figure, coded: Coded, history: History) -> None:
+    """The colours, and a legend that names them; a colour bar where there are too many."""
+    if not coded.names:
+        bar = {"title": {"text": "value within its range", "side": "top"}, "orientation": "h", "len": 0.6}
+        bar |= {"y": 1.0, "yanchor": "bottom", "tickvals": [0, 1], "ticktext": ["least", "greatest"], "thickness": 10}
+        figure.update_layout(coloraxis2={"colorscale": look.ORDERED, "cmin": 0, "cmax": 1, "colorbar": bar})
+        return
+    n = len(coded.names)
+    colours = look.ramp(n) if coded.ordered else [look.UNORDERED[i % len(look.UNORDERED)] for i in range(n)]
+    steps = [[(i + side) / n, colour] for i, colour in enumerate(colours) for side in (0, 1)]
+    figure.update_layout(coloraxis2={"colorscale": steps, "cmin": -0.5, "cmax": n - 0.5, "showscale": False})
+    for name, colour in zip(coded.names, colours, strict=True):
+        marker = {"symbol": "square", "size": 13, "color": colour}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=escape(name)), 2, 1)
+    units = {str(entry.get("unit", "")) for entry in history.meta.get("decisions") or ()}
+    title = units.pop() if len(units) == 1 else ""
+    figure.update_layout(legend={"title": {"text": escape(title or "value") + "&nbsp;"}, "itemclick": False})
+    figure.update_layout(legend={"itemdoubleclick": False, "traceorder": "normal"})
+
+
+def _name_lines(figure: go.Figure, lines: Sequence[Line]) -> None:
+    """The rows' names, as many as fit, and the groups' names beside them."""
+    groups: dict[str, list[int]] = {}
+    for at, line in enumerate(lines):
+        if line.name:
+            groups.setdefault(line.group, []).append(at)
+    grouped = len(groups) > 1
+    every = 1 if len(lines) <= 40 else max(5, 5 * round(len(lines) / 120))
+    ticks = [at for members in groups.values() for at in members[::every]]
+    texts = [lines[at].row if grouped else lines[at].label for at in ticks]
+    figure.update_yaxes(
+        autorange="reversed", tickvals=ticks, ticktext=[escape(_cut(text)) for text in texts], showgrid=False, row=2, col=1
+    )
+    for group, members in groups.items() if grouped else ():
+        figure.add_annotation(
+            text=f"<b>{escape(_cut(group))}</b>",
+            x=0, xref="paper", xanchor="right", xshift=-30, textangle=-90,
+            y=(members[0] + members[-1]) / 2, yref="y2", yanchor="middle", showarrow=False,
+        )  # fmt: skip
+    figure.update_layout(margin={"l": 52 if grouped else 8})
+
+
+def _name_points(figure: go.Figure, places: Axes, front: Sequence[Trial]) -> None:
+    """The columns' names: the objective on x, at most eight of them."""
+    shown = sorted({round(i) for i in np.linspace(0, len(front) - 1, min(len(front), 7))})
+    values = [look.number(front[i].values[places.x.name]) for i in shown]
+    title = f"{escape(places.x.label)} of the front's points, in order"
+    figure.update_xaxes(tickvals=shown, ticktext=values, title={"text": title}, showgrid=False, tickangle=0, row=2, col=1)
+
+
+def _cut(text: str, most: int = 22) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,0 +1,203 @@
+"""The front card: every candidate by its objectives, the best trade-offs joined, the baselines marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from moopt.history import History, Trial
+from moopt.problem import Objective
+from moopt.views import look
+from moopt.views.axes import Axes, axes, is_uniform
+from moopt.views.card import Card, nothing_yet
+
+TITLE = "The front"
+
+
+def front_data(history: History) -> pd.DataFrame:
+    """Every complete trial: number, label, role, objectives and constraints.
+
+    The role is "front", "dominated" or "infeasible".
+    """
+    on = {trial.number for trial in history.front()}
+    rows = []
+    for trial in history.trials:
+        if trial.state != "complete":
+            continue
+        role = "front" if trial.number in on else "dominated" if trial.feasible else "infeasible"
+        row: dict[str, Any] = {"trial": trial.number, "baseline": trial.label or "", "role": role}
+        row |= {o.label: trial.values[o.name] for o in history.objectives}
+        names = {o.name for o in history.objectives}
+        row |= {c.name: trial.values.get(c.name, np.nan) for c in history.constraints if c.name not in names}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def best_data(history: History) -> pd.DataFrame:
+    """Of a single objective: every complete trial's value, and the best feasible one up to it."""
+    table = front_data(history)
+    if table.empty:
+        return table
+    objective = history.objectives[0]
+    feasible = table[objective.label].where(table["role"] != "infeasible") * objective.sign
+    return table.assign(best=feasible.cummin().ffill() * objective.sign)
+
+
+def front_card(history: History) -> Card:
+    """The front, or with a single objective the best value over the trials."""
+    places = axes(history)
+    sentence = _sentence(places)
+    single = places.y is None
+    table = best_data(history) if single else front_data(history)
+    if table.empty:
+        return Card(TITLE, sentence, reason=nothing_yet(history))
+    figure = _best_figure(history, table) if single else _front_figure(history, places)
+    return Card("The best value so far" if single else TITLE, sentence, table, figure)
+
+
+def _sentence(places: Axes) -> str:
+    if places.y is None:
+        better = "lower" if places.x.direction == "min" else "higher"
+        return f"Each point is one candidate, {better} is better, and the line is the best {places.x.name} found so far."
+    x = "left" if places.x.direction == "min" else "right"
+    y = "lower" if places.y.direction == "min" else "higher"
+    where = f"The further {x} the better its {places.x.name}, the {y} the better its {places.y.name}"
+    joined = "the line joins" if places.colour is None else f"({places.colour.name} is told by colour) the blue points are"
+    return (
+        f"Each point is one candidate{':' if places.colour is None else ','} {where[0].lower()}{where[1:]}, and {joined} "
+        "the front, the trade-offs where nothing found is better in one objective without being worse in another."
+    )
+
+
+def _front_figure(history: History, places: Axes) -> go.Figure:
+    assert places.y is not None
+    front, complete = history.front(), [t for t in history.trials if t.state == "complete"]
+    on = {trial.number for trial in front}
+    rest = [t for t in complete if t.number not in on and not t.label]
+    figure = go.Figure()
+    _points(figure, history, places, [t for t in rest if t.feasible], "dominated", _faint())
+    _points(figure, history, places, [t for t in complete if not t.feasible], "infeasible", _crossed())
+    _uniform(figure, history, places, [t for t in complete if t.feasible and is_uniform(t)])
+    others: dict[str, list[Trial]] = {}
+    for trial in complete:
+        if trial.feasible and trial.label and not is_uniform(trial):
+            others.setdefault(trial.label.split()[0], []).append(trial)
+    symbols = ("square-open", "triangle-up-open", "pentagon-open", "star-open")
+    if places.colour is None:
+        _front_line(figure, history, places, front)
+    else:
+        _front_coloured(figure, history, places, places.colour, front)
+    for i, (family, trials) in enumerate(others.items() if len(others) <= 4 else [("baselines", sum(others.values(), []))]):
+        marker = {"symbol": symbols[i], "size": 11, "color": look.BASELINE, "line": {"width": 1.6}}
+        _points(figure, history, places, trials, family, marker)
+    figure.update_layout(
+        height=500,
+        xaxis=look.axis(places.x, (t.values[places.x.name] for t in complete)),
+        yaxis=look.axis(places.y, (t.values[places.y.name] for t in complete)),
+    )
+    return figure
+
+
+def _points(
+    figure: go.Figure, history: History, places: Axes, trials: Sequence[Trial], name: str, marker: dict[str, Any]
+) -> None:
+    if trials:
+        figure.add_scatter(**_at(history, places, trials), mode="markers", name=escape(name), marker=marker)
+
+
+def _at(history: History, places: Axes, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Where trials are drawn, and what they tell."""
+    assert places.y is not None
+    return {
+        "x": [t.values[places.x.name] for t in trials],
+        "y": [t.values[places.y.name] for t in trials],
+        "hovertext": [look.hover(history, t) for t in trials],
+        "hoverinfo": "text",
+    }
+
+
+def _front_line(figure: go.Figure, history: History, places: Axes, front: Sequence[Trial]) -> None:
+    if front:
+        figure.add_scatter(
+            **_at(history, places, front),
+            mode="lines+markers",
+            name="front",
+            line={"shape": "hv", "width": 2, "color": look.FRONT},
+            marker={"size": 8, "color": look.FRONT},
+        )
+
+
+def _front_coloured(
+    figure: go.Figure, history: History, places: Axes, colour: Objective, front: Sequence[Trial]
+) -> None:
+    values = [t.values[colour.name] for t in front]
+    marker = {"size": 11, "color": values, "coloraxis": "coloraxis", "line": {"width": 1, "color": look.FRONT}}
+    _points(figure, history, places, front, "front", marker)
+    bar = {"title": {"text": escape(colour.label), "side": "right"}, "len": 0.9}
+    figure.update_layout(coloraxis={"colorscale": look.ORDERED, "reversescale": colour.sign < 0, "colorbar": bar})
+
+
+def _uniform(figure: go.Figure, history: History, places: Axes, trials: list[Trial]) -> None:
+    """The uniform baselines: a thin line, their own symbol, and their names beside them."""
+    if not trials or places.y is None:
+        return
+    trials = sorted(trials, key=lambda t: t.values[places.x.name])
+    side = "top" if places.y.direction == "min" else "bottom"
+    right = "right" if places.x.direction == "min" else "left"
+    figure.add_scatter(
+        **_at(history, places, trials),
+        mode="lines+markers+text",
+        name="uniform",
+        text=[escape(t.label or "") for t in trials],
+        textposition=f"{side} {right}",
+        textfont={"color": look.UNIFORM, "size": 11},
+        line={"width": 1, "dash": "dot", "color": look.UNIFORM},
+        marker={"symbol": "diamond", "size": 9, "color": look.UNIFORM},
+        cliponaxis=False,
+    )
+
+
+def _faint() -> dict[str, Any]:
+    return {"size": 6, "color": look.DOMINATED, "opacity": 0.45}
+
+
+def _crossed() -> dict[str, Any]:
+    return {"symbol": "x-thin", "size": 7, "opacity": 0.8, "line": {"width": 1.5, "color": look.INFEASIBLE}}
+
+
+def _best_figure(history: History, table: pd.DataFrame) -> go.Figure:
+    """The values of a single objective over the trials, and the best so far."""
+    objective = history.objectives[0]
+    figure = go.Figure()
+    for role, name, marker in (
+        ("dominated", "candidates", _faint()),
+        ("infeasible", "infeasible", _crossed()),
+        ("front", "best", {"size": 10, "color": look.FRONT}),
+    ):
+        trials = [history.trials[n] for n in table.loc[table["role"] == role, "trial"]]
+        if trials:
+            figure.add_scatter(
+                x=[t.number for t in trials],
+                y=[t.values[objective.name] for t in trials],
+                hovertext=[look.hover(history, t) for t in trials],
+                hoverinfo="text",
+                mode="markers",
+                name=name,
+                marker=marker,
+            )
+    figure.add_scatter(
+        x=table["trial"].tolist(),
+        y=table["best"].tolist(),
+        mode="lines",
+        name="best so far",
+        line={"shape": "hv", "width": 2, "color": look.FRONT},
+        hoverinfo="skip",
+    )
+    values = table[objective.label]
+    figure.update_layout(height=420, xaxis={"title": {"text": "trial"}}, yaxis=look.axis(objective, values))
+    return figure

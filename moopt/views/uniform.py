@@ -1,0 +1,130 @@
+"""The comparison card: what the search gained over treating every decision alike, at no more of the known objective."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from moopt.history import History, Trial
+from moopt.problem import Objective
+from moopt.views import look
+from moopt.views.axes import HELD_OUT, axes, baselines, held_out, held_out_label, is_uniform
+from moopt.views.card import Card, nothing_yet
+from moopt.views.held_out import replacements, rule
+
+TITLE = "Against uniform"
+
+
+def uniform_data(history: History) -> pd.DataFrame:
+    """For every uniform baseline the front's best point that takes no more of any known objective.
+
+    The point is chosen by the value the search saw, replaced by the rule of `replacements`, and both held-out values
+    stand side by side. `better by [%]` is relative to the baseline's value; negative where the baseline is better.
+    """
+    main, known = axes(history).main, [o for o in history.objectives if o.known]
+    replaced, front, rows = replacements(history), history.front(), []
+    for uniform in (t for t in baselines(history) if is_uniform(t)):
+        within = [t for t in front if all(t.values[o.name] * o.sign <= uniform.values[o.name] * o.sign for o in known)]
+        if not within or not known:
+            continue
+        best = min(within, key=lambda t: t.values[main.name] * main.sign)
+        best = replaced.get(best.number, best)
+        theirs, ours = held_out(history, uniform, main), held_out(history, best, main)
+        row: dict[str, Any] = {"baseline": uniform.label}
+        row |= {f"its {o.label}": uniform.values[o.name] for o in known}
+        row[f"its {held_out_label(main)}"] = theirs
+        row["the front's point"] = _name(best)
+        row |= {o.label: best.values[o.name] for o in known}
+        row[held_out_label(main)] = ours
+        row["better by [%]"] = 100 * (theirs - ours) * main.sign / abs(theirs) if theirs else math.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def uniform_card(history: History) -> Card:
+    """How much better than each uniform baseline the front is at its size, on held-out data."""
+    main = axes(history).main
+    known = " and ".join(o.name for o in history.objectives if o.known) or "size"
+    replaced, front = replacements(history), history.front()
+    sentence = (
+        f"For every uniform baseline, how much {_better(main)} the held-out {main.name} is at the front's best point with no "
+        f"{'more' if axes(history).x.direction == 'min' else 'less'} {known} than it, chosen without looking at held-out "
+        f"data; {rule(len(replaced), len(front))[0].lower()}{rule(len(replaced), len(front))[1:]}."
+    )
+    table = uniform_data(history) if front else pd.DataFrame()
+    if reason := _reason(history, table):
+        return Card(TITLE, sentence, reason=reason)
+    return Card(TITLE, sentence, table, _figure(table, main))
+
+
+def findings(history: History, most: int = 3) -> list[str]:
+    """The best comparisons in words, such as "At the size of uniform-4 the front's kl is 27% lower (held-out)"."""
+    main, table = axes(history).main, uniform_data(history) if history.front() else pd.DataFrame()
+    if _reason(history, table):
+        return []
+    gains = table[table["better by [%]"] >= 0.5].nlargest(most, "better by [%]").sort_index()
+    known = next(o for o in history.objectives if o.known)
+    return [
+        f"At the {known.name} of {baseline} the front's {main.name} is {gain:.0f}% {_better(main)} ({HELD_OUT})."
+        for baseline, gain in zip(gains["baseline"], gains["better by [%]"], strict=True)
+    ]
+
+
+def _better(objective: Objective) -> str:
+    return "lower" if objective.direction == "min" else "higher"
+
+
+def _name(trial: Trial) -> str:
+    return f"trial {trial.number}" + (f", {trial.label}" if trial.label else "")
+
+
+def _reason(history: History, table: pd.DataFrame) -> str:
+    if reason := nothing_yet(history):
+        return reason
+    if not any(o.known for o in history.objectives):
+        return "No objective is known exactly, so there is no size at which to compare."
+    if not any(is_uniform(trial) for trial in baselines(history)):
+        return 'The study has no feasible baseline whose name starts with "uniform".'
+    if table.empty or table["better by [%]"].isna().all():
+        return "The front and the baselines are not measured on held-out data yet."
+    return ""
+
+
+def _figure(table: pd.DataFrame, main: Objective) -> go.Figure:
+    shown = table[table["better by [%]"].notna()]
+    gains = shown["better by [%]"].tolist()
+    ours, theirs = held_out_label(main), f"its {held_out_label(main)}"
+    hovers = [
+        f"<b>{escape(str(r['baseline']))}</b>: {look.number(r[theirs])}<br>{escape(str(r['the front' + chr(39) + 's point']))}: "
+        f"{look.number(r[ours])}"
+        for _, r in shown.iterrows()
+    ]
+    figure = go.Figure()
+    figure.add_bar(
+        x=gains,
+        y=[escape(str(label)) for label in shown["baseline"]],
+        orientation="h",
+        marker={"color": [look.FRONT if gain > 0 else look.DOMINATED for gain in gains], "cornerradius": 3},
+        text=[f"{gain:.1f}%" for gain in gains],
+        textposition="outside",
+        hovertext=hovers,
+        hoverinfo="text",
+        cliponaxis=False,
+        showlegend=False,
+    )
+    least, greatest = min(0.0, *gains), max(0.0, *gains)
+    figure.update_layout(
+        height=80 + 34 * len(shown),
+        bargap=0.35,
+        yaxis={"autorange": "reversed", "showgrid": False},
+        xaxis={
+            "title": {"text": f"{HELD_OUT} {escape(main.name)} {_better(main)} by [%]"},
+            "range": [least * 1.2, max(greatest, 1.0) * 1.15],
+        },
+        margin={"t": 8, "r": 24},
+    )
+    return figure
