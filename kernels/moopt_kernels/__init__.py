@@ -1,0 +1,1 @@
+"""Kernels for quantized models: knows torch and triton, not moopt. Empty until the first fused operation lands."""
