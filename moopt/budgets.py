@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
 
 from moopt.errors import BudgetError
 
@@ -15,6 +16,8 @@ IntArray = npt.NDArray[np.int64]
 
 LARGEST_PROGRAMME = 200_000_000
 """Cells (decisions x budget units) up to which dynamic programming is used; above it HiGHS solves each budget."""
+
+TINY = float(np.finfo(float).tiny)
 
 
 class Knapsack:
@@ -71,11 +74,11 @@ class Knapsack:
         return int(np.take_along_axis(self.costs, np.asarray(choice)[:, None], axis=1).sum())
 
     @cached_property
-    def _picks(self) -> npt.NDArray[np.int8]:
+    def _picks(self) -> IntArray | npt.NDArray[np.uint8]:
         """The best option of decision i when i and those before it may use u units, [decisions, units + 1]."""
         units = (self.most - self.least) // self._unit
         best = np.zeros(units + 1)
-        picks = np.zeros((len(self.table), units + 1), dtype=np.int8)
+        picks = np.zeros((len(self.table), units + 1), dtype=np.uint8 if self.table.shape[1] <= 256 else np.int64)
         for i, (losses, extra) in enumerate(zip(self.table, self._extra, strict=True)):
             new = np.full(units + 1, np.inf)
             for j in np.flatnonzero(np.isfinite(losses)):
@@ -88,19 +91,32 @@ class Knapsack:
         return picks
 
     def _programme(self, room: int) -> IntArray:
-        """The same as an integer programme, for budgets too fine for dynamic programming."""
+        """The same as an integer programme, for budgets too fine for dynamic programming.
+
+        HiGHS works in floating point: losses and costs are scaled to 1, and a solution that is over the budget within
+        its tolerance is solved again with less room.
+        """
         rows, options = np.nonzero(np.isfinite(self.table))
-        one_each = np.zeros((len(self.table), len(rows)))
-        one_each[rows, np.arange(len(rows))] = 1
-        found = milp(
-            self.table[rows, options],
-            integrality=np.ones(len(rows)),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(self._extra[rows, options], 0, room)],
-        )
-        if found.x is None:
-            raise BudgetError(f"HiGHS found no allocation: {found.message}")
-        choice = np.empty(len(self.table), dtype=np.int64)
-        taken = found.x > 0.5
-        choice[rows[taken]] = options[taken]
-        return choice
+        one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
+        losses, extra = self.table[rows, options], self._extra[rows, options]
+        loss_scale, cost_scale = max(float(np.abs(losses).max()), TINY), max(int(extra.max()), 1)
+        limit = room
+        while True:
+            found = milp(
+                losses / loss_scale,
+                integrality=np.ones(len(rows)),
+                bounds=Bounds(0, 1),
+                constraints=[
+                    LinearConstraint(one_each, 1, 1), LinearConstraint(extra / cost_scale, 0, limit / cost_scale)
+                ],
+                options={"mip_rel_gap": 0.0},
+            )  # fmt: skip
+            if found.x is None:
+                raise BudgetError(f"HiGHS found no allocation: {found.message}")
+            choice = np.empty(len(self.table), dtype=np.int64)
+            taken = found.x > 0.5
+            choice[rows[taken]] = options[taken]
+            over = int(extra[taken].sum()) - room
+            if over <= 0:
+                return choice
+            limit -= over

@@ -54,7 +54,10 @@ class Coordinator:
             if jobs:
                 self._issue(jobs)
             elif not self._running:
-                logger.warning("The search space is exhausted after %d trials.", len(self._history.trials))
+                logger.warning(
+                    "Nothing new is left to try after %d trials: the space, or what the known constraints leave of it, "
+                    "is exhausted.", len(self._history.trials),
+                )  # fmt: skip
                 return
             self._collect(block=not jobs or len(self._running) >= self._executor.capacity)
 
@@ -124,6 +127,8 @@ class Coordinator:
             self._finish(job, future.result(), time.perf_counter() - started)
 
     def _finish(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        if job.kind == "sensitivity" and isinstance(outcome, Failure):  # not stored, so that the next run tries again
+            raise StudyError(f"The sensitivities could not be computed: {outcome.message}")
         event = Event(self._seq, job, outcome, seconds, self._tokens(job, outcome))
         self._seq += 1
         trial = self._history.trials[job.trial] if job.kind == "evaluate" else None
@@ -133,8 +138,6 @@ class Coordinator:
         self._history.events.append(event)
         if isinstance(outcome, Failure):
             logger.warning("%s failed: %s", _described(job), outcome.message)
-            if job.kind == "sensitivity":
-                raise StudyError(f"The sensitivities could not be computed: {outcome.message}")
         elif job.kind == "measure":
             self._history.measures[job.trial, str(job.fidelity.batch)] = outcome
         if job.kind != "measure":

@@ -78,14 +78,15 @@ def checked(problem: Problem, job: Job, evaluation: object) -> Outcome:
     known = problem.known(job.config)
     if again := sorted(set(known) & set(values)):
         return Failure("contract", f"evaluate returned {', '.join(again)}, which known() already gives; leave it out.")
+    if lacking := [o.name for o in problem.objectives if o.known and o.name not in known]:
+        return Failure("contract", f"known gives no {', '.join(lacking)}, which the problem declares as known.")
     expected = [o.name for o in problem.objectives if not o.known]
     expected += [c.name for c in problem.constraints if c.name not in known and c.name not in expected]
     if job.kind == "evaluate" and (missing := [name for name in expected if name not in values]):
         return Failure("contract", f"evaluate returned no {', '.join(missing)}; expected {', '.join(expected)}.")
-    bad = {name: value for name, value in values.items() if not _finite(value)}
-    if bad:
-        what = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        return Failure("nonfinite", f"evaluate returned {what}; expected finite numbers.")
+    for source, found in (("evaluate returned", values), ("known gives", known)):
+        if bad := [f"{name} = {value}" for name, value in found.items() if not _finite(value)]:
+            return Failure("nonfinite", f"{source} {', '.join(bad)}; expected finite numbers.")
     return Evaluation(
         {name: float(value) for name, value in values.items()},
         _floats(evaluation.variances),

@@ -6,7 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ class Objective:
     def __post_init__(self) -> None:
         _named(self.name, "objective")
         if self.direction not in ("min", "max"):
-            raise ProblemError(f"Objective {self.name!r} has the direction {self.direction!r}; expected 'min' or 'max'.")
+            raise ProblemError(f"Objective {self.name!r} has direction {self.direction!r}; expected 'min' or 'max'.")
 
     @property
     def sign(self) -> float:
@@ -120,7 +121,7 @@ class Problem(ABC):
     objectives: Sequence[Objective]
     constraints: Sequence[Constraint] = ()
     fidelity: Fidelity = Fidelity()
-    measurements: ClassVar[Mapping[str, Fidelity]] | Mapping[str, Fidelity] = {}
+    measurements: Mapping[str, Fidelity] = MappingProxyType({})
     """Data that the finalists are measured on after the search, by purpose, such as "held-out"."""
 
     def setup(self, resources: Resources) -> None:  # noqa: B027 - most problems load nothing

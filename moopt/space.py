@@ -15,6 +15,9 @@ from moopt.errors import SpaceError
 Config = dict[str, Any]
 FloatArray = npt.NDArray[np.float64]
 
+LARGEST = 2**53
+"""Whole numbers beyond it are not exact when encoded."""
+
 
 class Variable(ABC):
     """One decision. Encoded as a number between `lower` and `upper`."""
@@ -39,12 +42,6 @@ class Variable(ABC):
     def describe(self) -> dict[str, Any]:
         """A JSON description, equal for equal variables: part of a study's identity."""
 
-    def sample(self, rng: np.random.Generator) -> Any:
-        """A value drawn uniformly."""
-        if self.discrete:
-            return self.decode(float(rng.integers(int(self.lower), int(self.upper), endpoint=True)))
-        return self.decode(float(rng.uniform(self.lower, self.upper)))
-
     def __repr__(self) -> str:
         arguments = ", ".join(str(v) for k, v in self.describe().items() if k != "kind")
         return f"{type(self).__name__}({arguments})"
@@ -66,7 +63,8 @@ class _Listed(Variable):
             raise SpaceError(f"{name} got no values; give at least one.")
         self.values = tuple(v.item() if isinstance(v, np.generic) else v for v in values)
         for value in self.values:
-            if not isinstance(value, (int, float, str, bool)) or (isinstance(value, float) and not math.isfinite(value)):
+            finite = not isinstance(value, float) or math.isfinite(value)
+            if not isinstance(value, (int, float, str, bool)) or not finite:
                 raise SpaceError(f"{name} got the value {value!r}; expected finite numbers, strings or booleans.")
         self._index = {value: index for index, value in enumerate(self.values)}
         if len(self._index) != len(self.values):
@@ -106,8 +104,9 @@ class Integer(Variable):
     """A whole number from `low` to `high`, both included."""
 
     def __init__(self, low: int, high: int) -> None:
-        if isinstance(low, bool) or int(low) != low or int(high) != high or low > high:
-            raise SpaceError(f"Integer got {low} and {high}; expected whole numbers, the lower first.")
+        whole = all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in (low, high))
+        if not whole or not -LARGEST <= low <= high <= LARGEST:
+            raise SpaceError(f"Integer got {low!r} and {high!r}; expected whole numbers up to 2**53, the lower first.")
         self.lower, self.upper = float(low), float(high)
 
     def encode(self, value: Any) -> float:
@@ -132,8 +131,9 @@ class Float(Variable):
     discrete = False
 
     def __init__(self, low: float, high: float) -> None:
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise SpaceError(f"Float got {low} and {high}; expected two finite numbers, the lower first.")
+        numbers = all(isinstance(v, (int, float, np.number)) and math.isfinite(v) for v in (low, high))
+        if not numbers or not low < high:
+            raise SpaceError(f"Float got {low!r} and {high!r}; expected two finite numbers, the lower first.")
         self.lower, self.upper = float(low), float(high)
 
     def encode(self, value: Any) -> float:
@@ -165,14 +165,15 @@ class Space(Mapping[str, Variable]):
             if not isinstance(name, str) or not name:
                 raise SpaceError(f"A variable is named {name!r}; expected a non-empty string.")
             if not isinstance(variable, Variable):
-                raise SpaceError(
-                    f"{name!r} is {variable!r}; expected a variable: Ordinal, Choice, Integer or Float."
-                )
+                raise SpaceError(f"{name!r} is {variable!r}; expected a variable: Ordinal, Choice, Integer or Float.")
         self._variables = dict(variables)
         self.names = tuple(self._variables)
         self.lower: FloatArray = np.array([v.lower for v in self._variables.values()])
         self.upper: FloatArray = np.array([v.upper for v in self._variables.values()])
         self.discrete: npt.NDArray[np.bool_] = np.array([v.discrete for v in self._variables.values()])
+        steps = np.where(self.discrete, self.upper - self.lower + 1, math.inf)
+        self.size = math.prod(steps.tolist())
+        """How many configurations there are; infinite with a `Float`."""
 
     def __getitem__(self, name: str) -> Variable:
         return self._variables[name]
@@ -214,11 +215,14 @@ class Space(Mapping[str, Variable]):
         codes = np.asarray(row, dtype=float)
         if codes.shape != (len(self),):
             raise SpaceError(f"Got a row of shape {codes.shape}, expected ({len(self)},): one code a variable.")
+        if np.isnan(codes).any():
+            raise SpaceError(f"The code of {self.names[int(np.isnan(codes).argmax())]!r} is NaN; expected a number.")
         return {n: v.decode(c) for (n, v), c in zip(self._variables.items(), codes.tolist(), strict=True)}
 
     def sample(self, rng: np.random.Generator) -> Config:
         """A configuration drawn uniformly."""
-        return {name: variable.sample(rng) for name, variable in self._variables.items()}
+        margin = self.discrete / 2
+        return self.decode(self.lower - margin + rng.random(len(self)) * (self.upper - self.lower + 2 * margin))
 
     def neighbours(self, config: Mapping[str, Any]) -> Iterator[Config]:
         """Every configuration that differs by one step in one variable."""
@@ -228,12 +232,7 @@ class Space(Mapping[str, Variable]):
 
     def key(self, config: Mapping[str, Any]) -> tuple[Any, ...]:
         """What is equal exactly for equal configurations, and hashable."""
-        return tuple(config[name] for name in self.names)
-
-    @property
-    def size(self) -> float:
-        """How many configurations there are; infinite with a `Float`."""
-        return math.prod(float(v.upper - v.lower + 1) if v.discrete else math.inf for v in self.values())
+        return tuple(map(config.__getitem__, self.names))
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """A JSON description, equal for equal spaces."""

@@ -1,4 +1,4 @@
-"""Study: a problem, an algorithm and a storage. What users hold in their hands; the running itself is the coordinator's."""
+"""Study: a problem, an algorithm and a storage, what users hold in their hands. The coordinator does the running."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moopt import algorithms
 from moopt.algorithms import Algorithm
 from moopt.algorithms.opening import Opening
 from moopt.coordinator import Coordinator, Watcher, measurements
-from moopt.errors import CapabilityError, ProblemError, StudyError, StudyMismatch
+from moopt.errors import AlgorithmError, CapabilityError, ProblemError, StudyError, StudyMismatch
 from moopt.executors import InlineExecutor
 from moopt.history import History, Trial
 from moopt.problem import CAPABILITIES, Problem, Resources, capabilities
@@ -57,11 +57,15 @@ class Study:
             hint = f"{problem.__name__}() is one" if isinstance(problem, type) else "subclass moopt.Problem"
             raise ProblemError(f"The problem is {problem!r}; expected a moopt.Problem: {hint}.")
         _check(problem)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise StudyError(f"The seed is {seed!r}; expected a whole number from 0.")
         self.name, self.problem, self.seed = name, problem, seed
         self.algorithm = algorithms.create(algorithm) if isinstance(algorithm, str) else algorithm
         self.resources = resources or Resources()
         self.storage = Storage(storage)
         self._history: History | None = None
+        self._version: object = None
+        self._runs = False
         _require(self.algorithm, problem)
 
     def run(self, trials: int, workers: int = 1, watch: Watcher | None = None) -> Study:
@@ -94,9 +98,9 @@ class Study:
 
     @property
     def history(self) -> History:
-        """Everything found so far."""
-        if self._history is None:
-            self._history = self._read()
+        """Everything found so far, by whoever runs the study."""
+        if self._history is None or not (self._runs or self._version == self.storage.version):
+            self._version, self._history = self.storage.version, self._read()
         return self._history
 
     def trials(self) -> pd.DataFrame:
@@ -158,11 +162,11 @@ class Study:
         executor = InlineExecutor(self.problem, self.resources)
         try:
             stored = self._stored()
-            if self._history is None:
-                self._history = stored.history()
+            self._history, self._runs = stored.history(), True
             opening = Opening(self.algorithm)
             yield Coordinator(self.problem, opening, self.seed, stored, self._history, executor, watch)
         finally:
+            self._version, self._runs = self.storage.version, False
             executor.close()
             self.storage.close()
 
@@ -267,6 +271,8 @@ def _check(problem: Problem) -> None:
 
 
 def _require(algorithm: Algorithm, problem: Problem) -> None:
+    if not isinstance(algorithm, Algorithm):
+        raise AlgorithmError(f"The algorithm is {algorithm!r}; expected a name or an algorithm, such as NSGA2().")
     missing = sorted(algorithm.requires - capabilities(problem))
     if missing:
         what = ", ".join(f"{name} ({(CAPABILITIES[name].__doc__ or '').splitlines()[0]})" for name in missing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,13 +12,16 @@ import numpy.typing as npt
 
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Evaluation, Problem
+from moopt.problem import Evaluation, HasRepair, Problem
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
 
-ATTEMPTS = 200
-"""How often a new candidate is drawn before a small space is searched for the ones that are left."""
+SMALL = 1e6
+"""Up to this many configurations a discrete space is searched for what is left of it."""
+
+ATTEMPTS, PERSISTENCE = 200, 5000
+"""How often a new candidate is drawn, at most, in a small and in a large space: known bounds may leave little of it."""
 
 
 class Archive:
@@ -101,28 +105,31 @@ class Algorithm(ABC):
     def unseen(self, draws: Iterator[Config], n: int, rng: np.random.Generator) -> list[Config]:
         """The first n different candidates of `draws` that were not issued and break no known constraint.
 
-        When the draws keep repeating, what is left of a small discrete space is searched from a random start; fewer
-        than n means that it is exhausted.
+        What is drawn is repaired where the problem can. When the draws keep repeating, what is left of a small
+        discrete space is searched from a random start; fewer than n means that nothing is left.
         """
-        space, found, keys = self.problem.space, list[Config](), set[tuple[Any, ...]]()
-
-        def take(config: Config) -> None:
-            key = space.key(config)
-            if key not in self._seen and key not in keys and self.within_known_bounds(config):
-                keys.add(key)
-                found.append(config)
-
-        for _ in range(ATTEMPTS * n):
-            if len(found) == n:
-                return found
-            take(next(draws))
-        if space.size <= 1e6:
+        space, found = self.problem.space, dict[tuple[Any, ...], Config]()
+        small = space.size <= SMALL
+        if isinstance(self.problem, HasRepair):
+            repair = self.problem.repair
+            draws = (repair(config, rng) for config in draws)
+        if n > 0:
+            for config in islice(draws, n * (ATTEMPTS if small else PERSISTENCE)):
+                self._take(config, found)
+                if len(found) == n:
+                    return list(found.values())
+        if small and n > 0:
             start, size = int(rng.integers(int(space.size))), int(space.size)
             for i in range(size):
+                self._take(_configuration(self.problem, (start + i) % size), found)
                 if len(found) == n:
                     break
-                take(_configuration(self.problem, (start + i) % size))
-        return found[:n]
+        return list(found.values())
+
+    def _take(self, config: Config, found: dict[tuple[Any, ...], Config]) -> None:
+        key = self.problem.space.key(config)
+        if key not in self._seen and key not in found and self.within_known_bounds(config):
+            found[key] = config
 
     def within_known_bounds(self, config: Config) -> bool:
         """Whether every constraint whose value is known holds: what violates one is never dispatched."""

@@ -1,8 +1,9 @@
-"""How every study opens, whatever its algorithm: the problem's baselines, and the exact knapsack on its sensitivities."""
+"""How every study opens, whatever its algorithm: the problem's baselines, and exact knapsacks on its sensitivities."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -28,18 +29,16 @@ class Opening(Algorithm):
         super().start(problem, seed)
         self.algorithm.start(problem, seed)
         self._table_issued = self._table_told = False
-        self._planned: list[tuple[str, Config]] = [
-            (name, problem.space.validate(config)) for name, config in problem.baselines().items()
-        ]
+        self._planned: dict[tuple[Any, ...], tuple[str, Config]] = {}
+        self._plan((name, problem.space.validate(config)) for name, config in problem.baselines().items())
 
     def ask(self, n: int) -> list[Job]:
         if self._tabled() and not self._table_issued:
             assert isinstance(self.problem, HasSensitivities)
             method, tokens = self.problem.sensitivity  # type: ignore[attr-defined]
             return [Job(-1, {}, "sensitivity", Fidelity(tokens, method))]
-        waiting = [(label, config) for label, config in self._planned if not self.seen(config)]
-        if waiting:
-            numbered = enumerate(waiting[:n], self.next_trial)
+        if self._planned:
+            numbered = enumerate(islice(self._planned.values(), n), self.next_trial)
             return [Job(t, config, fidelity=self.problem.fidelity, label=label) for t, (label, config) in numbered]
         if self._tabled() and not self._table_told:
             return []
@@ -48,23 +47,32 @@ class Opening(Algorithm):
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
         self.algorithm.issued(jobs)
-        self._table_issued |= any(job.kind == "sensitivity" for job in jobs)
+        for job in jobs:
+            self._table_issued |= job.kind == "sensitivity"
+            if job.kind == "evaluate":
+                self._planned.pop(self.problem.space.key(job.config), None)
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
-        super().tell(outcomes)
         self.algorithm.tell(outcomes)
         for job, outcome in outcomes:
             if job.kind == "sensitivity":
                 self._table_told = True
                 if not isinstance(outcome, Failure):
-                    self._planned += knapsack_baselines(self.problem, outcome.attributes["table"])
+                    self._plan(knapsack_baselines(self.problem, outcome.attributes["table"]))
 
     def settings(self) -> dict[str, Any]:
         return self.algorithm.settings()
 
+    def _plan(self, baselines: Iterable[tuple[str, Config]]) -> None:
+        """Take up baselines: each candidate once, and none that is known to violate a constraint."""
+        for label, config in baselines:
+            if not self.seen(config) and self.within_known_bounds(config):
+                self._planned.setdefault(self.problem.space.key(config), (label, config))
+
     def _tabled(self) -> bool:
-        wanted = getattr(self.problem, "sensitivity", None) is not None
-        return wanted and isinstance(self.problem, HasSensitivities) and isinstance(self.problem, HasCosts)
+        problem = self.problem
+        wanted = getattr(problem, "sensitivity", None) is not None and bool(problem.space.discrete.all())
+        return wanted and isinstance(problem, HasSensitivities) and isinstance(problem, HasCosts)
 
 
 def knapsack_baselines(problem: Problem, table: list[list[float]]) -> Iterator[tuple[str, Config]]:
@@ -77,7 +85,7 @@ def knapsack_baselines(problem: Problem, table: list[list[float]]) -> Iterator[t
         for name, config in problem.baselines().items()
     )
     budgets = {cost: f"knapsack at {name}" for cost, name in priced}
-    for (cost, name), (above, other) in zip(priced, priced[1:], strict=False):
+    for (cost, name), (above, other) in pairwise(priced):
         budgets.setdefault((cost + above) // 2, f"knapsack between {name} and {other}")
     for budget, label in sorted(budgets.items()):
         if knapsack.least < budget < knapsack.most:
