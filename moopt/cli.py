@@ -1,0 +1,407 @@
+"""The command line: run, plan, front, report, status. Only asks and shows; everything it does, Python can do.
+
+Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is in use, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from moopt import __version__
+from moopt.errors import MooptError, StorageInUse, StudyError, StudyMismatch
+
+if TYPE_CHECKING:
+    from moopt.history import History, Trial
+    from moopt.study import Study
+
+FAILED, BAD_INPUT, IN_USE, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Find the Pareto front of compressed models: how small, how fast, how accurate.",
+    epilog="Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is in use, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE_OR_MODULE[:NAME]",
+        help="NAME is a moopt.Study, a problem, a problem class, or a function without arguments that returns one. "
+        "Left out: the only study of the file. Or the name of an installed problem, such as bit-allocation.",
+    ),
+]
+Stored = Annotated[str, typer.Argument(metavar="STORAGE", help="The study's file, or a database URL.")]
+Named = Annotated[str | None, typer.Option("--study", help="Which study, if the storage has several.")]
+Trials = Annotated[int, typer.Option(min=1, help="Trials in total, those of earlier runs included.")]
+Model = Annotated[str | None, typer.Option(help="The problem's model: a name, a Hugging Face id or a folder.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change an argument of the study (name, algorithm, storage, seed), of its resources (device, threads) "
+        "or of its problem: --set bits=2,4,8 --set group_size=32. May be repeated.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class RunFailed(StudyError):
+    """The study began and could not be finished."""
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Registers a command: what goes wrong in it becomes one line on standard error and an exit code."""
+
+    @functools.wraps(function)
+    def guarded(**arguments: Any) -> None:
+        try:
+            function(**arguments)
+        except KeyboardInterrupt:
+            _say("Interrupted. What is finished is stored; the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from None
+        except typer.BadParameter:
+            raise
+        except Exception as error:
+            if arguments["debug"]:
+                traceback.print_exc()
+            expected = isinstance(error, MooptError)
+            what = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
+            _say(f"Error: {what}")
+            raise typer.Exit(_code(error)) from None
+
+    app.command(no_args_is_help=True)(guarded)
+    return guarded
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Find the Pareto front of compressed models: how small, how fast, how accurate."""
+    if version:
+        print(f"moopt {__version__}")
+        raise typer.Exit
+
+
+@command
+def run(
+    target: Target,
+    trials: Trials = 100,
+    model: Model = None,
+    storage: Annotated[str | None, typer.Option(help="A file or a database URL; made when it is missing.")] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="nsga2, sequential-knapsack, random, tpe, or a plug-in.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
+    changes: Changes = None,
+    score: Annotated[
+        str | None,
+        typer.Option("--eval", metavar="COMMAND", help="A command that scores a model; {model} is its folder."),
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(metavar="json:KEY", help="Where the command's output has the score.")
+    ] = "json:score",
+    direction: Annotated[str, typer.Option("--eval-direction", help="max or min: which scores are better.")] = "max",
+    when: Annotated[
+        str, typer.Option("--eval-when", help="every: an objective. finalists: only for the front, at the end.")
+    ] = "finalists",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Search for the Pareto front. Run it again and it goes on where it stopped.
+
+    Examples:
+
+      moopt run bit-allocation --trials 120 --storage bits.journal
+
+      moopt run my_study.py --trials 200
+
+      moopt run my_study.py:study --set bits=2,4,8 --set group_size=32
+
+      moopt run my_study.py --eval "python my_eval.py {model}" --metric json:score
+    """
+    from moopt.cli_targets import with_overrides
+    from moopt.progress import Display
+
+    study = _study(target, changes, model=model, storage=storage, algorithm=algorithm, seed=seed)
+    if score is not None:
+        study = with_overrides(study, {"metrics": _metrics(study, score, metric, direction, when)})
+    with Display(trials) as watch:
+        _run(study, trials, watch)
+    if as_json:
+        _print_json({**_summary(study.history), **_front(study.history), "storage": study.storage.location})
+        return
+    _print_front(study.history)
+    if study.storage.location is None:
+        _say("The study was kept in memory alone; --storage FILE keeps it.")
+    else:
+        _say(f"Stored in {study.storage.location}. For a page to look at: moopt report {study.storage.location}")
+
+
+@command
+def plan(
+    target: Target, trials: Trials = 100, model: Model = None, changes: Changes = None, as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """What a run will need, before anything runs: memory, disk and minutes, and how each was found.
+
+    Examples:
+
+      moopt plan bit-allocation --trials 120
+
+      moopt plan my_study.py --model ./my-model --json
+    """
+    study = _study(target, changes, model=model)
+    planner = getattr(study.problem, "plan", None)
+    if planner is None:
+        raise StudyError(f"{type(study.problem).__name__} has no method plan(trials), so there is nothing to tell.")
+    needs: Mapping[str, Any] = planner(trials)
+    if as_json:
+        _print_json({"study": study.name, "trials": trials, "needs": needs})
+        return
+    rows = [_need(name, need) for name, need in needs.items()]
+    _print_table(("what", "how much", "how it was found"), rows, f"{study.name}, {trials} trials")
+
+
+@command
+def front(
+    storage: Stored,
+    name: Named = None,
+    csv: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the front to a CSV file as well.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """The best trade-offs found: the feasible trials that no other trial beats in everything.
+
+    Examples:
+
+      moopt front bits.journal
+
+      moopt front bits.journal --json | jq '.front[0].config'
+    """
+    history = _history(storage, name)
+    if csv is not None:
+        from moopt.report import front_csv
+
+        front_csv(history, csv)
+    if as_json:
+        _print_json({"study": history.name, **_front(history)})
+    else:
+        _print_front(history)
+
+
+@command
+def report(
+    storage: Stored,
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Where to write it.")] = Path("report.html"),
+    name: Named = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a study's report: one HTML file that opens without a network.
+
+    Examples:
+
+      moopt report bits.journal
+
+      moopt report bits.journal --out bits.html
+    """
+    from moopt.report import write_report
+
+    history = _history(storage, name)
+    write_report(history, out)
+    if as_json:
+        _print_json({"study": history.name, "report": str(out)})
+    else:
+        print(f"Wrote {out}")
+
+
+@command
+def status(storage: Stored, name: Named = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """How the studies of a storage stand, also while they run.
+
+    Examples:
+
+      moopt status bits.journal
+
+      moopt status bits.journal --json | jq '.studies[0].trials'
+    """
+    from moopt.storage import Storage
+
+    opened = Storage(storage)
+    opened.open(own=False)
+    names = [name] if name is not None else opened.studies()
+    if not names:
+        raise StudyError(f"{storage} has no moopt study in it.")
+    found = [_summary(_history(storage, each)) for each in names]
+    if as_json:
+        _print_json({"storage": storage, "studies": found})
+        return
+    columns = ("study", "algorithm", "seed", "complete", "failed", "running", "front", "hypervolume", "forward tokens")
+    rows = [
+        (s["study"], s["algorithm"], s["seed"], *s["trials"].values(), s["front_size"], s["hypervolume"], s["tokens"])
+        for s in found
+    ]
+    _print_table(columns, rows, str(storage))
+
+
+def main() -> None:
+    """The entry point of the `moopt` command."""
+    app(prog_name="moopt")
+
+
+def _study(target: str, changes: Sequence[str] | None, **options: Any) -> Study:
+    """The study named, with what --set and the options say; an option goes before a --set."""
+    from moopt.cli_targets import parse, study
+
+    overrides = dict(parse(text) for text in changes or ())
+    return study(target, overrides | {key: value for key, value in options.items() if value is not None})
+
+
+def _metrics(study: Study, command: str, metric: str, direction: str, when: str) -> tuple[Any, ...]:
+    """The problem's own metrics and the user's command."""
+    from moopt.backend.metrics import CommandMetric
+
+    choices = (("--eval-direction", direction, ("max", "min")), ("--eval-when", when, ("every", "finalists")))
+    for option, value, allowed in choices:
+        if value not in allowed:
+            raise typer.BadParameter(f"{option} is {value!r}; expected {' or '.join(allowed)}.")
+    name = metric.rpartition(":")[2]
+    added = CommandMetric(name=name, command=command, metric=metric, direction=direction, when=when)
+    arguments: Mapping[str, Any] = getattr(study.problem, "arguments", dict)()
+    return (*arguments.get("metrics", ()), added)
+
+
+def _run(study: Study, trials: int, watch: Any) -> None:
+    from moopt.jobs import Failure
+
+    try:
+        study.run(trials, watch=watch)
+    except StudyMismatch:
+        raise
+    except StudyError as error:
+        events = study.history.events
+        if events and isinstance(events[-1].outcome, Failure):
+            raise RunFailed(str(error)) from error
+        raise
+    failed = [trial for trial in study.history.trials if trial.state == "failed"]
+    if len(failed) == len(study.history.trials) and failed[0].failure is not None:
+        raise RunFailed(f"All {len(failed)} trials failed; the first: {failed[0].failure.message}")
+
+
+def _history(storage: str, name: str | None) -> History:
+    from moopt.study import load_history
+
+    return load_history(storage, name)
+
+
+def _summary(history: History) -> dict[str, Any]:
+    """How a study stands, as JSON."""
+    states = [trial.state for trial in history.trials]
+    identity = history.meta["identity"]
+    found = history.front()
+    return {
+        "study": history.name,
+        "algorithm": identity["algorithm"]["algorithm"],
+        "seed": identity["seed"],
+        "trials": {state: states.count(state) for state in ("complete", "failed", "running")},
+        "front_size": len(found),
+        "hypervolume": history.hypervolume() if found else None,
+        "tokens": history.tokens,
+        "seconds": sum(event.seconds for event in history.events),
+    }
+
+
+def _front(history: History) -> dict[str, Any]:
+    """The front, as JSON."""
+
+    def point(trial: Trial) -> dict[str, Any]:
+        measures = history.measures.items()
+        measured = {purpose: dict(e.values) for (number, purpose), e in measures if number == trial.number}
+        return {
+            "trial": trial.number,
+            "baseline": trial.label,
+            "values": trial.values,
+            "measured": measured,
+            "config": trial.config,
+        }
+
+    objectives = [{"name": o.name, "direction": o.direction, "unit": o.unit} for o in history.objectives]
+    return {"objectives": objectives, "front": [point(trial) for trial in history.front()]}
+
+
+def _print_front(history: History) -> None:
+    points = history.front()
+    if not points:
+        print(f"{history.name}: no trial is complete and feasible yet.")
+        return
+    frame = history.frame(points).drop(columns=["state", "seconds", "tokens"]).reset_index()
+    labels = {o.name: o.label for o in history.objectives}
+    rows = [tuple(row) for row in frame.itertuples(index=False)]
+    title = f"{history.name}: {len(points)} points on the front of {len(history.trials)} trials"
+    _print_table([labels.get(str(column), str(column)) for column in frame.columns], rows, title)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> None:
+    """A table; without colours and as wide as it needs in a pipe."""
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if terminal else 10_000)
+    table = Table(box=box.SIMPLE_HEAD if terminal else None)
+    for column, values in zip(columns, zip(*rows, strict=True), strict=True):
+        numbers = all(isinstance(value, (int, float)) for value in values)
+        table.add_column(escape(column), justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row))
+    print(title)
+    console.print(table)
+
+
+def _text(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _need(name: str, need: Any) -> tuple[Any, ...]:
+    """A row of the plan: a bare value, or a mapping with `value`, `unit` and `how`."""
+    if not isinstance(need, Mapping):
+        return name, need, ""
+    return name, f"{_text(need['value'])} {need.get('unit', '')}".strip(), need.get("how", "")
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    print(json.dumps(document, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number or array as JSON has it; anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, StorageInUse):
+        return IN_USE
+    return BAD_INPUT if isinstance(error, MooptError) and not isinstance(error, RunFailed) else FAILED
+
+
+if __name__ == "__main__":
+    main()
