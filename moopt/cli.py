@@ -6,24 +6,20 @@ Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is i
 from __future__ import annotations
 
 import functools
-import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from moopt import __version__
+from moopt.cli_output import front_points, print_json, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError, StudyMismatch
 
 if TYPE_CHECKING:
-    from moopt.history import History, Trial
+    from moopt.history import History
     from moopt.study import Study
 
 FAILED, BAD_INPUT, IN_USE, INTERRUPTED = 1, 2, 3, 130
@@ -58,6 +54,8 @@ Changes = Annotated[
         "or of its problem: --set bits=2,4,8 --set group_size=32. May be repeated.",
     ),
 ]
+Direction = Literal["max", "min"]
+When = Literal["every", "finalists"]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -114,11 +112,13 @@ def run(
         typer.Option("--eval", metavar="COMMAND", help="A command that scores a model; {model} is its folder."),
     ] = None,
     metric: Annotated[
-        str, typer.Option(metavar="json:KEY", help="Where the command's output has the score.")
+        str, typer.Option(metavar="json:KEY", help="KEY of the JSON it prints last; 'last': its last word.")
     ] = "json:score",
-    direction: Annotated[str, typer.Option("--eval-direction", help="max or min: which scores are better.")] = "max",
+    direction: Annotated[
+        Direction, typer.Option("--eval-direction", help="max or min: which scores are better.")
+    ] = "max",
     when: Annotated[
-        str, typer.Option("--eval-when", help="every: an objective. finalists: only for the front, at the end.")
+        When, typer.Option("--eval-when", help="every: an objective. finalists: only for the front, at the end.")
     ] = "finalists",
     as_json: AsJson = False,
     debug: Debug = False,
@@ -144,9 +144,9 @@ def run(
     with Display(trials) as watch:
         _run(study, trials, watch)
     if as_json:
-        _print_json({**_summary(study.history), **_front(study.history), "storage": study.storage.location})
+        print_json({**summary(study.history), **front_points(study.history), "storage": study.storage.location})
         return
-    _print_front(study.history)
+    print_front(study.history)
     if study.storage.location is None:
         _say("The study was kept in memory alone; --storage FILE keeps it.")
     else:
@@ -172,10 +172,9 @@ def plan(
         raise StudyError(f"{type(study.problem).__name__} has no method plan(trials), so there is nothing to tell.")
     needs: Mapping[str, Any] = planner(trials)
     if as_json:
-        _print_json({"study": study.name, "trials": trials, "needs": needs})
+        print_json({"study": study.name, "trials": trials, "needs": needs})
         return
-    rows = [_need(name, need) for name, need in needs.items()]
-    _print_table(("what", "how much", "how it was found"), rows, f"{study.name}, {trials} trials")
+    print_needs(needs, f"{study.name}, {trials} trials")
 
 
 @command
@@ -200,9 +199,9 @@ def front(
 
         front_csv(history, csv)
     if as_json:
-        _print_json({"study": history.name, **_front(history)})
+        print_json({"study": history.name, **front_points(history)})
     else:
-        _print_front(history)
+        print_front(history)
 
 
 @command
@@ -226,7 +225,7 @@ def report(
     history = _history(storage, name)
     write_report(history, out)
     if as_json:
-        _print_json({"study": history.name, "report": str(out)})
+        print_json({"study": history.name, "report": str(out)})
     else:
         print(f"Wrote {out}")
 
@@ -248,16 +247,16 @@ def status(storage: Stored, name: Named = None, as_json: AsJson = False, debug: 
     names = [name] if name is not None else opened.studies()
     if not names:
         raise StudyError(f"{storage} has no moopt study in it.")
-    found = [_summary(_history(storage, each)) for each in names]
+    found = [summary(_history(storage, each)) for each in names]
     if as_json:
-        _print_json({"storage": storage, "studies": found})
+        print_json({"storage": storage, "studies": found})
         return
     columns = ("study", "algorithm", "seed", "complete", "failed", "running", "front", "hypervolume", "forward tokens")
     rows = [
         (s["study"], s["algorithm"], s["seed"], *s["trials"].values(), s["front_size"], s["hypervolume"], s["tokens"])
         for s in found
     ]
-    _print_table(columns, rows, str(storage))
+    print_table(columns, rows, str(storage))
 
 
 def main() -> None:
@@ -273,15 +272,11 @@ def _study(target: str, changes: Sequence[str] | None, **options: Any) -> Study:
     return study(target, overrides | {key: value for key, value in options.items() if value is not None})
 
 
-def _metrics(study: Study, command: str, metric: str, direction: str, when: str) -> tuple[Any, ...]:
+def _metrics(study: Study, command: str, metric: str, direction: Direction, when: When) -> tuple[Any, ...]:
     """The problem's own metrics and the user's command."""
     from moopt.backend.metrics import CommandMetric
 
-    choices = (("--eval-direction", direction, ("max", "min")), ("--eval-when", when, ("every", "finalists")))
-    for option, value, allowed in choices:
-        if value not in allowed:
-            raise typer.BadParameter(f"{option} is {value!r}; expected {' or '.join(allowed)}.")
-    name = metric.rpartition(":")[2]
+    name = metric.removeprefix("json:").rpartition(".")[2] if metric != "last" else "score"
     added = CommandMetric(name=name, command=command, metric=metric, direction=direction, when=when)
     arguments: Mapping[str, Any] = getattr(study.problem, "arguments", dict)()
     return (*arguments.get("metrics", ()), added)
@@ -308,89 +303,6 @@ def _history(storage: str, name: str | None) -> History:
     from moopt.study import load_history
 
     return load_history(storage, name)
-
-
-def _summary(history: History) -> dict[str, Any]:
-    """How a study stands, as JSON."""
-    states = [trial.state for trial in history.trials]
-    identity = history.meta["identity"]
-    found = history.front()
-    return {
-        "study": history.name,
-        "algorithm": identity["algorithm"]["algorithm"],
-        "seed": identity["seed"],
-        "trials": {state: states.count(state) for state in ("complete", "failed", "running")},
-        "front_size": len(found),
-        "hypervolume": history.hypervolume() if found else None,
-        "tokens": history.tokens,
-        "seconds": sum(event.seconds for event in history.events),
-    }
-
-
-def _front(history: History) -> dict[str, Any]:
-    """The front, as JSON."""
-
-    def point(trial: Trial) -> dict[str, Any]:
-        measures = history.measures.items()
-        measured = {purpose: dict(e.values) for (number, purpose), e in measures if number == trial.number}
-        return {
-            "trial": trial.number,
-            "baseline": trial.label,
-            "values": trial.values,
-            "measured": measured,
-            "config": trial.config,
-        }
-
-    objectives = [{"name": o.name, "direction": o.direction, "unit": o.unit} for o in history.objectives]
-    return {"objectives": objectives, "front": [point(trial) for trial in history.front()]}
-
-
-def _print_front(history: History) -> None:
-    points = history.front()
-    if not points:
-        print(f"{history.name}: no trial is complete and feasible yet.")
-        return
-    frame = history.frame(points).drop(columns=["state", "seconds", "tokens"]).reset_index()
-    labels = {o.name: o.label for o in history.objectives}
-    rows = [tuple(row) for row in frame.itertuples(index=False)]
-    title = f"{history.name}: {len(points)} points on the front of {len(history.trials)} trials"
-    _print_table([labels.get(str(column), str(column)) for column in frame.columns], rows, title)
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> None:
-    """A table; without colours and as wide as it needs in a pipe."""
-    terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if terminal else 10_000)
-    table = Table(box=box.SIMPLE_HEAD if terminal else None)
-    for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-        numbers = all(isinstance(value, (int, float)) for value in values)
-        table.add_column(escape(column), justify="right" if numbers else "left")
-    for row in rows:
-        table.add_row(*(escape(_text(value)) for value in row))
-    print(title)
-    console.print(table)
-
-
-def _text(value: object) -> str:
-    if value is None or value != value:
-        return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _need(name: str, need: Any) -> tuple[Any, ...]:
-    """A row of the plan: a bare value, or a mapping with `value`, `unit` and `how`."""
-    if not isinstance(need, Mapping):
-        return name, need, ""
-    return name, f"{_text(need['value'])} {need.get('unit', '')}".strip(), need.get("how", "")
-
-
-def _print_json(document: Mapping[str, Any]) -> None:
-    print(json.dumps(document, indent=2, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    """A numpy number or array as JSON has it; anything else as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _say(text: str) -> None:

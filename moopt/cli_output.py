@@ -1,0 +1,101 @@
+"""What the command line prints: tables for people, JSON for programs. Standard output alone; runs nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from moopt.history import History, Trial
+
+
+def summary(history: History) -> dict[str, Any]:
+    """How a study stands, as JSON."""
+    states = [trial.state for trial in history.trials]
+    identity = history.meta["identity"]
+    found = history.front()
+    return {
+        "study": history.name,
+        "algorithm": identity["algorithm"]["algorithm"],
+        "seed": identity["seed"],
+        "trials": {state: states.count(state) for state in ("complete", "failed", "running")},
+        "front_size": len(found),
+        "hypervolume": history.hypervolume() if found else None,
+        "tokens": history.tokens,
+        "seconds": sum(event.seconds for event in history.events),
+    }
+
+
+def front_points(history: History) -> dict[str, Any]:
+    """The front, as JSON."""
+
+    def point(trial: Trial) -> dict[str, Any]:
+        measures = history.measures.items()
+        measured = {purpose: dict(e.values) for (number, purpose), e in measures if number == trial.number}
+        return {
+            "trial": trial.number,
+            "baseline": trial.label,
+            "values": trial.values,
+            "measured": measured,
+            "config": trial.config,
+        }
+
+    objectives = [{"name": o.name, "direction": o.direction, "unit": o.unit} for o in history.objectives]
+    return {"objectives": objectives, "front": [point(trial) for trial in history.front()]}
+
+
+def print_front(history: History) -> None:
+    """The front as a table: objectives, constraints and what was measured on other data."""
+    points = history.front()
+    if not points:
+        print(f"{history.name}: no trial is complete and feasible yet.")
+        return
+    frame = history.frame(points).drop(columns=["state", "seconds", "tokens"]).reset_index()
+    labels = {o.name: o.label for o in history.objectives}
+    rows = [tuple(row) for row in frame.itertuples(index=False)]
+    title = f"{history.name}: {len(points)} points on the front of {len(history.trials)} trials"
+    print_table([labels.get(str(column), str(column)) for column in frame.columns], rows, title)
+
+
+def print_needs(needs: Mapping[str, Any], title: str) -> None:
+    """A plan as a table: bare values, or mappings with `value`, `unit` and `how`."""
+    found = [(name, need if isinstance(need, Mapping) else {"value": need}) for name, need in needs.items()]
+    rows = [(name, f"{_text(n['value'])} {n.get('unit', '')}".strip(), n.get("how", "")) for name, n in found]
+    print_table(("what", "how much", "how it was found"), rows, title)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> None:
+    """A table; without colours and as wide as it needs in a pipe."""
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if terminal else 10_000)
+    table = Table(box=box.SIMPLE_HEAD if terminal else None)
+    for i, column in enumerate(columns):
+        numbers = all(isinstance(row[i], (int, float)) for row in rows)
+        table.add_column(escape(column), justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row))
+    print(title)
+    console.print(table)
+
+
+def _text(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """A document, numpy's numbers as plain ones."""
+    print(json.dumps(document, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number or array as JSON has it; anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
