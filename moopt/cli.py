@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from moopt import __version__
-from moopt.cli_output import front_points, print_json, print_table, summary
+from moopt.cli_output import front_points, print_front, print_json, print_needs, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError, StudyMismatch
 
 if TYPE_CHECKING:
