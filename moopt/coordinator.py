@@ -156,10 +156,9 @@ class Coordinator:
         trial.violations = {c.name: trial.values[c.name] - c.bound for c in self._problem.constraints}
 
     def _tokens(self, job: Job, outcome: Outcome) -> int:
-        """What a job cost in forward tokens: what it reports, else its fidelity's tokens."""
-        if isinstance(outcome, Failure):
-            return job.fidelity.tokens
-        return int(outcome.attributes.get("forward_tokens", job.fidelity.tokens))
+        """What a job cost in forward tokens: what it reports, else what the problem says of its kind."""
+        usual = self._problem.forward_tokens(job.kind, job.fidelity)
+        return usual if isinstance(outcome, Failure) else int(outcome.attributes.get("forward_tokens", usual))
 
 
 def _identity(job: Job) -> tuple[int, str, object]:

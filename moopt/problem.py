@@ -123,6 +123,8 @@ class Problem(ABC):
     fidelity: Fidelity = Fidelity()
     measurements: Mapping[str, Fidelity] = MappingProxyType({})
     """Data that the finalists are measured on after the search, by purpose, such as "held-out"."""
+    sensitivity: Fidelity | None = None
+    """With `sensitivities` and `costs`: how the table that every study opens with is made; its `batch` is the method."""
 
     def setup(self, resources: Resources) -> None:  # noqa: B027 - most problems load nothing
         """Load what `evaluate` needs; called once in each worker."""
@@ -130,6 +132,10 @@ class Problem(ABC):
     @abstractmethod
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         """Measure every objective that is not known, and every constraint."""
+
+    def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
+        """What a job of a kind costs, in forward tokens; a backward pass counts two."""
+        return fidelity.tokens
 
     def known(self, config: Config) -> Mapping[str, float]:
         """The exact values of the known objectives (and constraints), from the configuration alone."""

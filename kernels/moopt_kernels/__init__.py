@@ -1,1 +1,5 @@
-"""Kernels for quantized models: knows torch and triton, not moopt. Empty until the first fused operation lands."""
+"""Low-bit storage and kernels. Knows torch, not moopt."""
+
+from moopt_kernels.packing import pack, packed_columns, unpack
+
+__all__ = ["pack", "packed_columns", "unpack"]

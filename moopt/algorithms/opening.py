@@ -11,7 +11,7 @@ import numpy as np
 from moopt.algorithms.base import Algorithm
 from moopt.budgets import Knapsack
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Fidelity, HasCosts, HasSensitivities, Problem
+from moopt.problem import HasCosts, HasSensitivities, Problem
 from moopt.space import Config
 
 
@@ -34,9 +34,8 @@ class Opening(Algorithm):
 
     def ask(self, n: int) -> list[Job]:
         if self._tabled() and not self._table_issued:
-            assert isinstance(self.problem, HasSensitivities)
-            method, tokens = self.problem.sensitivity  # type: ignore[attr-defined]
-            return [Job(-1, {}, "sensitivity", Fidelity(tokens, method))]
+            assert self.problem.sensitivity is not None
+            return [Job(-1, {}, "sensitivity", self.problem.sensitivity)]
         if self._planned:
             numbered = enumerate(islice(self._planned.values(), n), self.next_trial)
             return [Job(t, config, fidelity=self.problem.fidelity, label=label) for t, (label, config) in numbered]

@@ -1,0 +1,1 @@
+"""The quantized-model backend: load a model, quantize it, switch its widths, run it, measure it."""

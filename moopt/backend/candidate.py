@@ -1,0 +1,105 @@
+"""One loaded model that becomes any candidate: widths are switched by swapping weights, never by loading again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from moopt.backend.quantizers import Quantized
+from moopt.backend.weights import Weight, module_of
+
+FRACTION_OF_MEMORY = 0.35
+"""The share of free memory that dequantized variants may keep; the rest is quantized again when needed."""
+
+Quantizer = Callable[[Tensor, int, int], Quantized]
+Widths = Mapping[str, int]
+"""The width of each weight by name; a weight that is missing keeps its original."""
+
+
+class Candidate:
+    """A model whose matrices can each be set to any width.
+
+    Args:
+        model: The original, with weights; it is taken over and moved to the device in the compute type.
+        weights: The matrices that may be switched.
+        quantizer: Makes a variant from the original matrix, a width and the group size.
+        group_size: How many inputs share a scale.
+        device: Where it runs.
+        dtype: What it computes in.
+    """
+
+    def __init__(
+        self, model: nn.Module, weights: tuple[Weight, ...], quantizer: Quantizer, group_size: int,
+        device: torch.device, dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.weights, self._quantizer, self._group_size = weights, quantizer, group_size
+        self._stored = {w.name: module_of(model, w).weight.data for w in weights}
+        self.model = model.to(device=device, dtype=dtype)
+        self.device, self.dtype = device, dtype
+        self._modules = {w.name: module_of(self.model, w) for w in weights}
+        self._originals = {name: module.weight.data for name, module in self._modules.items()}
+        self._variants: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._room = int(FRACTION_OF_MEMORY * free_memory(device))
+        self.current: dict[str, int] = {}
+
+    def use(self, widths: Widths) -> None:
+        """Become the candidate with these widths; weights that are not named become the original's."""
+        for name in self._modules:
+            if self.current.get(name) != widths.get(name):
+                self._set(name, self.weight(name, widths.get(name)))
+        self.current = dict(widths)
+
+    def prepare(self, widths: Mapping[str, tuple[int, ...]]) -> None:
+        """Quantize every matrix to the widths it may have, as far as there is room."""
+        for name, options in widths.items():
+            for bits in options:
+                if self._room > 0:
+                    self.weight(name, bits)
+
+    def weight(self, name: str, bits: int | None) -> Tensor:
+        """A matrix as it runs at a width (None: the original), n x k, on the device in the compute type."""
+        if bits is None:
+            return self._originals[name]
+        key = (name, bits)
+        if key in self._variants:
+            self._variants.move_to_end(key)
+            return self._variants[key]
+        variant = self.quantized(name, bits).dequantize(self.dtype).to(self.device)
+        self._keep(key, variant)
+        return variant
+
+    def quantized(self, name: str, bits: int) -> Quantized:
+        """The codes, scales and zero points of a matrix at a width, made from the weights as they are stored."""
+        return self._quantizer(self._stored[name].to(self.device), bits, self._group_size)
+
+    def stored(self, name: str) -> Tensor:
+        """The original matrix in the type it is stored in."""
+        return self._stored[name]
+
+    def _set(self, name: str, weight: Tensor) -> None:
+        self._modules[name].weight.data = weight
+
+    def _keep(self, key: tuple[str, int], variant: Tensor) -> None:
+        self._variants[key] = variant
+        self._room -= variant.nbytes
+        while self._room < 0 and len(self._variants) > 1:
+            self._room += self._variants.popitem(last=False)[1].nbytes
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free now on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with open("/proc/meminfo") as lines:
+        found = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return found["MemAvailable"] * 1024
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that "auto" stands for, or the named one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)

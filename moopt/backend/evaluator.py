@@ -1,0 +1,167 @@
+"""A loaded model that any candidate can be measured on: ties candidate, text and measures together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moopt.backend import language, models, weights
+from moopt.backend.candidate import Candidate, Widths, choose_device
+from moopt.backend.language import Head
+from moopt.backend.quantizers import named
+from moopt.backend.text import Text, Tokens
+from moopt.backend.weights import Weight
+from moopt.errors import BackendError
+from moopt.problem import Fidelity, Resources
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one evaluation found.
+
+    Attributes:
+        values: The figures by name.
+        samples: The same figures for every sequence, [s].
+        tokens: Forward tokens it took, those of the original included where it had to run.
+    """
+
+    values: dict[str, float]
+    samples: dict[str, Tensor]
+    tokens: int
+
+
+class Evaluator(ABC):
+    """Loads a model once, becomes any candidate of it and measures that.
+
+    Args:
+        model: An embedded name, a folder or a Hugging Face id.
+        quantizer: The quantizer's name.
+        group_size: How many inputs share a scale.
+        text: What to evaluate on.
+        length: Tokens of a sequence.
+        fixed: Widths of matrices that no decision changes.
+        resources: The device and the threads.
+    """
+
+    def __init__(
+        self, model: str, quantizer: str, group_size: int, text: Text, length: int, fixed: Widths, resources: Resources
+    ) -> None:
+        if resources.threads is not None:
+            torch.set_num_threads(resources.threads)
+        device = choose_device(resources.device)
+        loaded = models.load_model(model)
+        matrices = weights.inventory(loaded).weights
+        self.candidate = Candidate(loaded, matrices, named(quantizer), group_size, device, self.dtype)
+        self.tokenizer = models.load_tokenizer(model)
+        self.tokens: Tokens = text.tokenized(self.tokenizer)
+        self.length, self._fixed = length, dict(fixed)
+
+    dtype = torch.bfloat16
+
+    def use(self, widths: Widths) -> None:
+        """Become the candidate with these widths of the decided matrices."""
+        self.candidate.use({**self._fixed, **widths})
+
+    @abstractmethod
+    def measure(self, widths: Widths, fidelity: Fidelity) -> Measured:
+        """Become a candidate and compare it with the original on a batch of text."""
+
+    def ids(self, fidelity: Fidelity) -> Tensor:
+        """The sequences [s, t] of a fidelity: a minibatch of the search split, or the beginning of a named split."""
+        split, number = ("search", fidelity.batch) if isinstance(fidelity.batch, int) else (fidelity.batch, 0)
+        return self.tokens.batch(split, number, fidelity.tokens, self.length).to(self.candidate.device)
+
+
+class LanguageEvaluator(Evaluator):
+    """A causal language model, measured by KL divergence, perplexity and top-1 agreement."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._heads: dict[int | None, Head] = {}
+        self._references: dict[tuple[Fidelity, int | None], language.Reference] = {}
+        model = self.candidate.model
+        self._original = language.head_of(model)
+        if self._original.softcap is not None:
+            raise BackendError(
+                f"{type(model).__name__} caps its logits, which the KL measure does not support yet; "
+                "set final_logit_softcapping to null in its config.json if you can do without."
+            )
+        tables = {w.kind: w.name for w in self.candidate.weights if w.kind != "linear"}
+        self._head_name = tables.get("head", tables.get("embedding"))
+
+    def head(self) -> Head:
+        """The head of the candidate as it is set now."""
+        assert self._head_name is not None
+        bits = self.candidate.current.get(self._head_name)
+        weight = self.candidate.weight(self._head_name, bits)
+        original = self._original
+        return Head(weight, original.bias, original.scale)
+
+    def reference(self, fidelity: Fidelity, ids: Tensor) -> tuple[language.Reference, int]:
+        """The original on sequences, for candidates with the present head; and the forward tokens that took."""
+        assert self._head_name is not None
+        key = (fidelity, self.candidate.current.get(self._head_name))
+        if key in self._references:
+            return self._references[key], 0
+        head, widths = self.head(), dict(self.candidate.current)
+        self.candidate.use({})
+        try:
+            found = language.observe(self.candidate.model, ids, self._original, head)
+        finally:
+            self.candidate.use(widths)
+        self._references[key] = found
+        return found, ids.numel()
+
+    def forget(self, fidelity: Fidelity) -> None:
+        """Drop what is kept of the original on a batch that will not come again."""
+        self._references = {key: kept for key, kept in self._references.items() if key[0] != fidelity}
+
+    def measure(self, widths: Widths, fidelity: Fidelity) -> Measured:
+        self.use(widths)
+        ids = self.ids(fidelity)
+        reference, extra = self.reference(fidelity, ids)
+        found = language.compare(self.candidate.model, reference, self.head())
+        samples = {"kl": found.kl.mean(1), "nll": found.nll.mean(1), "top1_agreement": found.agrees.float().mean(1)}
+        values = {
+            "kl": float(found.kl.double().mean()),
+            "perplexity": float(found.nll.double().mean().clamp_max(80).exp()),
+            "top1_agreement": float(found.agrees.double().mean()),
+        }
+        return Measured(values, samples, ids.numel() + extra)
+
+
+class EncoderEvaluator(Evaluator):
+    """A model without a vocabulary, measured by how far its outputs move: mean-pooled last hidden states."""
+
+    dtype = torch.float32
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._references: dict[Fidelity, Tensor] = {}
+
+    def measure(self, widths: Widths, fidelity: Fidelity) -> Measured:
+        ids, extra = self.ids(fidelity), 0
+        if fidelity not in self._references:
+            self.candidate.use({})
+            self._references[fidelity] = self._outputs(ids)
+            extra = ids.numel()
+        self.use(widths)
+        outputs, originals = self._outputs(ids), self._references[fidelity]
+        samples = {
+            "cosine_distance": 1 - torch.nn.functional.cosine_similarity(outputs, originals, dim=-1),
+            "relative_error": (outputs - originals).norm(dim=-1) / originals.norm(dim=-1),
+        }
+        return Measured({n: float(v.double().mean()) for n, v in samples.items()}, samples, ids.numel() + extra)
+
+    @torch.inference_mode()
+    def _outputs(self, ids: Tensor) -> Tensor:
+        """Sentence vectors [s, k]."""
+        parts = ids.split(max(1, language.TOKENS_AT_ONCE // ids.shape[1]))
+        return torch.cat([self.candidate.model(input_ids=p).last_hidden_state.float().mean(1) for p in parts])
+
+

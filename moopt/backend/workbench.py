@@ -1,0 +1,148 @@
+"""What a bit-allocation problem does once its model is loaded: evaluate, find sensitivities, take gradients."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.backend import sensitivity, weights
+from moopt.backend.evaluator import EncoderEvaluator, Evaluator, LanguageEvaluator
+from moopt.backend.grid import Grid, find_grid
+from moopt.backend.metrics import Metric
+from moopt.backend.sensitivity import SEQUENCE, Decision
+from moopt.backend.text import Text
+from moopt.problem import Evaluation, Fidelity, Objective, Resources
+from moopt.space import Config
+
+FloatArray = npt.NDArray[np.float64]
+logger = logging.getLogger("moopt")
+
+
+class Allocation(Protocol):
+    """What the workbench needs to know of a problem."""
+
+    model: str
+    quantizer: str
+    group_size: int
+    text: Text
+    context: int
+    fidelity: Fidelity
+    fixed: dict[str, int]
+    decided: dict[str, Decision]
+    is_language: bool
+    inventory: weights.Inventory
+
+    @property
+    def objectives(self) -> Any:
+        """The objectives."""
+
+    @property
+    def search_metrics(self) -> tuple[Metric, ...]:
+        """The user's metrics of every candidate."""
+
+    @property
+    def finalist_metrics(self) -> tuple[Metric, ...]:
+        """The user's metrics of the front."""
+
+    def widths(self, config: Config) -> dict[str, int]:
+        """The width of every decided matrix."""
+
+
+class Workbench:
+    """A loaded model, ready for the jobs of one problem."""
+
+    def __init__(self, problem: Allocation, resources: Resources) -> None:
+        self._problem = problem
+        kind: type[Evaluator] = LanguageEvaluator if problem.is_language else EncoderEvaluator
+        self.evaluator = kind(
+            problem.model, problem.quantizer, problem.group_size, problem.text, problem.context, problem.fixed, resources
+        )
+        self._warn()
+
+    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
+        """Measure a candidate on a batch; on a named split everything there is to measure, finalists' metrics too."""
+        problem, evaluator = self._problem, self.evaluator
+        final = isinstance(fidelity.batch, str)
+        found = evaluator.measure(problem.widths(config), fidelity)
+        objectives: list[Objective] = list(problem.objectives)
+        wanted = [o.name for o in objectives if o.name in found.values] if not final else list(found.values)
+        values = {name: found.values[name] for name in wanted}
+        attributes = {"forward_tokens": found.tokens, **{n: v for n, v in found.values.items() if n not in values}}
+        for metric in (*problem.search_metrics, *(problem.finalist_metrics if final else ())):
+            values[metric.name] = metric.measure(evaluator.candidate.model, evaluator.tokenizer)
+        samples = {n: [round(float(v), 6) for v in s] for n, s in found.samples.items() if n in wanted}
+        count = {n: len(s) for n, s in samples.items()}
+        variances = {n: float(np.var(s, ddof=1)) / count[n] for n, s in samples.items() if count[n] > 1}
+        return Evaluation(values, variances, samples, attributes)
+
+    def sensitivities(self, method: str, tokens: int) -> FloatArray:
+        """The table of a method, [decisions, options]."""
+        decisions, candidate = list(self._problem.decided.values()), self.evaluator.candidate
+        if method == "weight-error":
+            return sensitivity.weight_error(candidate, decisions)
+        if method == "one-layer":
+            return self._probes(range(len(decisions)), tokens)
+        assert isinstance(self.evaluator, LanguageEvaluator)
+        candidate.use({})
+        ids = self.evaluator.tokens.draws("search", tokens, SEQUENCE, seed=0).to(candidate.device)
+        table = sensitivity.sampled_fisher(candidate, decisions, self.evaluator.head(), ids, seed=0)
+        tables = [i for i, d in enumerate(decisions) if d.weights[0].kind != "linear"]
+        if tables:  # an embedding is no linear layer: it is measured
+            table[tables] = self._probes(tables, self._problem.fidelity.tokens)[tables]
+        return table
+
+    def gradient(self, config: Config, fidelity: Fidelity) -> tuple[Mapping[str, float], FloatArray, FloatArray]:
+        """KL, its linear and its curvature term around a candidate, on draws numbered by the fidelity's batch."""
+        evaluator = self.evaluator
+        assert isinstance(evaluator, LanguageEvaluator)
+        decisions = list(self._problem.decided.values())
+        evaluator.use(self._problem.widths(config))
+        number = int(fidelity.batch)
+        ids = evaluator.tokens.draws("search", fidelity.tokens, SEQUENCE, seed=1000 + number)
+        reference, _ = evaluator.reference(fidelity, ids.to(evaluator.candidate.device))
+        evaluator.forget(fidelity)
+        kl, linear, curvature = sensitivity.gradient(
+            evaluator.candidate, decisions, evaluator.head(), reference, seed=number
+        )
+        for row, decision in enumerate(decisions):  # an embedding has no slopes: it stays as it is
+            if decision.weights[0].kind != "linear":
+                width = config[list(self._problem.decided)[row]]
+                curvature[row] = [0.0 if b == width else np.inf for b in decision.options] + [np.inf] * (
+                    curvature.shape[1] - len(decision.options)
+                )
+        return {"kl": kl}, linear, curvature
+
+    def _probes(self, rows: Any, tokens: int) -> FloatArray:
+        """The measured loss of one decision at a time at each width, everything else at the original."""
+        decisions = list(self._problem.decided.values())
+        loss = next(o.name for o in self._problem.objectives if not o.known)
+        table = np.full((len(decisions), max(len(d.options) for d in decisions)), np.inf)
+        fidelity = Fidelity(min(tokens, self._problem.fidelity.tokens), 0)
+        for row in rows:
+            for column, bits in enumerate(decisions[row].options):
+                found = self.evaluator.measure({w.name: bits for w in decisions[row].weights}, fidelity)
+                table[row, column] = found.values[loss]
+        return table
+
+    def grid(self) -> Grid | None:
+        """The grid that every linear weight lies on, if there is one."""
+        candidate = self.evaluator.candidate
+        found = [find_grid(candidate.stored(w.name)) for w in candidate.weights if w.kind == "linear"]
+        if any(grid is None for grid in found):
+            return None
+        grids = [grid for grid in found if grid is not None]
+        return Grid(max(g.bits for g in grids), min(g.group_size for g in grids))
+
+    def _warn(self) -> None:
+        problem = self._problem
+        if grid := self.grid():
+            logger.warning(
+                "The weights of %s already lie on a low-bit grid: %s is lossless (GGUF's Q4_1 where that is 4 bits at 32). "
+                "Figures at that group size, or at fractions of it, say little about methods.", problem.model, grid,
+            )  # fmt: skip
+        if experts := weights.expert_parameters(problem.inventory):
+            logger.warning("%d parameters of %s are stacked experts and stay at 16 bits.", experts, problem.model)

@@ -1,0 +1,315 @@
+"""How many bits each layer of a model gets: the Pareto front of its size and of what quantization does to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from moopt.backend import metrics as user
+from moopt.backend import models, quantizers, weights
+from moopt.backend.packed import Layout
+from moopt.backend.plan import Plan, make_plan
+from moopt.backend.sensitivity import Decision
+from moopt.backend.text import Text
+from moopt.backend.workbench import Workbench
+from moopt.errors import ProblemError
+from moopt.problem import Evaluation, Fidelity, Objective, Problem, Resources
+from moopt.space import Config, Ordinal, Space
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+MEASURED = {
+    "kl": Objective("kl", unit="nats/token"),
+    "perplexity": Objective("perplexity"),
+    "top1_agreement": Objective("top1_agreement", "max"),
+    "cosine_distance": Objective("cosine_distance"),
+    "relative_error": Objective("relative_error"),
+}
+KNOWN = {
+    "size_mb": Objective("size_mb", unit="MB", known=True),
+    "bits": Objective("bits", unit="bits/weight", known=True),
+}
+LANGUAGE = ("kl", "perplexity", "top1_agreement")
+
+
+class BitAllocation(Problem):
+    """Bit widths for the linear layers of a model, and for its embedding and head if asked.
+
+    Args:
+        model: "smollm2-135m", "minilm-l6", a local folder or a Hugging Face id.
+        bits: The widths to choose from, among 2, 3, 4, 5, 6 and 8.
+        objectives: Among kl, perplexity, top1_agreement (language models), cosine_distance, relative_error
+            (encoders), size_mb, bits. None: the loss that fits the model, and size_mb.
+        group_size: How many inputs share a scale.
+        quantizer: "rtn" (asymmetric), "rtn-symmetric" or "hqq".
+        tie: "fused" ties what servers store as one (q,k,v; gate,up), "linear" nothing, "block" whole blocks.
+        embedding: The embedding's width; several make it a decision; 16 leaves it alone.
+        head: The same for an output head of its own; None follows the embedding.
+        skip: Patterns of layers that stay at 16 bits, such as "model.layers.0.*".
+        metrics: Objectives of your own: see `moopt.backend.metrics`.
+        text: What to evaluate on: "mix", "prose", "docstrings", "code", or a path.
+        tokens: Tokens of an evaluation.
+        context: Tokens of a sequence.
+        held_out: Tokens of the measurement on held-out text at the end; 0 for none.
+        sensitivities: "fisher", "one-layer", "weight-error" or None, for the knapsack every study opens with.
+        sensitivity_tokens: Tokens it may use.
+
+    Raises:
+        ModelNotFound, QuantizationError, TextError, ProblemError: say what does not fit.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        bits: Sequence[int] = quantizers.WIDTHS,
+        objectives: Sequence[str] | None = None,
+        group_size: int = 64,
+        quantizer: str = "rtn",
+        tie: str = "fused",
+        embedding: int | Sequence[int] = 8,
+        head: int | Sequence[int] | None = None,
+        skip: Sequence[str] = (),
+        metrics: Sequence[user.Metric] = (),
+        text: str = "mix",
+        tokens: int = 4096,
+        context: int = 512,
+        held_out: int = 8192,
+        sensitivities: str | None = "default",
+        sensitivity_tokens: int = 24_576,
+    ) -> None:
+        self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
+        self.model, self.quantizer, self.group_size = model, quantizer, group_size
+        self.text, self.context = Text(text), context
+        self._config = models.load_config(model)
+        self.is_language = models.generates(self._config)
+        self.inventory = weights.inventory(models.outline(self._config))
+        quantizers.named(quantizer)
+        self._decide(_widths("bits", bits), tie, embedding, embedding if head is None else head, tuple(skip))
+        self._metrics = tuple(metrics)
+        self.objectives = self._objectives(objectives)
+        self.space = Space({name: Ordinal(*decision.options) for name, decision in self.decided.items()})
+        self.fidelity = Fidelity(tokens, 0)
+        self.measurements = {"held-out": Fidelity(held_out, "held-out")} if held_out else {}
+        chosen = ("fisher" if self.is_language else "one-layer") if sensitivities == "default" else sensitivities
+        if chosen is not None:
+            self._known_method(chosen)
+            self.sensitivity = Fidelity(sensitivity_tokens if chosen != "weight-error" else 0, chosen)
+        self._bench: Workbench | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments: what builds an equal problem elsewhere."""
+        return dict(self._arguments)
+
+    def setup(self, resources: Resources) -> None:
+        self._bench = Workbench(self, resources)
+
+    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
+        return self._ready.evaluate(config, fidelity)
+
+    def sensitivities(self, method: str, tokens: int) -> FloatArray:
+        """The estimated loss of each single width, [decisions, options], in the measured objective's unit.
+
+        Args:
+            method: "fisher" (sampled directional Fisher), "one-layer" (measured, one decision lowered at a time) or
+                "weight-error" (relative squared error, no text).
+            tokens: Forward tokens of text to use.
+        """
+        self._known_method(method)
+        return self._ready.sensitivities(method, tokens)
+
+    def gradient(self, config: Config, fidelity: Fidelity) -> tuple[Mapping[str, float], FloatArray, FloatArray]:
+        """KL at a candidate, and what each single change would add to it: linear and curvature, nats per token."""
+        if not self.is_language:
+            raise ProblemError(f"{self.model} has no vocabulary: gradients need a language model.")
+        return self._ready.gradient(config, fidelity)
+
+    def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
+        method = fidelity.batch
+        if kind == "gradient":  # the original, the candidate, and two backward passes
+            return 6 * fidelity.tokens
+        if kind == "sensitivity" and method == "fisher":
+            return 3 * fidelity.tokens
+        return fidelity.tokens
+
+    def costs(self) -> IntArray:
+        """Bytes of each decision at each width, [decisions, options]."""
+        return self._costs
+
+    def known(self, config: Config) -> dict[str, float]:
+        exact = {"size_mb": self.bytes(config) / 1e6, "bits": self.bits(config)}
+        return {o.name: exact[o.name] for o in self.objectives if o.known}
+
+    def bytes(self, config: Config) -> int:
+        """The bytes of the exported file: codes, scales, zero points, embedding and header counted."""
+        return self._fixed_bytes + sum(
+            int(row[self.space[name].values.index(config[name])])  # type: ignore[attr-defined]
+            for name, row in zip(self.decided, self._costs, strict=True)
+        )
+
+    def bits(self, config: Config) -> float:
+        """Bits per quantized weight, scales left out."""
+        counts = {name: sum(w.count for w in d.weights) for name, d in self.decided.items()}
+        return sum(counts[n] * config[n] for n in counts) / sum(counts.values())
+
+    def widths(self, config: Config) -> dict[str, int]:
+        """The width of every decided matrix, by its name."""
+        return {w.name: config[name] for name, d in self.decided.items() for w in d.weights}
+
+    def baselines(self) -> dict[str, Config]:
+        common = sorted(set.intersection(*(set(d.options) for n, d in self.decided.items() if n not in _TABLES)))
+        return {
+            f"uniform-{b}": {
+                name: (max(d.options) if name in _TABLES else b) for name, d in self.decided.items()
+            }
+            for b in common
+        }
+
+    def moves(self, config: Config, rng: np.random.Generator) -> Config:
+        """A level switch: some decisions one width up, others of the same size one down (EvoPress)."""
+        changed = dict(config)
+        for _ in range(int(min(rng.integers(1, 4), rng.integers(1, 4)))):
+            up = [n for n in self.decided if config[n] < max(self.decided[n].options) and changed[n] == config[n]]
+            if not up:
+                break
+            rising = up[int(rng.integers(len(up)))]
+            size = self._size(rising)
+            down = [
+                n
+                for n, d in self.decided.items()
+                if n != rising and self._size(n) == size and config[n] > min(d.options) and changed[n] == config[n]
+            ]
+            if not down:
+                continue
+            falling = down[int(rng.integers(len(down)))]
+            changed[rising] = self.space[rising].neighbours(config[rising])[-1]
+            changed[falling] = self.space[falling].neighbours(config[falling])[0]
+        return changed
+
+    def decisions(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "row": str(decision.weights[0].block) if decision.weights[0].block is not None else name,
+                "column": name.split(".", 1)[-1].replace("_", ",") if decision.weights[0].block is not None else name,
+                "label": ", ".join(w.name for w in decision.weights),
+            }
+            for name, decision in self.decided.items()
+        ]
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        plain = {k: v for k, v in self._arguments.items() if k not in {"metrics", "text"}}
+        return {
+            "identity": {
+                "problem": type(self).__qualname__,
+                **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()},
+                "weights": models.identity(self.model),
+                "text": self.text.identity,
+                "metrics": [m.describe() for m in self._metrics],
+            },
+            "environment": {"torch": torch.__version__, "cores": os.cpu_count()},
+        }
+
+    def plan(self, trials: int, resources: Resources | None = None) -> Plan:
+        """Memory, disk and minutes that a study of so many trials will need, measured here in seconds."""
+        return make_plan(self, trials, resources or Resources())
+
+    @property
+    def finalist_metrics(self) -> tuple[user.Metric, ...]:
+        """The user's metrics that only the front is measured by."""
+        return tuple(m for m in self._metrics if m.when == "finalists")
+
+    @property
+    def search_metrics(self) -> tuple[user.Metric, ...]:
+        """The user's metrics that every candidate is measured by."""
+        return tuple(m for m in self._metrics if m.when == "every")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bench": None}
+
+    @property
+    def _ready(self) -> Workbench:
+        if self._bench is None:
+            self.setup(Resources())
+        assert self._bench is not None
+        return self._bench
+
+    def _decide(
+        self, bits: tuple[int, ...], tie: str, embedding: int | Sequence[int], head: int | Sequence[int],
+        skip: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        """Sort every matrix into what is decided, what is fixed and what stays at 16 bits."""
+        if tie not in ("fused", "linear", "block"):
+            raise ProblemError(f"Got tie={tie!r}; expected 'fused', 'linear' or 'block'.")
+        left_out = {w.name for w in weights.skipped(self.inventory.weights, skip)}
+        linears = tuple(w for w in self.inventory.linears() if w.name not in left_out)
+        if not linears:
+            raise ProblemError(f"{self.model} has no linear layer left to quantize.")
+        self.decided = {name: Decision(m, bits) for name, m in weights.groups(linears, tie).items()}
+        self.fixed: dict[str, int] = {}
+        for kind, asked in (("embedding", embedding), ("head", head)):
+            table = self.inventory.table(kind)
+            if table is None or table.name in left_out:
+                continue
+            options = _widths(kind, (asked,) if isinstance(asked, int) else asked, (*quantizers.WIDTHS, 16))
+            if len(options) > 1:
+                self.decided[kind] = Decision((table,), _widths(kind, options))
+            elif options[0] == 16:
+                left_out.add(table.name)
+            else:
+                self.fixed[table.name] = options[0]
+        quantized = [(w, b) for d in self.decided.values() for w in d.weights for b in d.options]
+        quantized += [(w, self.fixed[w.name]) for w in self.inventory.weights if w.name in self.fixed]
+        for weight, width in quantized:
+            quantizers.check(weight.name, weight.shape, (width,), self.group_size)
+        symmetric = self.quantizer == "rtn-symmetric"
+        self.layout = Layout(self.inventory, self.group_size, symmetric, frozenset(left_out))
+
+    @cached_property
+    def _costs(self) -> IntArray:
+        table = np.full((len(self.decided), max(len(d.options) for d in self.decided.values())), -1, dtype=np.int64)
+        for row, decision in enumerate(self.decided.values()):
+            for column, width in enumerate(decision.options):
+                table[row, column] = sum(self.layout.matrix_bytes(w, width) for w in decision.weights)
+        return table
+
+    @cached_property
+    def _fixed_bytes(self) -> int:
+        tables = [w for w in self.inventory.weights if w.name in self.fixed]
+        return self.layout.fixed_bytes() + sum(self.layout.matrix_bytes(w, self.fixed[w.name]) for w in tables)
+
+    def _size(self, name: str) -> int:
+        return sum(w.count for w in self.decided[name].weights)
+
+    def _objectives(self, names: Sequence[str] | None) -> tuple[Objective, ...]:
+        fitting = LANGUAGE if self.is_language else ("cosine_distance", "relative_error")
+        known = {**{n: MEASURED[n] for n in fitting}, **KNOWN}
+        names = (fitting[0], "size_mb") if names is None else names
+        if unknown := [n for n in names if n not in known]:
+            raise ProblemError(
+                f"Got the objective {unknown[0]!r}; {self.model} is measured by {', '.join(known)}. "
+                "Objectives of your own go into metrics=."
+            )
+        own = tuple(Objective(m.name, m.direction, m.unit) for m in self.search_metrics)
+        return (*(known[n] for n in names), *own)
+
+    def _known_method(self, method: str) -> None:
+        methods = ("fisher", "one-layer", "weight-error") if self.is_language else ("one-layer", "weight-error")
+        if method not in methods:
+            raise ProblemError(f"Got the sensitivities {method!r}; {self.model} has {', '.join(methods)}.")
+
+
+_TABLES = ("embedding", "head")
+
+
+def _widths(name: str, given: Sequence[int], allowed: tuple[int, ...] = quantizers.WIDTHS) -> tuple[int, ...]:
+    """Widths in rising order, each once."""
+    if not given or any(isinstance(b, bool) or b not in allowed for b in given):
+        listed = ", ".join(map(str, allowed))
+        raise quantizers.QuantizationError(f"Got {name}={tuple(given)}; expected widths among {listed}.")
+    return tuple(sorted(set(given)))
