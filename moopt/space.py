@@ -31,8 +31,12 @@ class Variable(ABC):
         """The number that stands for `value`. Raises `SpaceError` for a value that is not allowed."""
 
     @abstractmethod
+    def at(self, code: float) -> Any:
+        """The value of a code that `encode` gives."""
+
     def decode(self, code: float) -> Any:
         """The value nearest to `code`, clipped to the bounds: the inverse of `encode`."""
+        return self.at(min(max(math.floor(code + 0.5) if self.discrete else code, self.lower), self.upper))
 
     @abstractmethod
     def neighbours(self, value: Any) -> tuple[Any, ...]:
@@ -66,19 +70,19 @@ class _Listed(Variable):
             finite = not isinstance(value, float) or math.isfinite(value)
             if not isinstance(value, (int, float, str, bool)) or not finite:
                 raise SpaceError(f"{name} got the value {value!r}; expected finite numbers, strings or booleans.")
-        self._index = {value: index for index, value in enumerate(self.values)}
+        self._index = {value: float(index) for index, value in enumerate(self.values)}
         if len(self._index) != len(self.values):
             raise SpaceError(f"{name} got equal values in {self.values}; each may stand once.")
         self.lower, self.upper = 0.0, float(len(self.values) - 1)
 
     def encode(self, value: Any) -> float:
         try:
-            return float(self._index[value])
+            return self._index[value]
         except (KeyError, TypeError):
             raise SpaceError(f"got {value!r}, expected one of {', '.join(map(repr, self.values))}") from None
 
-    def decode(self, code: float) -> Any:
-        return self.values[_nearest(code, self)]
+    def at(self, code: float) -> Any:
+        return self.values[int(code)]
 
     def describe(self) -> dict[str, Any]:
         return {"kind": type(self).__name__.lower(), "values": list(self.values)}
@@ -114,8 +118,8 @@ class Integer(Variable):
             raise SpaceError(f"got {value!r}, expected a whole number from {self.lower:.0f} to {self.upper:.0f}")
         return float(value)
 
-    def decode(self, code: float) -> int:
-        return _nearest(code, self)
+    def at(self, code: float) -> int:
+        return int(code)
 
     def neighbours(self, value: Any) -> tuple[int, ...]:
         at = int(self.encode(value))
@@ -141,8 +145,8 @@ class Float(Variable):
             raise SpaceError(f"got {value!r}, expected a number from {self.lower} to {self.upper}")
         return float(value)
 
-    def decode(self, code: float) -> float:
-        return float(min(max(code, self.lower), self.upper))
+    def at(self, code: float) -> float:
+        return float(code)
 
     def neighbours(self, value: Any) -> tuple[float, ...]:
         step = (self.upper - self.lower) / 20
@@ -167,6 +171,7 @@ class Space(Mapping[str, Variable]):
             if not isinstance(variable, Variable):
                 raise SpaceError(f"{name!r} is {variable!r}; expected a variable: Ordinal, Choice, Integer or Float.")
         self._variables = dict(variables)
+        self._at = [(name, variable.at) for name, variable in self._variables.items()]
         self.names = tuple(self._variables)
         self.lower: FloatArray = np.array([v.lower for v in self._variables.values()])
         self.upper: FloatArray = np.array([v.upper for v in self._variables.values()])
@@ -200,7 +205,7 @@ class Space(Mapping[str, Variable]):
         valid = {}
         for name, variable in self._variables.items():
             try:
-                valid[name] = variable.decode(variable.encode(config[name]))
+                valid[name] = variable.at(variable.encode(config[name]))
             except (SpaceError, TypeError, ValueError, OverflowError) as error:
                 reason = str(error) if isinstance(error, SpaceError) else f"got {config[name]!r}, expected {variable}"
                 raise SpaceError(f"Variable {name!r} {reason}.") from None
@@ -217,7 +222,8 @@ class Space(Mapping[str, Variable]):
             raise SpaceError(f"Got a row of shape {codes.shape}, expected ({len(self)},): one code a variable.")
         if np.isnan(codes).any():
             raise SpaceError(f"The code of {self.names[int(np.isnan(codes).argmax())]!r} is NaN; expected a number.")
-        return {n: v.decode(c) for (n, v), c in zip(self._variables.items(), codes.tolist(), strict=True)}
+        exact = np.clip(np.where(self.discrete, np.floor(codes + 0.5), codes), self.lower, self.upper).tolist()
+        return {name: at(code) for (name, at), code in zip(self._at, exact, strict=True)}
 
     def sample(self, rng: np.random.Generator) -> Config:
         """A configuration drawn uniformly."""
@@ -259,10 +265,6 @@ def _variable(entry: Mapping[str, Any]) -> Variable:
             return Float(entry["low"], entry["high"])
         case other:
             raise SpaceError(f"Got a variable of kind {other!r}; expected ordinal, choice, integer or float.")
-
-
-def _nearest(code: float, variable: Variable) -> int:
-    return int(min(max(math.floor(code + 0.5), variable.lower), variable.upper))
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

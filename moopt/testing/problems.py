@@ -1,0 +1,73 @@
+"""Problems for the suites: small, exact and without a model. Not for benchmarks: see `moopt_problems.synthetic`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from moopt.problem import Constraint, Evaluation, Fidelity, Objective, Problem
+from moopt.space import Choice, Config, Float, Integer, Ordinal, Space
+
+LEVELS = Space({f"layer{i}": Ordinal(2, 3, 4, 8) for i in range(6)})
+"""4,096 configurations of ordered levels."""
+
+MIXED = Space({"x": Float(-1, 2), "bits": Ordinal(2, 3, 4, 8), "kind": Choice("a", "b", "c"), "n": Integer(1, 9)})
+"""Every kind of variable."""
+
+TINY = Space({"bits": Ordinal(2, 3, 4), "kind": Choice("a", "b")})
+"""6 configurations."""
+
+
+class Landscape(Problem):
+    """Bowls: objective j is the squared distance of the encoded configuration to a point of its own.
+
+    Args:
+        space: What to search.
+        objectives: How many.
+        known: Whether the last objective is known; it then is the mean of the codes, each scaled to [0, 1].
+        constraint: Whether that mean must be at most 0.6: "known" from `known`, "measured" by `evaluate`.
+        behaviour: "constant" objectives, "failing" with NaN everywhere, or "flaky": with NaN for every third level sum.
+    """
+
+    def __init__(
+        self,
+        space: Space = LEVELS,
+        objectives: int = 2,
+        known: bool = False,
+        constraint: Literal["known", "measured"] | None = None,
+        behaviour: Literal["plain", "constant", "failing", "flaky"] = "plain",
+    ) -> None:
+        self.space, self.behaviour = space, behaviour
+        self.objectives: Sequence[Objective] = [
+            Objective(f"f{j}", direction="max" if j == 1 else "min", known=known and j == objectives - 1)
+            for j in range(objectives)
+        ]
+        self.constraints = [Constraint("mean", 0.6)] if constraint else []
+        self._known_mean = constraint == "known"
+
+    def known(self, config: Config) -> Mapping[str, float]:
+        mean = self._mean(config)
+        found = {o.name: mean * o.sign for o in self.objectives if o.known}
+        return found | ({"mean": mean} if self._known_mean else {})
+
+    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
+        row = self.space.encode(config)
+        scaled = (row - self.space.lower) / (self.space.upper - self.space.lower)
+        values = {
+            o.name: o.sign * float(((scaled - j / len(self.objectives)) ** 2).mean())
+            for j, o in enumerate(self.objectives)
+            if not o.known
+        }
+        if self.behaviour == "constant":
+            values = dict.fromkeys(values, 1.0)
+        if self.behaviour == "failing" or (self.behaviour == "flaky" and int(row.sum()) % 3 == 0):
+            values = dict.fromkeys(values, float("nan"))
+        if self.constraints and not self._known_mean:
+            values["mean"] = self._mean(config)
+        return Evaluation(values)
+
+    def _mean(self, config: Config) -> float:
+        span = self.space.upper - self.space.lower
+        return float(np.mean((self.space.encode(config) - self.space.lower) / span))
