@@ -41,7 +41,7 @@ bench: .venv/.dev ## every benchmark in studies/benchmarks, one after the other
 	@for script in studies/benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 docs: .venv/.docs ## the documentation, into site/
-	@$(BIN)/mkdocs build --strict --quiet && echo "Open site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "Open site/index.html"
 
 clean: ## remove the environment and everything that was built
 	rm -rf .venv site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -127,7 +127,7 @@ def run(
 
     Examples:
 
-      moopt run bit-allocation --trials 120 --storage bits.journal
+      moopt run bit-allocation --model smollm2-135m --trials 120 --storage bits.journal
 
       moopt run my_study.py --trials 200
 
@@ -162,15 +162,17 @@ def plan(
 
     Examples:
 
-      moopt plan bit-allocation --trials 120
+      moopt plan bit-allocation --model smollm2-135m --trials 120
 
       moopt plan my_study.py --model ./my-model --json
     """
     study = _study(target, changes, model=model)
     planner = getattr(study.problem, "plan", None)
     if planner is None:
-        raise StudyError(f"{type(study.problem).__name__} has no method plan(trials), so there is nothing to tell.")
-    needs: Mapping[str, Any] = planner(trials)
+        raise StudyError(
+            f"{type(study.problem).__name__} has no method plan(trials, resources), so there is nothing to tell."
+        )
+    needs: Mapping[str, Any] = planner(trials, study.resources)
     if as_json:
         print_json({"study": study.name, "trials": trials, "needs": needs})
         return
