@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -16,15 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    json_to_distribution,
-)
+from optuna.distributions import json_to_distribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal import _storage as journal_storage
@@ -33,20 +25,22 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moopt.errors import StorageError, StorageInUse, StudyError
 from moopt.history import Event, History, Trial
-from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Constraint, Evaluation, Fidelity, Objective
-from moopt.space import Float, Integer, Space
+from moopt.jobs import Job
+from moopt.problem import Constraint, Evaluation, Objective
+from moopt.records import (
+    Distributions,
+    distributions,
+    job_entry,
+    outcome_entry,
+    stored_job,
+    stored_outcome,
+    stored_trial,
+    told,
+)
+from moopt.space import Space
 
 # Optuna parses the distributions of every trial anew: at 120 variables that is a millisecond and 60 kB a trial.
 journal_storage.json_to_distribution = lru_cache(maxsize=None)(json_to_distribution)  # type: ignore[attr-defined]
-
-STATES = {
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.FAIL: "failed",
-    TrialState.PRUNED: "pruned",
-}
 
 
 class _Journal(JournalFileBackend):
@@ -74,13 +68,6 @@ class _Journal(JournalFileBackend):
             self.append_logs(held)
         finally:
             self._held = None
-
-
-class _Distributions(dict[str, BaseDistribution]):
-    """The distributions of a space. All trials share them: Optuna copies what it stores, at 10 ms for 120 variables."""
-
-    def __deepcopy__(self, memo: object) -> _Distributions:
-        return self
 
 
 class Storage:
@@ -226,7 +213,7 @@ class StoredStudy:
         assert storage.optuna is not None
         self._storage, self._optuna, self.name, self._id = storage, storage.optuna, name, study_id
         self._trial_ids: dict[int, int] = {}
-        self._distributions = _Distributions()
+        self._distributions = Distributions()
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -235,11 +222,11 @@ class StoredStudy:
 
     def issue(self, seq: int, job: Job, space: Space, known: Mapping[str, float]) -> None:
         """Store that a job was dispatched: a new trial, or an entry of the study for other kinds of job."""
-        entry = {"seq": seq, **_job_entry(job)}
+        entry = {"seq": seq, **job_entry(job)}
         if job.kind != "evaluate":
             self._optuna.set_study_user_attr(self._id, _side_key(job), entry)
             return
-        self._distributions = self._distributions or _Distributions(distributions(space))
+        self._distributions = self._distributions or distributions(space)
         template = FrozenTrial(
             number=-1, trial_id=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.now(),
             datetime_complete=None, params=dict(job.config), distributions=self._distributions,
@@ -251,12 +238,12 @@ class StoredStudy:
     def finish(self, event: Event, trial: Trial | None, objectives: list[Objective]) -> None:
         """Store what came of a job. The attributes first, the state last, in one piece where the storage can."""
         assert event.outcome is not None
-        result = {"seq": event.seq, "seconds": event.seconds, "tokens": event.tokens, **_outcome_entry(event.outcome)}
+        result = {"seq": event.seq, "seconds": event.seconds, "tokens": event.tokens, **outcome_entry(event.outcome)}
         with self._storage.together():
             if trial is None:
                 if event.job.kind == "measure" and isinstance(event.outcome, Evaluation):
                     key = f"moopt:measure:{event.job.trial}:{event.job.fidelity.batch}"
-                    self._optuna.set_study_user_attr(self._id, key, _outcome_entry(event.outcome))
+                    self._optuna.set_study_user_attr(self._id, key, outcome_entry(event.outcome))
                 entry = {**self._side(event.job), "result": result}
                 self._optuna.set_study_user_attr(self._id, _side_key(event.job), entry)
                 return
@@ -284,19 +271,18 @@ class StoredStudy:
         history = History(self.name, objectives, constraints, meta)
         for frozen in self._optuna.get_all_trials(self._id, deepcopy=False):
             self._trial_ids[frozen.number] = frozen._trial_id
-            trial, events = _trial(frozen, objectives)
+            trial, events = stored_trial(frozen, objectives)
             history.trials.append(trial)
             history.events += events
         for key, entry in self._optuna.get_study_user_attrs(self._id).items():
             if key.startswith("moopt:job:"):
-                job = _job(entry, {})
-                job = Job(job.trial, _config_of(history, job.trial), job.kind, job.fidelity)
+                job = stored_job(entry, history.trials[entry["trial"]].config if entry["trial"] >= 0 else {})
                 history.events.append(Event(entry["seq"], job))
                 if "result" in entry:
-                    history.events.append(_told(job, entry["result"]))
+                    history.events.append(told(job, entry["result"]))
             elif key.startswith("moopt:measure:"):
                 number, purpose = key.removeprefix("moopt:measure:").split(":", 1)
-                outcome = _outcome(entry)
+                outcome = stored_outcome(entry)
                 assert isinstance(outcome, Evaluation)
                 history.measures[int(number), purpose] = outcome
         history.events.sort(key=lambda event: (event.seq, event.job.trial))
@@ -306,82 +292,8 @@ class StoredStudy:
         return dict(self._optuna.get_study_user_attrs(self._id)[_side_key(job)])
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The Optuna distribution of each variable: lists as categorical with their true values."""
-    found: dict[str, BaseDistribution] = {}
-    for name, variable in space.items():
-        if isinstance(variable, Integer):
-            found[name] = IntDistribution(int(variable.lower), int(variable.upper))
-        elif isinstance(variable, Float):
-            found[name] = FloatDistribution(variable.lower, variable.upper)
-        else:
-            found[name] = CategoricalDistribution(variable.values)  # type: ignore[attr-defined]
-    return found
-
-
-def _trial(frozen: FrozenTrial, objectives: list[Objective]) -> tuple[Trial, list[Event]]:
-    issue, result = frozen.user_attrs["moopt:issue"], frozen.user_attrs.get("moopt:result")
-    job = _job(issue, dict(frozen.params))
-    trial = Trial(
-        frozen.number, job.config, STATES[frozen.state], label=job.label,  # type: ignore[arg-type]
-        attempts=frozen.user_attrs.get("moopt:attempts", 1),
-    )  # fmt: skip
-    events = [Event(issue["seq"], job)]
-    if result is not None and frozen.state.is_finished():
-        told = _told(job, result)
-        events.append(told)
-        trial.seconds, trial.tokens = told.seconds, told.tokens
-        if isinstance(told.outcome, Evaluation):
-            trial.evaluation = told.outcome
-            trial.values = {**frozen.user_attrs["moopt:known"], **told.outcome.values}
-            trial.values |= dict(zip((o.name for o in objectives), frozen.values or (), strict=False))
-            trial.violations = dict(frozen.constraints)
-        else:
-            trial.failure = told.outcome
-    return trial, events
-
-
-def _told(job: Job, result: Mapping[str, Any]) -> Event:
-    return Event(result["seq"], job, _outcome(result), result["seconds"], result["tokens"])
-
-
-def _job_entry(job: Job) -> dict[str, Any]:
-    entry = {"trial": job.trial, "kind": job.kind, "tokens": job.fidelity.tokens, "batch": job.fidelity.batch}
-    return entry | ({"label": job.label} if job.label else {}) | ({"note": dict(job.note)} if job.note else {})
-
-
-def _job(entry: Mapping[str, Any], config: dict[str, Any]) -> Job:
-    fidelity = Fidelity(entry["tokens"], entry["batch"])
-    return Job(entry["trial"], config, entry["kind"], fidelity, label=entry.get("label"), note=entry.get("note", {}))
-
-
-def _outcome_entry(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Failure):
-        return {"failure": {"kind": outcome.kind, "message": outcome.message, "traceback": outcome.traceback}}
-    optional = {"variances": outcome.variances, "samples": outcome.samples, "attributes": outcome.attributes}
-    filled = {key: value for key, value in optional.items() if value}
-    plain: dict[str, Any] = json.loads(json.dumps({"values": outcome.values, **filled}, default=_plain))
-    return plain
-
-
-def _outcome(entry: Mapping[str, Any]) -> Outcome:
-    if "failure" in entry:
-        return Failure(**entry["failure"])
-    return Evaluation(entry["values"], entry.get("variances"), entry.get("samples"), entry.get("attributes", {}))
-
-
 def _side_key(job: Job) -> str:
     return f"moopt:job:{job.kind}:{job.trial}:{job.fidelity.tokens}:{job.fidelity.batch}"
-
-
-def _config_of(history: History, number: int) -> dict[str, Any]:
-    return history.trials[number].config if number >= 0 else {}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    return str(value)
 
 
 def _check_journal(path: Path) -> None:

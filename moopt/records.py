@@ -1,0 +1,111 @@
+"""Trials, jobs and outcomes <-> what Optuna and JSON hold of them. Conversions only: storage.py reads and writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from moopt.history import Event, Trial
+from moopt.history import TrialState as State
+from moopt.jobs import Failure, Job, Outcome
+from moopt.problem import Evaluation, Fidelity, Objective
+from moopt.space import Float, Integer, Space
+
+STATES: Mapping[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "pruned",
+}
+
+
+class Distributions(dict[str, BaseDistribution]):
+    """The distributions of a space. All trials share them: Optuna copies what it stores, at 10 ms for 120 variables."""
+
+    def __deepcopy__(self, memo: object) -> Distributions:
+        return self
+
+
+def distributions(space: Space) -> Distributions:
+    """The Optuna distribution of each variable: lists as categorical with their true values."""
+    found = Distributions()
+    for name, variable in space.items():
+        if isinstance(variable, Integer):
+            found[name] = IntDistribution(int(variable.lower), int(variable.upper))
+        elif isinstance(variable, Float):
+            found[name] = FloatDistribution(variable.lower, variable.upper)
+        else:
+            found[name] = CategoricalDistribution(variable.values)  # type: ignore[attr-defined]
+    return found
+
+
+def stored_trial(frozen: FrozenTrial, objectives: list[Objective]) -> tuple[Trial, list[Event]]:
+    """A trial as Optuna has it -> ours, and the events of its log: issued, and told once it is finished."""
+    issue, result = frozen.user_attrs["moopt:issue"], frozen.user_attrs.get("moopt:result")
+    job = stored_job(issue, dict(frozen.params))
+    trial = Trial(
+        frozen.number, job.config, STATES[frozen.state], label=job.label,
+        attempts=frozen.user_attrs.get("moopt:attempts", 1),
+    )  # fmt: skip
+    events = [Event(issue["seq"], job)]
+    if result is not None and frozen.state.is_finished():
+        end = told(job, result)
+        events.append(end)
+        trial.seconds, trial.tokens = end.seconds, end.tokens
+        if isinstance(end.outcome, Evaluation):
+            trial.evaluation = end.outcome
+            trial.values = {**frozen.user_attrs["moopt:known"], **end.outcome.values}
+            trial.values |= dict(zip((o.name for o in objectives), frozen.values or (), strict=False))
+            trial.violations = dict(frozen.constraints)
+        else:
+            trial.failure = end.outcome
+    return trial, events
+
+
+def told(job: Job, result: Mapping[str, Any]) -> Event:
+    """What came of a job, from its stored result."""
+    return Event(result["seq"], job, stored_outcome(result), result["seconds"], result["tokens"])
+
+
+def job_entry(job: Job) -> dict[str, Any]:
+    """A job -> JSON, without its configuration: that is in the trial's parameters."""
+    entry = {"trial": job.trial, "kind": job.kind, "tokens": job.fidelity.tokens, "batch": job.fidelity.batch}
+    optional = {"exclusive": job.exclusive, "label": job.label, "note": dict(job.note)}
+    return entry | {key: value for key, value in optional.items() if value}
+
+
+def stored_job(entry: Mapping[str, Any], config: dict[str, Any]) -> Job:
+    """The job of an entry; the inverse of `job_entry`."""
+    return Job(
+        entry["trial"], config, entry["kind"], Fidelity(entry["tokens"], entry["batch"]),
+        entry.get("exclusive", False), entry.get("label"), entry.get("note", {}),
+    )  # fmt: skip
+
+
+def outcome_entry(outcome: Outcome) -> dict[str, Any]:
+    """An evaluation or a failure -> JSON."""
+    if isinstance(outcome, Failure):
+        return {"failure": {"kind": outcome.kind, "message": outcome.message, "traceback": outcome.traceback}}
+    optional = {"variances": outcome.variances, "samples": outcome.samples, "attributes": outcome.attributes}
+    filled = {key: value for key, value in optional.items() if value}
+    plain: dict[str, Any] = json.loads(json.dumps({"values": outcome.values, **filled}, default=_plain))
+    return plain
+
+
+def stored_outcome(entry: Mapping[str, Any]) -> Outcome:
+    """The evaluation or the failure of an entry; the inverse of `outcome_entry`."""
+    if "failure" in entry:
+        return Failure(**entry["failure"])
+    return Evaluation(entry["values"], entry.get("variances"), entry.get("samples"), entry.get("attributes", {}))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return str(value)
