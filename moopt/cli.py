@@ -172,7 +172,8 @@ def plan(
         raise StudyError(
             f"{type(study.problem).__name__} has no method plan(trials, resources), so there is nothing to tell."
         )
-    needs: Mapping[str, Any] = planner(trials, study.resources)
+    found = planner(trials, study.resources)
+    needs: Mapping[str, Any] = found if isinstance(found, Mapping) else found.as_dict()
     if as_json:
         print_json({"study": study.name, "trials": trials, "needs": needs})
         return

@@ -65,10 +65,18 @@ def print_front(history: History) -> None:
 
 
 def print_needs(needs: Mapping[str, Any], title: str) -> None:
-    """A plan as a table: bare values, or mappings with `value`, `unit` and `how`."""
-    found = [(name, need if isinstance(need, Mapping) else {"value": need}) for name, need in needs.items()]
-    rows = [(name, f"{_text(n['value'])} {n.get('unit', '')}".strip(), n.get("how", "")) for name, n in found]
-    print_table(("what", "how much", "how it was found"), rows, title)
+    """A plan as a table: bare values, mappings with `value`, `unit` and `how`, or parts by name."""
+    rows = []
+    for name, need in needs.items():
+        if not isinstance(need, Mapping):
+            rows.append((name, _text(need), ""))
+        elif "value" in need:
+            rows.append((name, f"{_text(need['value'])} {need.get('unit', '')}".strip(), need.get("how", "")))
+        else:
+            rows.append((name, ", ".join(f"{part} {_text(value)}" for part, value in need.items()), ""))
+    how = any(row[2] for row in rows)
+    columns = ("what", "how much", "how it was found")
+    print_table(columns if how else columns[:2], rows if how else [row[:2] for row in rows], title)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str) -> None:

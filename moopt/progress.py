@@ -1,8 +1,4 @@
-"""The live display while a search runs: a panel on a terminal, plain lines in a pipe. Shows; never writes or decides.
-
-with Display(trials=200) as watch:
-    study.run(trials=200, watch=watch)
-"""
+"""The live display while a search runs: a panel on a terminal, plain lines in a pipe. Decides nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +44,7 @@ class Comparison:
 class Figures:
     """How a run stands. Rates are those of this run; what earlier runs found counts as done."""
 
-    trials: int
+    trials: int | None
     done: int = 0
     failed: int = 0
     front: int = 0
@@ -58,6 +54,11 @@ class Figures:
     left: float | None = None
     doing: str = "setting up"
     comparisons: list[Comparison] = field(default_factory=list)
+
+    @property
+    def progress(self) -> str:
+        """The trials done, of how many if that is known."""
+        return f"{self.done} trials" if self.trials is None else f"{self.done} of {self.trials} trials"
 
     def found(self) -> list[str]:
         """What was found and what it cost, one piece of text a figure."""
@@ -69,20 +70,26 @@ class Figures:
     def __str__(self) -> str:
         failed = [f"{self.failed} failed"] if self.failed else []
         left = [f"about {_clock(self.left)} left"] if self.left else []
-        parts = [f"{self.done} of {self.trials} trials", *failed, *self.found(), *left]
+        parts = [self.progress, *failed, *self.found(), *left]
         return f"{self.doing}: {', '.join(parts)}"
 
 
 class Display:
     """Shows a run as it goes: give what its `with` returns to `Study.run(watch=...)`.
 
+    Example:
+        with Display(trials=200) as watch:
+            study.run(trials=200, watch=watch)
+
     Args:
-        trials: How many trials the run goes up to, for the time left.
+        trials: How many trials the run goes up to; None leaves out the time left.
         file: Where to show it; standard error, so that standard output keeps the results alone.
         clock: Seconds, for the rates.
     """
 
-    def __init__(self, trials: int, file: TextIO | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, trials: int | None = None, file: TextIO | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._console = Console(file=file or sys.stderr, soft_wrap=True, highlight=False)
         self._clock = clock
         self._figures = Figures(trials)
@@ -134,7 +141,7 @@ class Display:
         self._figures.doing = _phase(event)
         self._figures.rate = self._tokens / spent if spent else 0.0
         recent = self._seconds[-20:]
-        remaining = max(self._figures.trials - self._figures.done, 0)
+        remaining = max((self._figures.trials or 0) - self._figures.done, 0)
         left = remaining * median(recent) if recent else 0.0
         self._figures.left = left if left >= 1 else None
 
@@ -145,8 +152,8 @@ class Display:
         figures = self._figures
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=figures.trials, completed=figures.done, width=30),
-            f"{figures.done} of {figures.trials} trials",
+            ProgressBar(total=figures.trials, completed=figures.done, width=30, pulse=figures.trials is None),
+            figures.progress,
             Text(f"{figures.failed} failed" if figures.failed else "", style="red"),
             f"{_clock(self._clock() - self._started)} so far",
             f"about {_clock(figures.left)} left" if figures.left else "",
@@ -155,7 +162,7 @@ class Display:
         return Group(bar, Text(" · ".join(facts), style="dim"), *_beaten(figures.comparisons))
 
 
-def measured(history: History, trials: int) -> Figures:
+def measured(history: History, trials: int | None) -> Figures:
     """How a study stands, from what it has found so far."""
     finished = [trial for trial in history.trials if trial.state != "running"]
     front = history.front()
