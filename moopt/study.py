@@ -282,5 +282,5 @@ def _require(algorithm: Algorithm, problem: Problem) -> None:
 def _source(problem: Problem) -> str:
     try:
         return f"{inspect.getsourcefile(type(problem))}:{type(problem).__qualname__}"
-    except TypeError:
+    except (TypeError, OSError):  # a class of the interpreter's prompt has no file
         return type(problem).__qualname__

@@ -70,7 +70,7 @@ class Opening(Algorithm):
 
     def _tabled(self) -> bool:
         problem = self.problem
-        wanted = getattr(problem, "sensitivity", None) is not None and bool(problem.space.discrete.all())
+        wanted = problem.sensitivity is not None and bool(problem.space.discrete.all())
         return wanted and isinstance(problem, HasSensitivities) and isinstance(problem, HasCosts)
 
 

@@ -1,0 +1,299 @@
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import moopt
+from moopt import pareto
+from moopt.algorithms import NSGA2, OptunaSampler, Random
+from moopt.errors import AlgorithmError, CapabilityError, NoFeasibleTrial, ProblemError, StudyError, StudyMismatch
+from moopt.testing.problems import LEVELS, MIXED, TINY, Landscape
+from moopt_problems.synthetic import BitToy
+
+ROOT = Path(moopt.__file__).parents[1]
+
+ALGORITHMS = {"nsga2": lambda: NSGA2(6), "random": Random, "optuna": lambda: OptunaSampler("nsga2")}
+
+
+class Counted(BitToy):
+    """Counts what is evaluated; begins with its sensitivities."""
+
+    sensitivity = moopt.Fidelity(100, "exact")
+
+    def __init__(self, layers: int = 5, **arguments: object):
+        super().__init__(layers, **arguments)  # type: ignore[arg-type]
+        self.evaluated: list[tuple] = []
+
+    def evaluate(self, config, fidelity):
+        self.evaluated.append(self.space.key(config))
+        return super().evaluate(config, fidelity)
+
+
+def log(study: moopt.Study) -> list:
+    """What a study did, but for the seconds it took."""
+    return [(e.seq, e.job, e.outcome, e.tokens) for e in study.history.events]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_no_candidate_is_evaluated_twice(tmp_path: Path, algorithm):
+    problem = Counted()
+    for trials in (7, 30, 30, 60):
+        moopt.Study("s", problem, algorithm(), tmp_path / "moopt.journal").run(trials)
+    assert len(problem.evaluated) == len(set(problem.evaluated)) == 60
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_the_seed_decides(algorithm):
+    first, second, other = (moopt.Study("s", Landscape(), algorithm(), seed=seed).run(25) for seed in (3, 3, 4))
+    assert log(first) == log(second) != log(other)
+
+
+@settings(max_examples=12)
+@given(st.sampled_from(sorted(ALGORITHMS)), st.lists(st.integers(1, 39), max_size=3))
+def test_resuming_at_any_point_equals_going_straight_through(algorithm: str, stops: list[int]):
+    straight = moopt.Study("s", Counted(), ALGORITHMS[algorithm]()).run(40)
+    with tempfile.TemporaryDirectory() as folder:
+        for stop in [*sorted(stops), 40]:
+            resumed = moopt.Study("s", Counted(), ALGORITHMS[algorithm](), Path(folder) / "moopt.journal").run(stop)
+        assert log(resumed) == log(straight)
+        assert moopt.load_history(Path(folder) / "moopt.journal").hypervolume() == straight.hypervolume()
+
+
+KILLED = """
+import os, signal, sys
+import moopt
+from moopt.algorithms import NSGA2
+from moopt.testing.problems import Landscape
+
+where, number = sys.argv[2], int(sys.argv[3])
+
+class Fatal(Landscape):
+    evaluations = 0
+    def evaluate(self, config, fidelity):
+        self.evaluations += 1
+        if where == "evaluating" and self.evaluations == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().evaluate(config, fidelity)
+    def fingerprint(self):
+        return {"identity": {"problem": "Landscape"}, "environment": {}}
+
+def watch(history, event):
+    print(event.job.trial, flush=True)
+    if where == "told" and event.job.trial == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+moopt.Study("s", Fatal(known=True), NSGA2(6), sys.argv[1]).run(30, watch=watch)
+"""
+
+
+@pytest.mark.parametrize(("where", "number"), [("evaluating", 1), ("evaluating", 13), ("told", 6), ("told", 20)])
+def test_killed_and_resumed_loses_nothing(tmp_path: Path, where: str, number: int):
+    path = tmp_path / "moopt.journal"
+    command = [sys.executable, "-c", KILLED, str(path), where, str(number)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    finished = [int(line) for line in killed.stdout.split()]
+    kept = [trial.number for trial in moopt.load_history(path).trials if trial.state == "complete"]
+    assert kept == finished
+    resumed = moopt.Study("s", Landscape(known=True), NSGA2(6), path).run(30)
+    straight = moopt.Study("s", Landscape(known=True), NSGA2(6)).run(30)
+    assert [t.config for t in resumed.history.trials] == [t.config for t in straight.history.trials]
+    assert resumed.front().drop(columns="seconds").equals(straight.front().drop(columns="seconds"))
+
+
+def test_interrupted_by_the_keyboard_it_goes_on_with_the_same_trial():
+    class Interrupted(Landscape):
+        left = 10
+
+        def evaluate(self, config, fidelity):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+            return super().evaluate(config, fidelity)
+
+    study = moopt.Study("s", Interrupted(), NSGA2(6))
+    with pytest.raises(KeyboardInterrupt):
+        study.run(20)
+    assert [trial.state for trial in study.history.trials] == ["complete"] * 9 + ["running"]
+    study.run(20)
+    assert [trial.state for trial in study.history.trials] == ["complete"] * 20
+    assert study.history.trials[9].attempts == 2
+
+
+def test_a_failed_trial_does_not_stop_the_study(caplog: pytest.LogCaptureFixture):
+    study = moopt.Study("s", Landscape(behaviour="flaky"), NSGA2(6)).run(30)
+    failed = [trial for trial in study.history.trials if trial.state == "failed"]
+    assert 0 < len(failed) < len(study.history.trials) == 30
+    assert all(trial.failure is not None and trial.failure.kind == "nonfinite" for trial in failed)
+    assert f"Trial {failed[0].number} failed: evaluate returned f0 = nan" in caplog.text
+    assert not set(study.front().index) & {trial.number for trial in failed}
+
+
+def test_an_exhausted_space_ends_the_study(caplog: pytest.LogCaptureFixture):
+    study = moopt.Study("s", Landscape(TINY), NSGA2(4)).run(50)
+    assert len(study.history.trials) == 6
+    assert "exhausted" in caplog.text
+
+
+def test_baselines_and_knapsacks_open_a_study():
+    study = moopt.Study("s", Counted(), NSGA2(20)).run(20)
+    labels = [trial.label for trial in study.history.trials]
+    assert labels[:5] == ["2 bits", "3 bits", "4 bits", "6 bits", "8 bits"]
+    knapsacks = [label for label in labels if label and label.startswith("knapsack")]
+    assert labels[5 : 5 + len(knapsacks)] == knapsacks
+    assert "knapsack between 2 bits and 3 bits" in knapsacks
+    assert labels[5 + len(knapsacks) :] == [None] * (15 - len(knapsacks))
+    assert study.history.events[0].job.kind == "sensitivity"
+
+
+def test_a_baseline_known_to_be_infeasible_and_a_second_equal_one_are_not_run():
+    class Baselines(Landscape):
+        def baselines(self):
+            return {name: dict.fromkeys(LEVELS, bits) for name, bits in (("low", 2), ("again", 2), ("high", 8))}
+
+    study = moopt.Study("s", Baselines(constraint="known"), Random()).run(5)
+    assert [trial.label for trial in study.history.trials] == ["low", None, None, None, None]
+
+
+def test_sensitivities_that_fail_stop_the_study_and_are_tried_again():
+    class Failing(Counted):
+        broken = True
+
+        def sensitivities(self, method, tokens):
+            if self.broken:
+                raise RuntimeError("out of memory")
+            return super().sensitivities(method, tokens)
+
+    problem = Failing()
+    study = moopt.Study("s", problem, NSGA2(6))
+    with pytest.raises(StudyError, match="out of memory"):
+        study.run(10)
+    problem.broken = False
+    assert any((t.label or "").startswith("knapsack") for t in study.run(10).history.trials)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"algorithm": NSGA2(7)}, "algorithm.population_size was 6, is 7"),
+        ({"algorithm": Random()}, "algorithm.algorithm was NSGA2, is Random"),
+        ({"problem": Landscape(MIXED)}, r"space.bits was absent, is .* space.layer0"),
+        ({"problem": Landscape(LEVELS, 3)}, "objectives was"),
+        ({"problem": Landscape(LEVELS, constraint="known")}, "constraints was"),
+    ],
+)
+def test_another_study_of_that_name_is_refused(tmp_path: Path, change: dict, message: str):
+    study = {"problem": Landscape(), "algorithm": NSGA2(6), "storage": tmp_path / "moopt.journal"}
+    moopt.Study("s", **study).run(5)
+    with pytest.raises(StudyMismatch, match=message):
+        moopt.Study("s", **study | change).run(10)
+    assert len(moopt.load_history(tmp_path / "moopt.journal").trials) == 5
+
+
+def test_a_study_seen_from_elsewhere_is_up_to_date(tmp_path: Path):
+    here, there = (moopt.Study("s", Landscape(), NSGA2(6), tmp_path / "moopt.journal") for _ in range(2))
+    assert len(here.history.trials) == 0
+    for trials in (5, 9):
+        there.run(trials)
+        assert len(here.history.trials) == trials
+    assert len(here.run(12).history.trials) == len(there.history.trials) == 12
+
+
+def test_front_knee_and_pick():
+    study = moopt.Study("s", BitToy(6), NSGA2(20)).run(150)
+    front, every = study.front(), study.trials()
+    assert front["size"].is_monotonic_increasing
+    assert front["loss"].is_monotonic_decreasing
+    small = every[every["size"] <= 100]
+    assert study.pick("size <= 100").values["loss"] == small["loss"].min()
+    assert study.pick("loss <= 0.01").values["size"] == every[every["loss"] <= 0.01]["size"].min()
+    assert study.pick("size <= 100 and loss > 0.001").values["loss"] == small[small["loss"] > 0.001]["loss"].min()
+    assert study.knee().number in front.index
+    assert front["size"].min() < study.knee().values["size"] < front["size"].max()
+
+
+def test_hypervolume_uses_the_given_the_declared_or_an_inferred_reference():
+    study = moopt.Study("s", BitToy(6), NSGA2(20)).run(60)
+    corner = {"loss": 1.0, "size": 500.0}
+    points = np.array([[t.values["loss"], t.values["size"]] for t in study.history.trials])
+    assert study.hypervolume(corner) == pytest.approx(pareto.hypervolume(points, [1.0, 500.0]))
+    opening = points[:5]
+    assert study.hypervolume() == pytest.approx(pareto.hypervolume(points, pareto.reference_point(opening)))
+
+
+@pytest.mark.parametrize(
+    ("condition", "error", "message"),
+    [
+        ("size <= 0", NoFeasibleTrial, "the trials reach loss .* size"),
+        ("speed <= 3", StudyError, "'speed' is no objective or constraint"),
+        ("size smaller 3", StudyError, "expected a bound such as"),
+        ("size <= many", StudyError, "expected a bound such as"),
+    ],
+)
+def test_a_pick_that_finds_nothing_says_why(condition: str, error: type, message: str):
+    study = moopt.Study("s", BitToy(6), NSGA2(6)).run(10)
+    with pytest.raises(error, match=message):
+        study.pick(condition)
+
+
+def test_an_infeasible_trial_is_never_best():
+    study = moopt.Study("s", Landscape(constraint="measured"), NSGA2(8)).run(60)
+    assert any(not trial.feasible for trial in study.history.trials)
+    assert (study.front()["mean"] <= 0.6).all()
+    assert study.knee().feasible
+    assert study.pick("f0 < 1").feasible
+
+
+def test_measurements_are_made_of_the_front_and_the_baselines_and_only_once(tmp_path: Path):
+    class Measured(Counted):
+        measurements = {"held-out": moopt.Fidelity(500)}  # noqa: RUF012
+
+        def evaluate(self, config, fidelity):
+            found = super().evaluate(config, fidelity)
+            return moopt.Evaluation({"loss": 2 * found.values["loss"]}) if fidelity.batch == "held-out" else found
+
+    problem = Measured()
+    study = moopt.Study("s", problem, NSGA2(6), tmp_path / "moopt.journal").run(20)
+    wanted = {*study.front().index, *(t.number for t in study.history.trials if t.label)}
+    assert {number for number, _ in study.history.measures} == wanted
+    for number in wanted:
+        trial = study.history.trials[number]
+        assert study.history.measures[number, "held-out"].values["loss"] == 2 * trial.values["loss"]
+    assert study.history.tokens == 100 + 500 * len(wanted)
+    count = len(problem.evaluated)
+    moopt.Study("s", problem, NSGA2(6), tmp_path / "moopt.journal").run(20)
+    assert len(problem.evaluated) == count
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: moopt.Study("", Landscape()), StudyError, "non-empty string"),
+        (lambda: moopt.Study("s", Landscape), ProblemError, r"Landscape\(\) is one"),
+        (lambda: moopt.Study("s", Landscape(), "nsga-2"), AlgorithmError, "no algorithm 'nsga-2'"),
+        (lambda: moopt.Study("s", Landscape(), NSGA2), AlgorithmError, r"such as NSGA2\(\)"),
+        (lambda: moopt.Study("s", Landscape(), seed=-1), StudyError, "whole number from 0"),
+        (lambda: moopt.Study("s", Landscape()).run(0), StudyError, "above 0"),
+        (lambda: NSGA2(0), AlgorithmError, "population_size is 0"),
+        (lambda: moopt.Study("s", Landscape()).pick("f0 < 1"), NoFeasibleTrial, "no trial is complete"),
+        (lambda: moopt.Study("s", Landscape()).knee(), NoFeasibleTrial, "no complete and feasible trial"),
+    ],
+)
+def test_nonsense_is_refused(make, error: type, message: str):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_an_algorithm_that_needs_more_than_the_problem_has_is_refused():
+    class Demanding(Random):
+        requires = frozenset({"gradient", "costs"})
+
+    with pytest.raises(CapabilityError, match=r"Demanding needs what Landscape lacks: costs .*, gradient"):
+        moopt.Study("s", Landscape(), Demanding())
