@@ -179,8 +179,7 @@ def _constructed(kind: type[Problem], arguments: Mapping[str, Any]) -> Problem:
         if parameter.default is parameter.empty and parameter.kind not in variadic and name not in arguments:
             raise TargetError(f"{kind.__name__} needs {name}: give --set {name}=VALUE.")
     given = {key: _like(parameters[key].default, value) for key, value in arguments.items()}
-    source = inspect.getsourcefile(kind)
-    return cast(Problem, _guarded(lambda: kind(**given), kind.__name__, Path(source) if source else None))
+    return cast(Problem, _guarded(lambda: kind(**given), kind.__name__, None))
 
 
 def _rebuilt(problem: Problem, changes: Mapping[str, Any]) -> Problem:
@@ -215,11 +214,11 @@ def _like(present: Any, value: Any) -> Any:
 
 
 def _guarded(run: Callable[[], Any], what: str, path: Path | None) -> Any:
-    """The result of a user's code; what it raises becomes a `TargetError` that names the line."""
+    """The result of a user's code; what it raises becomes a `TargetError` that names the line, given the file."""
     try:
         return run()
     except MooptError as error:
-        raise type(error)(f"{_place(error, what, path)}: {error}") from error
+        raise type(error)(f"{_place(error, what, path)}: {error}" if path else str(error)) from error
     except (Exception, SystemExit) as error:
         message = error.msg if isinstance(error, SyntaxError) else error
         raise TargetError(f"{_place(error, what, path)}: {type(error).__name__}: {message}") from error

@@ -123,7 +123,7 @@ class Display:
         self._tokens += event.tokens
         if event.job.kind == "evaluate":
             self._seconds.append(event.seconds)
-        phase = _phase(event)
+        phase = event.job.kind
         due = self._clock() - self._shown >= (FRAME_EVERY if self._live else LINE_EVERY)
         if not due and phase == self._phase:
             return
@@ -138,7 +138,7 @@ class Display:
         self._shown = self._clock()
         spent = self._shown - self._started
         self._figures = measured(history, self._figures.trials)
-        self._figures.doing = _phase(event)
+        self._figures.doing = _doing(history, event)
         self._figures.rate = self._tokens / spent if spent else 0.0
         recent = self._seconds[-20:]
         remaining = max((self._figures.trials or 0) - self._figures.done, 0)
@@ -208,9 +208,10 @@ def _beaten(found: Sequence[Comparison]) -> list[RenderableType]:
     return [table]
 
 
-def _phase(event: Event) -> str:
+def _doing(history: History, event: Event) -> str:
     if event.job.kind == "measure":
-        return f"measuring the front ({event.job.fidelity.batch})"
+        purpose = str(event.job.fidelity.batch)
+        return f"measuring the front ({purpose}, {sum(p == purpose for _, p in history.measures)} done)"
     return "estimating sensitivities" if event.job.kind == "sensitivity" else "searching"
 
 

@@ -45,7 +45,7 @@ class Toy(moopt.Problem):
             raise RuntimeError("no luck")
         return moopt.Evaluation({"loss": config["x"] + 1 / config["bits"]})
 
-    def plan(self, trials, resources):
+    def plan(self, trials, extra, resources):
         return {"minutes": {"value": trials / 60, "unit": "min", "how": "one second a trial"}, "workers": 1}
 
 study = moopt.Study("toy", Toy(), "random", storage="toy.journal")
