@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from moopt.problem import Constraint, Evaluation, Fidelity, Objective, Problem
 from moopt.space import Choice, Config, Float, Integer, Ordinal, Space
@@ -13,8 +14,16 @@ from moopt.space import Choice, Config, Float, Integer, Ordinal, Space
 LEVELS = Space({f"layer{i}": Ordinal(2, 3, 4, 8) for i in range(6)})
 """4,096 configurations of ordered levels."""
 
-MIXED = Space({"x": Float(-1, 2), "bits": Ordinal(2, 3, 4, 8), "kind": Choice("a", "b", "c"), "n": Integer(1, 9)})
-"""Every kind of variable."""
+MIXED = Space(
+    {
+        "x": Float(-1, 2),
+        "bits": Ordinal(2, 3, 4, 8),
+        "kind": Choice("a", "b", "c"),
+        "n": Integer(1, 9),
+        "only": Ordinal(4),
+    }
+)
+"""Every kind of variable, and one that leaves no choice."""
 
 TINY = Space({"bits": Ordinal(2, 3, 4), "kind": Choice("a", "b")})
 """6 configurations."""
@@ -53,8 +62,7 @@ class Landscape(Problem):
         return found | ({"mean": mean} if self._known_mean else {})
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
-        row = self.space.encode(config)
-        scaled = (row - self.space.lower) / (self.space.upper - self.space.lower)
+        scaled = self._scaled(config)
         values = {
             o.name: o.sign * float(((scaled - j / len(self.objectives)) ** 2).mean())
             for j, o in enumerate(self.objectives)
@@ -62,12 +70,16 @@ class Landscape(Problem):
         }
         if self.behaviour == "constant":
             values = dict.fromkeys(values, 1.0)
-        if self.behaviour == "failing" or (self.behaviour == "flaky" and int(row.sum()) % 3 == 0):
+        if self.behaviour == "failing" or (self.behaviour == "flaky" and int(self.space.encode(config).sum()) % 3 == 0):
             values = dict.fromkeys(values, float("nan"))
         if self.constraints and not self._known_mean:
             values["mean"] = self._mean(config)
         return Evaluation(values)
 
     def _mean(self, config: Config) -> float:
+        return float(self._scaled(config).mean())
+
+    def _scaled(self, config: Config) -> npt.NDArray[np.float64]:
         span = self.space.upper - self.space.lower
-        return float(np.mean((self.space.encode(config) - self.space.lower) / span))
+        scaled: npt.NDArray[np.float64] = (self.space.encode(config) - self.space.lower) / np.where(span > 0, span, 1)
+        return scaled
