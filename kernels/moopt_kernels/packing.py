@@ -28,7 +28,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     stream = (codes[..., None] >> torch.arange(bits, device=codes.device)).bitwise_and_(1).view(n, k * bits)
     padded = torch.nn.functional.pad(stream, (0, packed_columns(k, bits) * 8 - k * bits))
     places = (1 << torch.arange(8, device=codes.device)).to(torch.uint8)
-    return (padded.view(n, -1, 8) * places).sum(-1, dtype=torch.uint8)
+    return (padded.view(n, packed_columns(k, bits), 8) * places).sum(-1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
@@ -44,7 +44,7 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
             f"for {columns} codes of {bits} bits."
         )
     n = len(packed)
-    stream = (packed[..., None] >> torch.arange(8, device=packed.device)).bitwise_and_(1).view(n, -1)
+    stream = (packed[..., None] >> torch.arange(8, device=packed.device)).bitwise_and_(1).view(n, packed.shape[1] * 8)
     places = (1 << torch.arange(bits, device=packed.device)).to(torch.uint8)
     return (stream[:, : columns * bits].view(n, columns, bits) * places).sum(-1, dtype=torch.uint8)
 

@@ -84,6 +84,10 @@ class Algorithm(ABC):
             if job.kind == "evaluate" and not isinstance(outcome, Failure):
                 self.archive.add(job, outcome)
 
+    def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
+        """About what else so many trials will take: by kind of job, how many and the tokens of each."""
+        return {}
+
     def settings(self) -> dict[str, Any]:
         """A JSON description, equal for algorithms that do the same: part of a study's identity."""
         public = {k.removeprefix("_"): v for k, v in vars(self).items() if k in type(self).__init__.__annotations__}

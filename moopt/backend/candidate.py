@@ -42,7 +42,7 @@ class Candidate:
         self._modules = {w.name: module_of(self.model, w) for w in weights}
         self._originals = {name: module.weight.data for name, module in self._modules.items()}
         self._variants: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
-        self._room = int(FRACTION_OF_MEMORY * free_memory(device))
+        self._room = room_for_variants(device)
         self.current: dict[str, int] = {}
 
     def use(self, widths: Widths) -> None:
@@ -89,13 +89,13 @@ class Candidate:
             self._room += self._variants.popitem(last=False)[1].nbytes
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free now on a device."""
+def room_for_variants(device: torch.device) -> int:
+    """Bytes that variants may take on a device: a share of what is free now."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(FRACTION_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
     with open("/proc/meminfo") as lines:
-        found = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return found["MemAvailable"] * 1024
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return int(FRACTION_OF_MEMORY * free * 1024)
 
 
 def choose_device(device: str) -> torch.device:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 TOKENS_AT_ONCE = 4096
 """Tokens of one forward pass through the body."""
-ROWS = 512
-COLUMNS = 4096
-"""The tile of logits that is held at a time, rows x columns: it stays in the cache."""
+ROWS, COLUMNS = 1024, 2048
+"""The tile of logits that a comparison holds at a time."""
+LOGITS = 1 << 25
+"""Logits of whole rows that are held at a time where the distribution itself is needed: 128 MiB."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ def head_of(model: nn.Module) -> Head:
     if divisor := getattr(config, "logits_scaling", None):
         scale = 1.0 / divisor
     return Head(layer.weight.data, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+def whole_rows(head: Head) -> int:
+    """How many rows of all logits may be held at a time."""
+    return max(16, LOGITS // len(head.weight))
 
 
 def product(hidden: Tensor, weight: Tensor) -> Tensor:
@@ -122,14 +128,24 @@ def observe(model: nn.Module, ids: Tensor, head: Head, candidate_head: Head) -> 
     """
     expected, bias, entropy, top = [], [], [], []
     for states in hidden_states(model, ids):
-        for rows in states.split(ROWS // 2):
+        for rows in states.split(whole_rows(head)):
             z = head.logits(rows)
-            p = (z - z.logsumexp(-1, keepdim=True)).exp_()
             top.append(z.argmax(-1))
-            entropy.append(torch.special.entr(p).sum(-1).neg())
-            expected.append(product(p.to(rows.dtype), candidate_head.weight.T) * candidate_head.scale)
+            z -= z.logsumexp(-1, keepdim=True)
+            p = z.exp()
+            entropy.append((z.mul_(p)).sum(-1))
+            expected.append(_mean(p, candidate_head, rows.dtype))
             bias.append(p @ candidate_head.bias.float() if candidate_head.bias is not None else p.new_zeros(len(p)))
     return Reference(ids, torch.cat(expected), torch.cat(bias), torch.cat(entropy), torch.cat(top))
+
+
+def _mean(p: Tensor, head: Head, dtype: torch.dtype) -> Tensor:
+    """W'p [n, k] for distributions p [n, v], which are split in two where the factors have 16 bits."""
+    high = p.to(dtype)
+    mean = product(high, head.weight.T)
+    if dtype != p.dtype:
+        mean += product((p - high.float()).to(dtype), head.weight.T)
+    return mean * head.scale
 
 
 @dataclass(frozen=True)

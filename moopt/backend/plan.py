@@ -2,23 +2,160 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from moopt.problem import Resources
+from moopt.backend import models, sensitivity
+from moopt.backend.candidate import room_for_variants
+from moopt.backend.evaluator import LanguageEvaluator
+from moopt.backend.sensitivity import AT_ONCE, SEQUENCE, Decision
+from moopt.backend.workbench import Allocation, Workbench
+from moopt.problem import Fidelity, Resources
+
+FINALISTS = 30
+"""About how many points are measured again at the end: the front and the baselines."""
+BYTES_PER_TRIAL = 25_000
+REPORT_BYTES = 6_000_000
+BLOCKS = 4
+"""Blocks that are quantized and tapped for a measurement; the others take as long."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The needs of a study."""
+    """The needs of a study on this machine.
 
-    memory_gb: float
+    Attributes:
+        peak_memory_gib: The most memory the process will hold.
+        disk_gib: The model's cache, the storage and the report.
+        minutes: From the start to the report.
+        minutes_of: Where they go.
+        evaluation_ms_per_token: What an evaluation costs, as measured just now.
+        forward_tokens: What the search will cost.
+    """
+
+    peak_memory_gib: float
+    disk_gib: float
+    minutes: float
+    minutes_of: dict[str, float]
+    evaluation_ms_per_token: float
+    forward_tokens: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain."""
+        """Plain values, for JSON."""
         return asdict(self)
 
 
-def make_plan(problem: Any, trials: int, resources: Resources) -> Plan:
-    """Measure and extrapolate."""
-    raise NotImplementedError
+class _Trial:
+    """A little of everything, measured once on the loaded model."""
+
+    def __init__(self, problem: Allocation, resources: Resources) -> None:
+        self._problem = problem
+        began = time.perf_counter()
+        self._bench = Workbench(problem, resources)
+        self.load_seconds = time.perf_counter() - began
+        decisions = list(problem.decided.values())
+        self._part = decisions[: max(1, len(decisions) * BLOCKS // max(_blocks(decisions), 1))]
+        self.share = len(self._part) / len(decisions)
+        began = time.perf_counter()
+        for decision in self._part:
+            self._bench.evaluator.candidate.prepare({w.name: decision.options for w in decision.weights})
+        self.quantize_seconds = (time.perf_counter() - began) / self.share
+        self.resident = _status("VmRSS")
+        self.evaluation = self._timed(self._evaluate) / self._tokens
+        self.backward = self._timed(self._backward) / (AT_ONCE * SEQUENCE) if problem.is_language else 0.0
+        self.activations = max(0, _status("VmHWM") - self.resident)
+
+    def variants(self) -> int:
+        """Bytes of the variants that are still to come."""
+        candidate = self._bench.evaluator.candidate
+        size = candidate.dtype.itemsize
+        every = [w.count * size * len(d.options) for d in self._problem.decided.values() for w in d.weights]
+        made = sum(w.count * size * len(d.options) for d in self._part for w in d.weights)
+        return min(sum(every), room_for_variants(candidate.device) + made) - made
+
+    @property
+    def _tokens(self) -> int:
+        return min(self._problem.fidelity.tokens, 4 * self._problem.context)
+
+    def _evaluate(self) -> None:
+        self._bench.evaluator.measure(self._widths(), Fidelity(self._tokens, 0))
+
+    def _backward(self) -> None:
+        evaluator = self._bench.evaluator
+        assert isinstance(evaluator, LanguageEvaluator)
+        evaluator.use(self._widths())
+        ids = evaluator.tokens.draws("search", AT_ONCE * SEQUENCE, SEQUENCE, seed=0).to(evaluator.candidate.device)
+        few = self._part[: max(1, len(self._part) // BLOCKS)]
+        began = time.perf_counter()
+        sensitivity.sampled_fisher(evaluator.candidate, few, evaluator.head(), ids, seed=0)
+        some = time.perf_counter()
+        sensitivity.sampled_fisher(evaluator.candidate, self._part, evaluator.head(), ids, seed=0)
+        more = time.perf_counter()
+        tapped = max(0.0, (more - some) - (some - began)) / max(len(self._part) - len(few), 1)
+        self.backward_seconds = (some - began) + tapped * (len(self._problem.decided) - len(few))
+
+    def _widths(self) -> dict[str, int]:
+        return {w.name: max(d.options) for d in self._part for w in d.weights}
+
+    def _timed(self, work: Callable[[], None]) -> float:
+        work()
+        if work == self._backward:
+            return self.backward_seconds
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+
+def make_plan(
+    problem: Any, trials: int, extra: Mapping[str, tuple[int, int]] | None = None, resources: Resources | None = None
+) -> Plan:
+    """Load the model, run a little of everything, and extrapolate.
+
+    Args:
+        problem: A bit-allocation problem.
+        trials: Trials in total.
+        extra: What else the algorithm will do: the number of jobs of a kind, and the tokens of each.
+        resources: The device and the threads.
+    """
+    trial = _Trial(problem, resources or Resources())
+    gradients, gradient_tokens = (extra or {}).get("gradient", (0, 0))
+    method: Fidelity | None = problem.sensitivity
+    probes = sum(len(d.options) for d in problem.decided.values())
+    each = {"fisher": trial.backward, "one-layer": trial.evaluation * probes}
+    held_out = sum(fidelity.tokens for fidelity in problem.measurements.values())
+    seconds = {
+        "loading and quantizing": trial.load_seconds + trial.quantize_seconds,
+        "sensitivities": each.get(str(method.batch), 0.0) * method.tokens if method else 0.0,
+        "candidates": trial.evaluation * problem.fidelity.tokens * (trials + 1),
+        "gradients": (1.8 * trial.backward + trial.evaluation) * gradients * gradient_tokens,
+        "held-out figures": trial.evaluation * held_out * (min(trials, FINALISTS) + 1),
+    }
+    tokens = trials * problem.fidelity.tokens + FINALISTS * held_out
+    tokens += gradients * problem.forward_tokens("gradient", Fidelity(gradient_tokens))
+    tokens += problem.forward_tokens("sensitivity", method) if method else 0
+    place = Path(models.location(problem.model))
+    disk = BYTES_PER_TRIAL * trials + REPORT_BYTES
+    disk += sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if place.is_dir() else 0
+    return Plan(
+        peak_memory_gib=(trial.resident + trial.variants() + trial.activations) / 2**30,
+        disk_gib=disk / 2**30,
+        minutes=sum(seconds.values()) / 60,
+        minutes_of={name: value / 60 for name, value in seconds.items()},
+        evaluation_ms_per_token=trial.evaluation * 1000,
+        forward_tokens=int(tokens),
+    )
+
+
+def _blocks(decisions: list[Decision]) -> int:
+    numbers = {w.block for d in decisions for w in d.weights if w.block is not None}
+    return len(numbers) or math.ceil(len(decisions) / BLOCKS)
+
+
+def _status(entry: str) -> int:
+    """A figure of this process in bytes: VmRSS is what it holds, VmHWM the most it held."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))

@@ -53,28 +53,41 @@ def rtn_symmetric(weight: Tensor, bits: int, group_size: int) -> Quantized:
     return Quantized(found.codes, found.scales, None, bits)
 
 
-def hqq(weight: Tensor, bits: int, group_size: int, steps: int = 20, p: float = 0.7) -> Quantized:
+SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+"""Shares of a group's range that half-quadratic quantization tries."""
+
+
+def hqq(weight: Tensor, bits: int, group_size: int, steps: int = 4, p: float = 0.7) -> Quantized:
     """Half-quadratic quantization (Badri & Shaji 2023): refits the zero points under an l_p loss, p < 1, without data.
 
-    Each step shrinks the error by the generalised soft threshold and solves for the zero point; it stops when the
-    mean absolute error no longer falls. Zero points are rounded to whole codes.
+    Each step shrinks the error by the generalised soft threshold and solves for the zero point. The published method
+    keeps the range and stores fractional zero points; ours are whole codes, where that alone moves little, so shares
+    of the range are tried too and each group takes what loses least.
     """
     grouped = _grouped(weight, group_size)
-    scale, zero = _range(grouped, bits)
-    wide, beta, best = scale.float(), 10.0, float("inf")
-    chosen = zero
-    for _ in range(steps):
-        codes = (grouped / wide + zero).round().clamp(0, 2**bits - 1)
-        error = grouped - wide * (codes - zero)
-        loss = float(error.abs().mean())
-        if loss >= best:
-            break
-        best, chosen = loss, zero
-        shrunk = error.sign() * (error.abs() - error.abs().clamp_min(1e-8).pow(p - 1) / beta).clamp_min(0)
-        zero = (codes - (grouped - shrunk) / wide).mean(-1, keepdim=True)
-        beta *= 1.01
-    rounded = chosen.round().clamp(0, 255)
-    return _rounded(grouped, scale, rounded, bits)
+    scale, best = _range(grouped, bits)
+    lowest = _loss(grouped, scale.float(), best, bits, p)
+    for share in SHRINKS:
+        tried, zero = _range(grouped * share, bits)
+        wide, beta = tried.float(), 10.0
+        for _ in range(steps):
+            rounded = zero.round().clamp(0, 255)
+            loss = _loss(grouped, wide, rounded, bits, p)
+            better = loss < lowest
+            lowest, best = torch.where(better, loss, lowest), torch.where(better, rounded, best)
+            scale = torch.where(better, tried, scale)
+            codes = (grouped / wide + zero).round().clamp(0, 2**bits - 1)
+            error = grouped - wide * (codes - zero)
+            shrunk = error.sign() * (error.abs() - error.abs().clamp_min(1e-8).pow(p - 1) / beta).clamp_min(0)
+            zero = (codes - (grouped - shrunk) / wide).mean(-1, keepdim=True)
+            beta *= 1.01
+    return _rounded(grouped, scale, best, bits)
+
+
+def _loss(grouped: Tensor, scale: Tensor, zero: Tensor, bits: int, p: float) -> Tensor:
+    """The l_p error of each group, [n, groups, 1]."""
+    codes = (grouped / scale + zero).round().clamp(0, 2**bits - 1)
+    return (grouped - scale * (codes - zero)).abs().pow(p).sum(-1, keepdim=True)
 
 
 QUANTIZERS: dict[str, Callable[[Tensor, int, int], Quantized]] = {

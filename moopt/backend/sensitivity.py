@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from moopt.backend.candidate import Candidate
-from moopt.backend.language import Head, Reference, product
+from moopt.backend.language import Head, Reference, whole_rows
 from moopt.backend.weights import Weight, module_of
 
 FloatArray = npt.NDArray[np.float64]
@@ -28,9 +28,6 @@ SEQUENCE = 128
 """Tokens of a sequence: short ones give more independent samples for the same cost."""
 AT_ONCE = 8
 """Sequences of one backward pass."""
-ROWS = 256
-"""Rows of logits held at a time."""
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -166,7 +163,7 @@ def _forward(candidate: Candidate, decisions: Sequence[Decision], ids: Tensor) -
 @torch.no_grad()
 def _sampled_gradient(states: Tensor, head: Head, generator: torch.Generator) -> Tensor:
     """dL/dh [n, k] of L = -sum log p(y), y drawn from p itself."""
-    return torch.cat([_draw(rows, head, generator)[0] for rows in states.split(ROWS)])
+    return torch.cat([_draw(rows, head, generator)[0] for rows in states.split(whole_rows(head))])
 
 
 @torch.no_grad()
@@ -175,7 +172,7 @@ def _both_gradients(
 ) -> tuple[Tensor, Tensor, float]:
     """dL/dh of the sampled loss and of the KL to the original, [n, k] each, and the sum of the KL."""
     sampled, toward, total, at = [], [], 0.0, rows.start
-    for block in states.split(ROWS):
+    for block in states.split(whole_rows(head)):
         part = slice(at, at + len(block))
         at += len(block)
         drawn, mean, normaliser = _draw(block, head, generator)
@@ -192,7 +189,7 @@ def _draw(rows: Tensor, head: Head, generator: torch.Generator) -> tuple[Tensor,
     z = head.logits(rows)
     normaliser = z.logsumexp(-1)
     p = z.sub_(normaliser[:, None]).exp_()
-    mean = product(p.to(rows.dtype), head.weight.T) * head.scale
+    mean = (p.to(rows.dtype) @ head.weight).float() * head.scale
     place = torch.rand(len(rows), 1, generator=generator, device=rows.device)
     cumulated = p.cumsum_(-1)
     label = torch.searchsorted(cumulated, place * cumulated[:, -1:]).clamp_(max=p.shape[1] - 1)[:, 0]

@@ -215,9 +215,17 @@ class BitAllocation(Problem):
             "environment": {"torch": torch.__version__, "cores": os.cpu_count()},
         }
 
-    def plan(self, trials: int, resources: Resources | None = None) -> Plan:
-        """Memory, disk and minutes that a study of so many trials will need, measured here in seconds."""
-        return make_plan(self, trials, resources or Resources())
+    def plan(
+        self, trials: int, extra: Mapping[str, tuple[int, int]] | None = None, resources: Resources | None = None
+    ) -> Plan:
+        """Memory, disk and minutes that a study of so many trials will need, measured here in seconds.
+
+        Args:
+            trials: Trials in total.
+            extra: What else the algorithm will do: see `Algorithm.extra_jobs`.
+            resources: The device and the threads.
+        """
+        return make_plan(self, trials, extra, resources)
 
     @property
     def finalist_metrics(self) -> tuple[user.Metric, ...]:

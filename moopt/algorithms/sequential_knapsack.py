@@ -1,0 +1,222 @@
+"""Sequential knapsack: linearise the loss at a candidate, allocate exactly, measure, repeat, at several budgets.
+
+A discrete Gauss-Newton step with a trust region. Around a candidate J, `problem.gradient` gives for every change of
+one decision a linear and a curvature term; an exact knapsack on their sum, plus a penalty for every decision that
+leaves J, proposes candidates of the same cost for several radii. All are measured, the best becomes the next J.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.algorithms.base import Algorithm, positive
+from moopt.algorithms.opening import configuration, discrete_names
+from moopt.budgets import Knapsack
+from moopt.errors import AlgorithmError, BudgetError
+from moopt.jobs import Failure, Job, Outcome
+from moopt.problem import Evaluation, Fidelity, HasCosts, HasMoves, Problem
+from moopt.space import Config
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+RADII = (2, 4, 8, 16)
+"""How many decisions a step may change, about: small steps are the ones that pay."""
+OPENING = 15
+"""About how many trials a study opens with."""
+FIRST_EXPECTATION = 0.03
+"""The relative gain that a budget without a step is taken to promise at least."""
+PATIENCE = 0.3
+"""What is left of a budget's expectation after a step that gained nothing."""
+
+
+@dataclass
+class Lane:
+    """The search at one budget.
+
+    Attributes:
+        budget: The cost that candidates may have.
+        best: The best candidate within it so far.
+        loss: Its loss.
+        expected: The relative gain the next step is taken to promise.
+        before: The loss when the present step began.
+        waiting: Candidates of the present step that are not issued yet.
+        open: Keys of candidates of the present step that are not told yet.
+        linearising: Whether a gradient is under way.
+    """
+
+    budget: int
+    best: Job | None = None
+    loss: float = np.inf
+    expected: float = FIRST_EXPECTATION
+    before: float = np.inf
+    waiting: list[Config] = field(default_factory=list)
+    open: set[tuple[object, ...]] = field(default_factory=set)
+    linearising: bool = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether a new step may begin."""
+        return self.best is not None and not (self.linearising or self.waiting or self.open)
+
+
+class SequentialKnapsack(Algorithm):
+    """Improves candidates at several budgets, the one that promises most next.
+
+    Args:
+        tokens: Tokens of each gradient.
+        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
+
+    def __init__(self, tokens: int = 6144, budgets: Sequence[int] | None = None) -> None:
+        self.tokens = positive("tokens", tokens)
+        self.budgets = None if budgets is None else [int(b) for b in budgets]
+
+    def start(self, problem: Problem, seed: int) -> None:
+        super().start(problem, seed)
+        assert isinstance(problem, HasCosts)
+        if not all(variable.discrete for variable in problem.space.values()):
+            raise AlgorithmError("SequentialKnapsack needs discrete decisions; the space has a Float.")
+        self._costs = problem.costs()
+        self._names = discrete_names(problem)
+        self._loss = next(i for i, o in enumerate(problem.objectives) if not o.known)
+        self._predicted: FloatArray | None = None
+        self._steps = 0
+        self._lanes = [Lane(budget) for budget in self._budgets(problem)]
+
+    def ask(self, n: int) -> list[Job]:
+        waiting = [config for lane in self._lanes for config in lane.waiting if not self.seen(config)]
+        if waiting:
+            distinct = list({self.problem.space.key(config): config for config in waiting}.values())
+            return self.jobs(distinct[:n])
+        idle = [lane for lane in self._lanes if lane.idle]
+        if idle:
+            lane = max(idle, key=lambda lane: lane.expected)
+            assert lane.best is not None
+            return [Job(lane.best.trial, lane.best.config, "gradient", Fidelity(self.tokens, self._steps))]
+        return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n)
+
+    def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
+        return {"gradient": (max(0, trials - OPENING) // len(RADII), self.tokens)}
+
+    def issued(self, jobs: Sequence[Job]) -> None:
+        super().issued(jobs)
+        for job in jobs:
+            if job.kind == "gradient":
+                lane = max((x for x in self._lanes if x.idle), key=lambda lane: lane.expected)
+                lane.linearising, lane.before = True, lane.loss
+                self._steps += 1
+            elif job.kind == "evaluate":
+                for lane in self._lanes:
+                    lane.waiting = [config for config in lane.waiting if not self.seen(config)]
+
+    def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
+        super().tell(outcomes)
+        for job, outcome in outcomes:
+            if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
+                self._predicted = np.array(outcome.attributes["table"])
+            elif job.kind == "gradient":
+                self._linearised(next(lane for lane in self._lanes if lane.linearising), job, outcome)
+            elif job.kind == "evaluate":
+                self._evaluated(job, outcome)
+
+    def _budgets(self, problem: Problem) -> list[int]:
+        """The costs to search at, strictly between the cheapest and the dearest configuration."""
+        knapsack = Knapsack(np.zeros(self._costs.shape), self._costs)
+        given = self.budgets
+        if given is None:
+            given = sorted({knapsack.cost(self._choice(config)) for config in problem.baselines().values()})
+        found = [b for b in given if knapsack.least < b < knapsack.most]
+        if not found:
+            raise AlgorithmError(
+                f"SequentialKnapsack has no budget between {knapsack.least} and {knapsack.most}; got {given}."
+            )
+        return found
+
+    def _choice(self, config: Config) -> IntArray:
+        """The options [decisions] of a configuration."""
+        codes = self.problem.space.encode(config) - self.problem.space.lower
+        return codes.astype(np.int64)
+
+    def _cost(self, config: Config) -> int:
+        return int(self._costs[np.arange(len(self._names)), self._choice(config)].sum())
+
+    def _evaluated(self, job: Job, outcome: Outcome) -> None:
+        key = self.problem.space.key(job.config)
+        if isinstance(outcome, Evaluation) and self.archive.violations[-1] <= 0:
+            loss, cost = float(self.archive.values[-1][self._loss]), self._cost(job.config)
+            for lane in self._lanes:
+                if cost <= lane.budget and loss < lane.loss:
+                    lane.best, lane.loss = job, loss
+                    if lane.before == np.inf:
+                        lane.expected = max(FIRST_EXPECTATION, self._surprise(job.config, loss))
+        for lane in self._lanes:
+            if key in lane.open:
+                lane.open.discard(key)
+                if not lane.open:
+                    self._stepped(lane)
+
+    def _surprise(self, config: Config, loss: float) -> float:
+        """The share of a loss that the opening's additive table did not predict: what re-linearising can find."""
+        if self._predicted is None or loss <= 0:
+            return 0.0
+        predicted = float(self._predicted[np.arange(len(self._names)), self._choice(config)].sum())
+        return max(0.0, 1 - predicted / loss)
+
+    def _stepped(self, lane: Lane) -> None:
+        """All candidates of a step are known: what it gained decides when the next one comes."""
+        gain = 1 - lane.loss / lane.before if lane.before > 0 else 0.0
+        lane.expected = max(gain, PATIENCE * lane.expected)
+
+    def _linearised(self, lane: Lane, job: Job, outcome: Outcome) -> None:
+        lane.linearising = False
+        if not isinstance(outcome, Failure):
+            linear, curvature = (np.array(outcome.attributes[name]) for name in ("linear", "curvature"))
+            candidates = self._proposals(linear + curvature, self._choice(job.config), lane.budget)
+            lane.waiting = [c for c in candidates if not self.seen(c) and self.within_known_bounds(c)]
+            lane.open = {self.problem.space.key(config) for config in lane.waiting}
+        if not lane.open:
+            self._stepped(lane)
+
+    def _proposals(self, table: FloatArray, choice: IntArray, budget: int) -> list[Config]:
+        """The exact knapsack at several trust-region radii: about 2, 4, 8 and 16 changed decisions."""
+        rows = np.arange(len(choice))
+        span = np.where(self._costs < 0, 0, self._costs).max(axis=1)
+        leaves = np.ones(table.shape)
+        leaves[rows, choice] = 0
+        scale = float(np.median(np.abs(table[np.isfinite(table) & (leaves > 0)]))) or 1.0
+        found: dict[int, IntArray] = {}
+        for penalty in scale * np.geomspace(1e-3, 30, 16):
+            penalised = table + penalty * leaves * (span / span.mean())[:, None]
+            try:
+                proposed = Knapsack(penalised, self._costs).at(budget)
+            except BudgetError:
+                continue
+            found[int((proposed != choice).sum())] = proposed
+        found.pop(0, None)
+        picked = {min(found, key=lambda changes: abs(np.log(changes / radius))) for radius in RADII} if found else set()
+        return [configuration(self.problem, found[changes]) for changes in sorted(picked)]
+
+    def _variations(self, n: int) -> list[Job]:
+        """Where no step can be made (no lane has a candidate yet, or all wait): variations of what is best."""
+        rng, space = self.rng(), self.problem.space
+        parents = [lane.best.config for lane in self._lanes if lane.best is not None]
+
+        def draws() -> Iterator[Config]:
+            while True:
+                if not parents:
+                    yield space.sample(rng)
+                    continue
+                parent = parents[int(rng.integers(len(parents)))]
+                moved = self.problem.moves(parent, rng) if isinstance(self.problem, HasMoves) else parent
+                near = list(space.neighbours(moved))
+                yield moved if isinstance(self.problem, HasMoves) else near[int(rng.integers(len(near)))]
+
+        return self.jobs(self.unseen(draws(), n, rng))

@@ -1,0 +1,65 @@
+"""Slopes against autograd's, and the sampled Fisher table against measured KL."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from moopt.backend import language, sensitivity, weights
+
+from tests.backend.conftest import candidate_of, make_model
+
+BITS = (3, 4, 8)
+
+
+def test_slopes_equal_those_of_full_weight_gradients() -> None:
+    candidate = candidate_of(make_model("llama"))
+    linears = weights.inventory(candidate.model).linears()
+    decisions = [sensitivity.Decision(members, BITS) for members in weights.groups(linears, "fused").values()]
+    ids = torch.randint(0, 320, (4, 24), generator=torch.Generator().manual_seed(1))
+    head = language.head_of(candidate.model)
+    with torch.inference_mode():
+        original = candidate.model(input_ids=ids).logits.double()
+    reference = language.observe(candidate.model, ids, head, head)
+    candidate.use({w.name: 4 for w in linears})
+    kl, linear, curvature = sensitivity.gradient(candidate, decisions, head, reference, seed=0)
+
+    parameters = {w.name: weights.module_of(candidate.model, w).weight for w in linears}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    p, q = original.log_softmax(-1), candidate.model(input_ids=ids).logits.double().log_softmax(-1)
+    loss = (p.exp() * (p - q)).sum(-1).mean()
+    loss.backward()
+    assert np.isclose(kl, loss.item(), rtol=1e-4)
+    for row, decision in enumerate(decisions):
+        for column, bits in enumerate(BITS):
+            slope = sum(
+                (parameters[w.name].grad * (candidate.weight(w.name, bits) - candidate.weight(w.name, 4))).sum().item()
+                for w in decision.weights
+            )
+            assert np.isclose(linear[row, column], slope, rtol=1e-3, atol=1e-6)
+    assert (linear[:, 1] == 0).all()
+    assert (curvature[:, 1] == 0).all()
+    assert (curvature[:, [0, 2]] > 0).all()
+
+
+def test_the_sampled_fisher_predicts_the_kl_of_small_changes() -> None:
+    candidate = candidate_of(make_model("llama-tied"))
+    linears = weights.inventory(candidate.model).linears()
+    decisions = [sensitivity.Decision(members, (5,)) for members in weights.groups(linears, "block").values()]
+    ids = torch.randint(0, 320, (256, 16), generator=torch.Generator().manual_seed(1))
+    head = language.head_of(candidate.model)
+    table = sensitivity.sampled_fisher(candidate, decisions, head, ids, seed=0)
+    reference = language.observe(candidate.model, ids, head, head)
+    for row, decision in enumerate(decisions):
+        candidate.use({w.name: 5 for w in decision.weights})
+        measured = float(language.compare(candidate.model, reference, head).kl.mean())
+        assert 0.6 < table[row, 0] / measured < 1.6
+
+
+def test_weight_error_falls_with_the_width() -> None:
+    candidate = candidate_of(make_model("llama"))
+    linears = weights.inventory(candidate.model).linears()
+    decisions = [sensitivity.Decision(m, BITS if i else (4,)) for i, m in enumerate(weights.groups(linears, "fused").values())]
+    table = sensitivity.weight_error(candidate, decisions)
+    assert np.isinf(table[0, 1:]).all()
+    assert (np.diff(table[1:], axis=1) < 0).all()

@@ -1,0 +1,182 @@
+"""BitAllocation on tiny models, on the embedded language model's outline, and on the embedded encoder."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import moopt
+import numpy as np
+import pytest
+from moopt.algorithms import SequentialKnapsack
+from moopt.backend import packed
+from moopt.backend.grid import Grid
+from moopt.backend.metrics import CallableMetric
+from moopt.errors import ModelNotFound, ProblemError, QuantizationError, TextError
+from moopt.history import Event, History
+from moopt_problems import BitAllocation
+
+SMALL: dict[str, Any] = {
+    "group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 256, "sensitivity_tokens": 1024,
+}  # fmt: skip
+
+
+@pytest.fixture
+def problem(tiny: Path) -> BitAllocation:
+    return BitAllocation(str(tiny), bits=(2, 4, 8), **SMALL)
+
+
+def test_the_bytes_are_those_of_the_file(problem: BitAllocation, tmp_path: Path) -> None:
+    problem.setup(moopt.Resources())
+    config = problem.space.sample(np.random.default_rng(0))
+    widths = {**problem.widths(config), **problem.fixed}
+    packed.write(tmp_path / "model", problem.layout, problem._ready.evaluator.candidate, widths)
+    assert (tmp_path / "model").stat().st_size == problem.bytes(config) == problem.known(config)["size_mb"] * 1e6
+
+
+def test_a_study_improves_on_its_baselines_and_resumes(problem: BitAllocation, tmp_path: Path) -> None:
+    def study() -> moopt.Study:
+        return moopt.Study("tiny", problem, SequentialKnapsack(tokens=1024), storage=tmp_path / "s.journal")
+
+    found = study().run(trials=16)
+    events = len(found.history.events)
+    assert {t.label for t in found.history.trials} >= {"uniform-2", "uniform-4", "uniform-8", "knapsack at uniform-4"}
+    assert any(e.job.kind == "gradient" for e in found.history.events)
+    assert all((t.number, "held-out") in found.history.measures for t in found.history.front())
+    assert found.history.tokens > 16 * 256
+    again = study().run(trials=16)
+    assert len(again.history.events) == events
+    other = moopt.Study("tiny", problem, SequentialKnapsack(tokens=1024)).run(trials=10)
+    other.run(trials=16)
+    assert other.front()["kl"].tolist() == found.front()["kl"].tolist()
+
+
+@pytest.mark.parametrize("method", ["fisher", "one-layer", "weight-error"])
+def test_sensitivities_fall_with_the_width(problem: BitAllocation, method: str) -> None:
+    table = problem.sensitivities(method, 1024)
+    assert table.shape == (8, 3)
+    assert (table[:, 0] > table[:, 2]).all()
+
+
+def test_level_switches_keep_the_bytes(problem: BitAllocation) -> None:
+    rng = np.random.default_rng(0)
+    config = problem.space.validate(problem.baselines()["uniform-4"])
+    moved = [problem.moves(config, rng) for _ in range(50)]
+    assert any(m != config for m in moved)
+    switched = BitAllocation(problem.model, bits=(2, 3, 4, 5, 6), **SMALL)
+    config = switched.baselines()["uniform-4"]
+    assert {switched.bytes(switched.moves(config, rng)) for _ in range(50)} == {switched.bytes(config)}
+
+
+def test_embedding_and_head_can_be_decided_or_left_alone(save: Callable[[str], Path]) -> None:
+    model = str(save("llama"))
+    decided = BitAllocation(model, bits=(4, 8), embedding=(4, 8), head=(4, 6, 8), **SMALL)
+    assert [*decided.space][-2:] == ["embedding", "head"]
+    assert decided.baselines()["uniform-4"]["head"] == 8
+    table = decided.sensitivities("fisher", 512)
+    assert np.isfinite(table[-2, :2]).all()
+    assert np.isinf(table[-2, 2])
+    _, linear, curvature = decided.gradient(decided.baselines()["uniform-4"], moopt.Fidelity(512, 0))
+    assert linear.shape == curvature.shape == (10, 3)
+    left = BitAllocation(model, bits=(4, 8), embedding=16, skip=("model.layers.0.*",), **SMALL)
+    assert left.fixed == {}
+    assert len(left.space) == 4
+    assert left.bytes(left.baselines()["uniform-4"]) > decided.bytes(decided.baselines()["uniform-4"])
+
+
+def test_metrics_of_ones_own_are_objectives_or_for_finalists(tiny: Path) -> None:
+    every = CallableMetric("layers", lambda m: m.config.num_hidden_layers, when="every")
+    final = CallableMetric("parameters", lambda m: sum(p.numel() for p in m.parameters()), when="finalists")
+    problem = BitAllocation(str(tiny), bits=(4, 8), metrics=(every, final), sensitivities=None, **SMALL)
+    study = moopt.Study("metrics", problem, "random").run(trials=4)
+    assert study.history.trials[0].values["layers"] == 2
+    number = study.history.front()[0].number
+    assert study.history.measures[number, "held-out"].values["parameters"] > 1000
+
+
+def test_a_metric_that_gives_nonsense_fails_its_trial_and_the_study_goes_on(tiny: Path) -> None:
+    values = iter([1.0, float("nan"), 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
+    metric = CallableMetric("odd", lambda m: next(values))
+    problem = BitAllocation(str(tiny), bits=(4, 8), metrics=(metric,), sensitivities=None, **SMALL)
+    study = moopt.Study("odd", problem, "random").run(trials=3)
+    assert [t.state for t in study.history.trials] == ["complete", "failed", "complete"]
+    failure = study.history.trials[1].failure
+    assert failure is not None
+    assert "gave nan; expected a finite number" in failure.message
+
+
+def test_a_pickled_problem_holds_no_weights(problem: BitAllocation) -> None:
+    problem.setup(moopt.Resources())
+    assert len(pickle.dumps(problem)) < 200_000
+    copy = pickle.loads(pickle.dumps(problem))
+    assert copy.fingerprint() == problem.fingerprint()
+    assert BitAllocation(**problem.arguments()).space == problem.space
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"model": "no-such-model"}, ModelNotFound, "There is no model 'no-such-model'"),
+        ({"bits": (4, 7)}, QuantizationError, "expected widths among 2, 3, 4, 5, 6, 8"),
+        ({"bits": ()}, QuantizationError, "Got bits="),
+        ({"group_size": 48}, QuantizationError, r"group size 48 does not divide the 64 inputs of model\.layers\.0"),
+        ({"quantizer": "magic"}, QuantizationError, "no quantizer 'magic'"),
+        ({"tie": "some"}, ProblemError, "Got tie='some'"),
+        ({"objectives": ("kl", "speed")}, ProblemError, "Got the objective 'speed'"),
+        ({"sensitivities": "hessian"}, ProblemError, "Got the sensitivities 'hessian'"),
+        ({"skip": ("*",)}, ProblemError, "no linear layer left"),
+        ({"text": "nowhere"}, TextError, "There is no text 'nowhere'"),
+    ],
+)
+def test_bad_arguments_are_refused(tiny: Path, arguments: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        BitAllocation(**{"model": str(tiny), **SMALL, **arguments})
+
+
+def test_a_plan_is_made_in_parts(problem: BitAllocation) -> None:
+    plan = problem.plan(trials=50, extra={"gradient": (5, 1024)})
+    assert plan.minutes == pytest.approx(sum(plan.minutes_of.values()))
+    assert plan.peak_memory_gib > 0.1
+    assert plan.forward_tokens > 50 * 256
+
+
+def test_the_language_model_is_as_documented() -> None:
+    problem = BitAllocation("smollm2-135m")
+    assert len(problem.space) == 120
+    assert sum(w.count for w in problem.inventory.linears()) == 106_168_320
+    assert len(problem.inventory.linears()) == 210
+    assert 87 < problem.known(problem.baselines()["uniform-4"])["size_mb"] < 89
+    units = np.array(sorted(set(problem.costs()[:, 0].tolist())))
+    assert (units / units[0]).round(6).tolist() == [1, 5 / 3, 8 / 3, 16 / 3]
+
+
+def test_the_grid_detector_names_the_lossless_option_and_finds_none_in_the_encoder(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        language = BitAllocation("smollm2-135m", tokens=512, sensitivities=None, held_out=0)
+        assert language._ready.grid() == Grid(4, 32)
+    assert "asymmetric 4-bit at group 32 is lossless" in caplog.text
+    caplog.clear()
+    encoder = BitAllocation("minilm-l6", tokens=512, context=64, sensitivities=None, held_out=0)
+    assert encoder._ready.grid() is None
+    assert "grid" not in caplog.text
+
+
+def test_the_encoder_is_searched_by_its_outputs() -> None:
+    problem = BitAllocation(
+        "minilm-l6", bits=(2, 4, 8), text="prose", tokens=512, context=64, held_out=512, sensitivity_tokens=256
+    )
+    seen: list[Event] = []
+
+    def watch(history: History, event: Event) -> None:
+        seen.append(event)
+
+    study = moopt.Study("encoder", problem, "nsga2").run(trials=10, watch=watch)
+    front = study.front()
+    assert {"cosine_distance", "size_mb", "cosine_distance (held-out)"} <= set(front.columns)
+    assert front["cosine_distance"].is_monotonic_decreasing
+    assert seen[0].job.kind == "sensitivity"
