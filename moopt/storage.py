@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -20,6 +21,8 @@ from optuna.distributions import json_to_distribution
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal import _storage as journal_storage
+from optuna.storages.journal._file import get_lock_file
+from optuna.storages.journal._storage import JournalOperation
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -44,7 +47,11 @@ journal_storage.json_to_distribution = lru_cache(maxsize=None)(json_to_distribut
 
 
 class _Journal(JournalFileBackend):
-    """A journal whose entries of one `together` block are written, and synced, in one piece."""
+    """A journal whose entries of one `together` block are written in one piece.
+
+    All is on the disk when a trial has finished. That one began is not synced by itself: after a power cut it would be
+    asked for again, and whatever is written later is synced with all that came before.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -54,8 +61,13 @@ class _Journal(JournalFileBackend):
         if self._held is not None:
             self._held += logs
             return
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         try:
-            super().append_logs(logs)
+            with get_lock_file(self._lock), open(self._file_path, "ab") as file:
+                file.write(lines.encode())
+                file.flush()
+                if any(log["op_code"] != JournalOperation.CREATE_TRIAL for log in logs):
+                    os.fsync(file.fileno())
         except OSError as error:
             raise StorageError(f"Cannot write {self._file_path}: {error.strerror}. What it has is safe.") from error
 
