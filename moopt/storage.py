@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +70,10 @@ class _Journal(JournalFileBackend):
                     os.fsync(file.fileno())
         except OSError as error:
             raise StorageError(f"Cannot write {self._file_path}: {error.strerror}. What it has is safe.") from error
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        if self._held is None:  # else what is to be read is not written yet
+            yield from super().read_logs(log_number_from)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

@@ -64,16 +64,16 @@ def ours(problem, seed):
 
 
 def journalled(trials):
-    """Seconds a trial with the default storage."""
+    """Seconds a trial with the default storage: by the clock, and of this process."""
     with tempfile.TemporaryDirectory() as folder:
         problem = BitToy(DECISIONS)
         study = moopt.Study("benchmark", problem, NSGA2(POPULATION), storage=Path(folder) / "moopt.journal")
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         study.run(trials)
-        seconds = time.perf_counter() - began
+        seconds, processor_seconds = time.perf_counter() - began, time.process_time() - worked
         check(study, trials, JournalStorage)
         expect(len(moopt.load_history(Path(folder) / "moopt.journal").front()) > 1, "the journal has no front")
-    return seconds / trials
+    return seconds / trials, processor_seconds / trials
 
 
 def check(study, trials, storage):
@@ -99,7 +99,7 @@ print(f"\nNSGA-II, population {POPULATION}, {EVALUATIONS} evaluations; all that 
 print(f"{'':18}{'hypervolume (median)':>22}{'':14}{'ms an evaluation':>18}")
 print(f"{'function':14}{'seeds':>5}{'pymoo':>10}{'moopt':>10}{'ratio':>8}{'pymoo':>12}{'moopt':>10}{'beyond':>10}")
 missed = []
-for function, variables, objectives in FUNCTIONS[:1] if QUICK else FUNCTIONS:
+for function, variables, objectives in FUNCTIONS[-1:] if QUICK else FUNCTIONS:
     problem = PymooFunction(function, variables, objectives)
     seeds = range(3 if QUICK else SEEDS)
     theirs, mine = (np.array([run(problem, seed) for seed in seeds]) for run in (pymoos, ours))
@@ -115,8 +115,9 @@ for function, variables, objectives in FUNCTIONS[:1] if QUICK else FUNCTIONS:
         missed.append(f"{function}: {my_time - their_time:.2f} ms beyond pymoo's, {MOST_IN_MEMORY} or more")
 
 trials = 500 if QUICK else TRIALS
-stored = 1000 * journalled(trials)
-print(f"\nDefault journal storage, NSGA-II, {DECISIONS} decisions, {trials} trials: {stored:.2f} ms a trial")
+stored, worked = (1000 * seconds for seconds in journalled(trials))
+print(f"\nDefault journal storage, NSGA-II, {DECISIONS} decisions, {trials} trials: {stored:.2f} ms a trial,")
+print(f"of which this process worked {worked:.2f}; the rest is the disk, and other programs on this machine")
 if stored >= MOST_JOURNAL:
     missed.append(f"the journal: {stored:.2f} ms a trial, {MOST_JOURNAL} or more")
 sys.exit("Not kept: " + "; ".join(missed) if missed else 0)
