@@ -1,4 +1,4 @@
-"""A study as files to hand on: one offline HTML report of its cards, and the front as CSV. Computes no figures itself."""
+"""A study as files to hand on: one offline HTML report of its cards, and the front as CSV. Computes no figure itself."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def _section(card: Card) -> str:
     if card.figure is not None:
         data = _inline(card.figure.to_json())
         height = int(card.figure.layout.height or 450)
-        inside += f'<div class="figure" style="height:{height}px"><script type="application/json">{data}</script></div>\n'
+        inside += (
+            f'<div class="figure" style="height:{height}px"><script type="application/json">{data}</script></div>\n'
+        )
         lines = f"{len(card.table):,} {'line' if len(card.table) == 1 else 'lines'}"
         table = table and f"<details><summary>The figures as a table ({lines})</summary>{table}</details>"
     return f"<section>\n{inside}{table}\n</section>\n"
@@ -108,7 +110,9 @@ def _section(card: Card) -> str:
 def _table(table: pd.DataFrame) -> str:
     """A table as HTML: numbers to the right with the decimals their column needs, all text escaped."""
     columns = [_column(table.iloc[:, i]) for i in range(table.shape[1])]
-    head = "".join(f"<th{kind}>{escape(str(name))}</th>" for name, (kind, _) in zip(table.columns, columns, strict=True))
+    head = "".join(
+        f"<th{kind}>{escape(str(name))}</th>" for name, (kind, _) in zip(table.columns, columns, strict=True)
+    )
     lines = zip(*(cells for _, cells in columns), strict=True)
     body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -119,7 +123,7 @@ def _column(column: pd.Series[Any]) -> tuple[str, list[str]]:
     values = column.tolist()
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         texts = ["–" if value is None else str(value) for value in values]
-        return "", [f"<td{' class=long' if len(text) > 60 else ''}>{escape(text)}</td>" for text in texts]
+        return "", [f"<td{' class=long' if len(text) > 24 else ''}>{escape(text)}</td>" for text in texts]
     if pd.api.types.is_integer_dtype(column):
         texts = [f"{value:,}" for value in values]
     else:
@@ -129,9 +133,12 @@ def _column(column: pd.Series[Any]) -> tuple[str, list[str]]:
 
 
 def _decimals(values: list[float]) -> int:
-    """The decimals that show four digits of a column's median magnitude, at most six."""
+    """The decimals that show four digits of a column's median magnitude and two of its least, at most six."""
     sizes = sorted(abs(value) for value in values if math.isfinite(value) and value)
-    return min(max(3 - math.floor(math.log10(sizes[len(sizes) // 2])), 0), 6) if sizes else 0
+    if not sizes:
+        return 0
+    median, least = (math.floor(math.log10(size)) for size in (sizes[len(sizes) // 2], sizes[0]))
+    return min(max(min(3 - median, 4), 1 - least, 0), 6)
 
 
 def _inline(text: str) -> str:

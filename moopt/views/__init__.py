@@ -40,10 +40,10 @@ def _from_plugin(point: EntryPoint, history: History) -> Card:
     """A plug-in's card; a plug-in that fails says so in its place, and the others are shown all the same."""
     try:
         card = point.load()(history)
-        problem = "" if isinstance(card, Card) else f"it gave {type(card).__name__}, expected moopt.views.Card"
+        if isinstance(card, Card):
+            return card
+        problem = f"it gave {type(card).__name__}, expected moopt.views.Card"
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
-    if not problem:
-        return card
     logger.warning("The view %r of %s failed: %s.", point.name, point.value, problem)
     return Card(point.name, "A card of a plug-in.", reason=f"The plug-in {point.value} failed: {problem}.")

@@ -74,12 +74,16 @@ def decisions_data(history: History) -> pd.DataFrame:
 
 def decisions_card(history: History) -> Card:
     """The heat map of the front's decisions."""
-    x = axes(history).x
+    places = axes(history)
+    x = places.x
     ends = "from the least to the greatest" if x.direction == "min" else "from the greatest to the least"
     sentence = (
-        f"Each column is one point of the front, ordered {ends} {x.name}, each line is one decision, and the colour is "
-        "the value it was given, so that a bright line is a decision that every good candidate spends on."
+        f"Each column is one point of the front, ordered {ends} {look.plain(x)}, each line is one decision, and the "
+        "colour is the value it was given: a line that stands out is a decision that good candidates treat unlike its "
+        "neighbours."
     )
+    if places.y is None:
+        sentence = "Each line is one decision, and the colour is the value that the best candidate gave it."
     if reason := nothing_yet(history):
         return Card(TITLE, sentence, reason=reason)
     table = decisions_data(history)
@@ -122,7 +126,10 @@ def _coded(history: History, lines: Sequence[Line], front: Sequence[Trial]) -> C
         every = sorted(every)
     index = {name: i for i, name in enumerate(dict.fromkeys(map(_named, every)))}
     if len(index) <= MOST_NAMED:
-        z = [[index.get(_named(t.config.get(line.name)), np.nan) if line.name else np.nan for t in front] for line in lines]
+        z = [
+            [index.get(_named(t.config.get(line.name)), np.nan) if line.name else np.nan for t in front]
+            for line in lines
+        ]
         return Coded(np.array(z, dtype=float), list(index), ordered)
     spread = [[_position(t.config.get(line.name), options.get(line.name, [])) for t in front] for line in lines]
     return Coded(np.array(spread, dtype=float), [], ordered=True)
@@ -149,12 +156,20 @@ def _named(value: Any) -> str:
 
 def _figure(history: History) -> go.Figure:
     places, front, lines = axes(history), history.front(), _lines(history)
-    tall = int(min(max(len(lines) * 7, 160), 1100))
+    tall = int(min(len(lines) * min(max(600 / len(lines), 7), 24), 1100))
     strip = 90 if places.y is not None and len(front) > 1 else 0
-    figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[max(strip, 1), tall], vertical_spacing=16 / (tall + 110))
+    figure = make_subplots(
+        2, 1, shared_xaxes=True, row_heights=[max(strip, 1), tall], vertical_spacing=16 / (tall + 110)
+    )
     coded = _coded(history, lines, front)
     scale = {"coloraxis": "coloraxis2"}
-    figure.add_trace(go.Heatmap(z=coded.z, hovertext=_hovers(history, lines, front), hoverinfo="text", xgap=1, **scale), 2, 1)
+    figure.add_trace(
+        go.Heatmap(
+            z=coded.z, hovertext=_hovers(history, lines, front), hoverinfo="text", xgap=int(len(front) <= 60), **scale
+        ),
+        2,
+        1,
+    )
     _name_values(figure, coded, history)
     _name_lines(figure, lines)
     _name_points(figure, places, front)
@@ -165,10 +180,15 @@ def _figure(history: History) -> go.Figure:
 
 
 def _hovers(history: History, lines: Sequence[Line], front: Sequence[Trial]) -> list[list[str]]:
-    points = [look.hover(history, trial) for trial in front]
+    figures = [
+        [f"{escape(o.name)} {escape(look.amount(t.values[o.name], o.unit))}" for o in history.objectives] for t in front
+    ]
+    points = [" · ".join([f"trial {t.number}", *found]) for t, found in zip(front, figures, strict=True)]
     return [
         [
-            f"<b>{escape(line.label)}: {escape(_named(trial.config.get(line.name)))}</b><br>{point}" if line.name else ""
+            f"<b>{escape(line.label)}: {escape(_named(trial.config.get(line.name)))}</b><br>{point}"
+            if line.name
+            else ""
             for trial, point in zip(front, points, strict=True)
         ]
         for line in lines
@@ -183,7 +203,9 @@ def _strip(figure: go.Figure, history: History, places: Axes, front: Sequence[Tr
     hovers = [look.hover(history, trial) for trial in front]
     trace = go.Scatter(y=y, mode="lines+markers", line=line, marker=marker, hovertext=hovers, hoverinfo="text")
     figure.add_trace(trace.update(showlegend=False), 1, 1)
-    figure.update_yaxes(**(look.axis(places.y, y) | {"title": {"text": escape(places.y.name)}, "nticks": 4}), row=1, col=1)
+    figure.update_yaxes(
+        **(look.axis(places.y, y) | {"title": {"text": escape(places.y.name)}, "nticks": 4}), row=1, col=1
+    )
 
 
 def _name_values(figure: go.Figure, coded: Coded, history: History) -> None:
@@ -202,8 +224,8 @@ def _name_values(figure: go.Figure, coded: Coded, history: History) -> None:
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=escape(name)), 2, 1)
     units = {str(entry.get("unit", "")) for entry in history.meta.get("decisions") or ()}
     title = units.pop() if len(units) == 1 else ""
-    figure.update_layout(legend={"title": {"text": escape(title or "value") + "&nbsp;"}, "itemclick": False})
-    figure.update_layout(legend={"itemdoubleclick": False, "traceorder": "normal"})
+    text = {"text": escape(title or "value"), "font": {"size": 12}}
+    figure.update_layout(legend={"title": text, "itemclick": False, "itemdoubleclick": False})
 
 
 def _name_lines(figure: go.Figure, lines: Sequence[Line]) -> None:
@@ -217,7 +239,12 @@ def _name_lines(figure: go.Figure, lines: Sequence[Line]) -> None:
     ticks = [at for members in groups.values() for at in members[::every]]
     texts = [lines[at].row if grouped else lines[at].label for at in ticks]
     figure.update_yaxes(
-        autorange="reversed", tickvals=ticks, ticktext=[escape(_cut(text)) for text in texts], showgrid=False, row=2, col=1
+        autorange="reversed",
+        tickvals=ticks,
+        ticktext=[escape(_cut(text)) for text in texts],
+        showgrid=False,
+        row=2,
+        col=1,
     )
     for group, members in groups.items() if grouped else ():
         figure.add_annotation(
@@ -230,10 +257,13 @@ def _name_lines(figure: go.Figure, lines: Sequence[Line]) -> None:
 
 def _name_points(figure: go.Figure, places: Axes, front: Sequence[Trial]) -> None:
     """The columns' names: the objective on x, at most eight of them."""
-    shown = sorted({round(i) for i in np.linspace(0, len(front) - 1, min(len(front), 7))})
-    values = [look.number(front[i].values[places.x.name]) for i in shown]
+    shown = sorted({round(i) for i in np.linspace(0, len(front) - 1, min(len(front), 6))})
+    values = [look.number(front[i].values[places.x.name], digits=3) for i in shown]
     title = f"{escape(places.x.label)} of the front's points, in order"
-    figure.update_xaxes(tickvals=shown, ticktext=values, title={"text": title}, showgrid=False, tickangle=0, row=2, col=1)
+    figure.update_xaxes(range=[-0.5, len(front) - 0.5])
+    figure.update_xaxes(
+        tickvals=shown, ticktext=values, title={"text": title}, showgrid=False, tickangle=0, row=2, col=1
+    )
 
 
 def _cut(text: str, most: int = 22) -> str:

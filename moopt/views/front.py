@@ -17,6 +17,8 @@ from moopt.views.axes import Axes, axes, is_uniform
 from moopt.views.card import Card, nothing_yet
 
 TITLE = "The front"
+SYMBOLS = ("square-open", "triangle-up-open", "pentagon-open", "star-open")
+"""Of the families of baselines that are not uniform."""
 
 
 def front_data(history: History) -> pd.DataFrame:
@@ -62,45 +64,53 @@ def front_card(history: History) -> Card:
 
 def _sentence(places: Axes) -> str:
     if places.y is None:
-        better = "lower" if places.x.direction == "min" else "higher"
-        return f"Each point is one candidate, {better} is better, and the line is the best {places.x.name} found so far."
-    x = "left" if places.x.direction == "min" else "right"
-    y = "lower" if places.y.direction == "min" else "higher"
-    where = f"The further {x} the better its {places.x.name}, the {y} the better its {places.y.name}"
-    joined = "the line joins" if places.colour is None else f"({places.colour.name} is told by colour) the blue points are"
+        better, name = look.better(places.x), look.plain(places.x)
+        return f"Each point is one candidate, {better} is better, and the line is the best {name} found so far."
+    x, side = look.plain(places.x), "left" if places.x.direction == "min" else "right"
+    where = f"the further {side} the better its {x}, the {look.better(places.y)} the better its {look.plain(places.y)}"
+    if places.colour is not None:
+        shade = "darker" if places.colour.direction == "min" else "brighter"
+        where += f", the {shade} the better its {look.plain(places.colour)}"
+    shown = "the blue line joins" if places.colour is None else "the large points are"
     return (
-        f"Each point is one candidate{':' if places.colour is None else ','} {where[0].lower()}{where[1:]}, and {joined} "
-        "the front, the trade-offs where nothing found is better in one objective without being worse in another."
+        f"Each point is one candidate: {where}, and {shown} the front, the trade-offs where nothing found is better in "
+        "one objective without being worse in another."
     )
 
 
 def _front_figure(history: History, places: Axes) -> go.Figure:
     assert places.y is not None
     front, complete = history.front(), [t for t in history.trials if t.state == "complete"]
-    on = {trial.number for trial in front}
-    rest = [t for t in complete if t.number not in on and not t.label]
+    feasible, on = history.feasible(), {trial.number for trial in front}
     figure = go.Figure()
-    _points(figure, history, places, [t for t in rest if t.feasible], "dominated", _faint())
+    rest = [t for t in feasible if t.number not in on and not t.label]
+    _points(figure, history, places, rest, "dominated", _faint())
     _points(figure, history, places, [t for t in complete if not t.feasible], "infeasible", _crossed())
-    _uniform(figure, history, places, [t for t in complete if t.feasible and is_uniform(t)])
-    others: dict[str, list[Trial]] = {}
-    for trial in complete:
-        if trial.feasible and trial.label and not is_uniform(trial):
-            others.setdefault(trial.label.split()[0], []).append(trial)
-    symbols = ("square-open", "triangle-up-open", "pentagon-open", "star-open")
     if places.colour is None:
         _front_line(figure, history, places, front)
     else:
         _front_coloured(figure, history, places, places.colour, front)
-    for i, (family, trials) in enumerate(others.items() if len(others) <= 4 else [("baselines", sum(others.values(), []))]):
-        marker = {"symbol": symbols[i], "size": 11, "color": look.BASELINE, "line": {"width": 1.6}}
+    for symbol, (family, trials) in zip(SYMBOLS, _families(feasible).items(), strict=False):
+        marker = {"symbol": symbol, "size": 12, "color": look.BASELINE, "line": {"width": 1.6}}
         _points(figure, history, places, trials, family, marker)
+    _uniform(figure, history, places, [t for t in feasible if is_uniform(t)])
     figure.update_layout(
         height=500,
         xaxis=look.axis(places.x, (t.values[places.x.name] for t in complete)),
         yaxis=look.axis(places.y, (t.values[places.y.name] for t in complete)),
     )
     return figure
+
+
+def _families(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """The baselines that are not uniform, by the first word of their names; as one where there are too many."""
+    families: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.label and not is_uniform(trial):
+            families.setdefault((trial.label.split() or [trial.label])[0], []).append(trial)
+    if len(families) <= len(SYMBOLS):
+        return families
+    return {"baselines": [trial for members in families.values() for trial in members]}
 
 
 def _points(
@@ -139,7 +149,7 @@ def _front_coloured(
     marker = {"size": 11, "color": values, "coloraxis": "coloraxis", "line": {"width": 1, "color": look.FRONT}}
     _points(figure, history, places, front, "front", marker)
     bar = {"title": {"text": escape(colour.label), "side": "right"}, "len": 0.9}
-    figure.update_layout(coloraxis={"colorscale": look.ORDERED, "reversescale": colour.sign < 0, "colorbar": bar})
+    figure.update_layout(coloraxis={"colorscale": look.ORDERED, "colorbar": bar})
 
 
 def _uniform(figure: go.Figure, history: History, places: Axes, trials: list[Trial]) -> None:
@@ -147,17 +157,20 @@ def _uniform(figure: go.Figure, history: History, places: Axes, trials: list[Tri
     if not trials or places.y is None:
         return
     trials = sorted(trials, key=lambda t: t.values[places.x.name])
-    side = "top" if places.y.direction == "min" else "bottom"
-    right = "right" if places.x.direction == "min" else "left"
+    sides = ("top", "bottom") if places.y.direction == "min" else ("bottom", "top")
+    beyond = [f"{sides[0]} right" if places.x.direction == "min" else f"{sides[0]} left" for _ in trials]
+    outermost = -1 if places.x.direction == "min" else 0
+    if len(trials) > 1:  # towards the corner that the front leaves empty, so that the edge does not cut it
+        beyond[outermost] = f"{sides[1]} left" if places.x.direction == "min" else f"{sides[1]} right"
     figure.add_scatter(
         **_at(history, places, trials),
         mode="lines+markers+text",
         name="uniform",
         text=[escape(t.label or "") for t in trials],
-        textposition=f"{side} {right}",
+        textposition=beyond,
         textfont={"color": look.UNIFORM, "size": 11},
         line={"width": 1, "dash": "dot", "color": look.UNIFORM},
-        marker={"symbol": "diamond", "size": 9, "color": look.UNIFORM},
+        marker={"symbol": "diamond" if places.colour is None else "diamond-open", "size": 11, "color": look.UNIFORM},
         cliponaxis=False,
     )
 

@@ -13,7 +13,7 @@ from moopt.views.axes import HELD_OUT, axes, baselines, held_out, held_out_label
 from moopt.views.card import Card, nothing_yet
 
 TITLE = "All points of the front"
-RULE = "A search never reports a point worse than a baseline it was given at the same size"
+RULE = "a search never reports a point worse than a baseline it was given at the same size"
 
 
 def replacements(history: History) -> dict[int, Trial]:
@@ -34,10 +34,11 @@ def replacements(history: History) -> dict[int, Trial]:
     return found
 
 
-def rule(replaced: int, front: int) -> str:
+def rule(history: History) -> str:
     """The rule, and how often it was needed."""
-    outcome = f"it replaced {replaced} of the {front} points by the baseline that beats them" if replaced else "it replaced none"
-    return f"{RULE}: {outcome}"
+    replaced, front = len(replacements(history)), len(history.front())
+    of = f"the {front} points" if front > 1 else "1 point"
+    return f"the rule that {RULE} replaced {replaced or 'none'} of {of}"
 
 
 def held_out_data(history: History) -> pd.DataFrame:
@@ -59,7 +60,9 @@ def held_out_data(history: History) -> pd.DataFrame:
         row["replaces"] = ", ".join(f"trial {n}" for n, by_it in replaced.items() if by_it.number == trial.number)
         rows.append(row)
     table = pd.DataFrame(rows)
-    empty = [c for c in table if c == "replaces" and not replaced or str(c).find(HELD_OUT) > 0 and table[c].isna().all()]
+    empty = [
+        c for c in table if (c == "replaces" and not replaced) or (str(c).find(HELD_OUT) > 0 and table[c].isna().all())
+    ]
     return table.drop(columns=empty)
 
 
@@ -67,13 +70,14 @@ def held_out_card(history: History) -> Card:
     """The table of the front's points with their held-out figures."""
     if reason := nothing_yet(history):
         return Card(TITLE, "The front's points with their figures on held-out data.", reason=reason)
-    front, replaced = history.front(), replacements(history)
-    if not any((trial.number, HELD_OUT) in history.measures for trial in front):
-        sentence = "Each line is one point of the front with the figures that the search saw; none is measured on held-out data yet."
+    if not any((trial.number, HELD_OUT) in history.measures for trial in history.front()):
+        sentence = (
+            "Each line is one point of the front with the figures the search saw; none is measured on held-out data yet."
+        )
     else:
         sentence = (
             "Each line is one point of the front, with the figures that the search saw and those on held-out data that "
-            f"nothing was selected on; {rule(len(replaced), len(front))[0].lower()}{rule(len(replaced), len(front))[1:]}."
+            f"nothing was selected on; {rule(history)}."
         )
     return Card(TITLE, sentence, held_out_data(history))
 

@@ -46,8 +46,8 @@ def hypervolume_card(history: History) -> Card:
     cost = "tokens" if not table.empty and table["tokens"].iloc[-1] > 0 else "trials"
     unit = "tokens run through the model" if cost == "tokens" else "finished trials"
     sentence = (
-        f"The hypervolume is how much of the space of objectives the front covers, so a curve that rises early and high "
-        f"over the {unit} is a good search, and one that has become flat is a search that may stop."
+        f"The hypervolume is how much of the space of objectives the front covers, so a curve that rises early and "
+        f"high over the {unit} is a good search, and one that has become flat is a search that may stop."
     )
     if table.empty:
         return Card(TITLE, sentence, reason=nothing_yet(history) or "The study has no log of events to draw.")
@@ -57,9 +57,9 @@ def hypervolume_card(history: History) -> Card:
 def _figure(table: pd.DataFrame, cost: str) -> go.Figure:
     label = "forward tokens" if cost == "tokens" else "finished trials"
     hovers = [
-        f"<b>trial {row.trial}</b><br>hypervolume {look.number(row.hypervolume)}<br>after {row.trials} trials"
-        + (f", {row.tokens:,} tokens" if cost == "tokens" else "")
-        for row in table.itertuples()
+        f"<b>trial {row['trial']}</b><br>hypervolume {look.number(row['hypervolume'])}<br>after {row['trials']} trials"
+        + (f", {row['tokens']:,} tokens" if cost == "tokens" else "")
+        for row in table.to_dict("records")
     ]
     figure = go.Figure()
     figure.add_scatter(
@@ -71,7 +71,7 @@ def _figure(table: pd.DataFrame, cost: str) -> go.Figure:
         hoverinfo="text",
         showlegend=False,
     )
-    yaxis: dict[str, Any] = {"title": {"text": "hypervolume · higher is better"}}
+    yaxis: dict[str, Any] = {"title": {"text": "hypervolume · higher is better"}, "rangemode": "tozero"}
     opening = table[table["baseline"] != ""]
     if not opening.empty:
         end = opening.iloc[-1]
@@ -81,7 +81,10 @@ def _figure(table: pd.DataFrame, cost: str) -> go.Figure:
             text="the baselines end here", font={"color": look.BASELINE},
         )  # fmt: skip
         final = table["hypervolume"].iloc[-1]
-        if (gain := final - end["hypervolume"]) > 0:
+        gain = final - end["hypervolume"]
+        if 0 < 0.5 * gain < end["hypervolume"]:  # else what the search gained would be a flat line at the top
             yaxis["range"] = [end["hypervolume"] - 0.5 * gain, final + 0.1 * gain]
-    figure.update_layout(height=340, xaxis={"title": {"text": label}, "rangemode": "tozero"}, yaxis=yaxis, margin={"t": 12})
+    figure.update_layout(
+        height=340, xaxis={"title": {"text": label}, "rangemode": "tozero"}, yaxis=yaxis, margin={"t": 12}
+    )
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -12,7 +12,7 @@ from plotly.colors import sample_colorscale
 
 from moopt.history import History, Trial
 from moopt.problem import Objective
-from moopt.views.axes import HELD_OUT, logarithmic
+from moopt.views.axes import HELD_OUT, held_out, logarithmic
 
 FRONT = "#3f7ae0"
 UNIFORM = "#e0782f"
@@ -22,7 +22,18 @@ INFEASIBLE = "#c4526b"
 
 ORDERED = ["#35175c", "#6a1f7d", "#a52c78", "#dc4a5f", "#f67d45", "#fdb547", "#fbe886"]
 """Dark to bright, evenly to the eye: values that have an order."""
-UNORDERED = ["#3f7ae0", "#e0782f", "#1f9e8f", "#b0509f", "#d9b01c", "#7a8596", "#c4526b", "#6cb33f", "#7d5fd3", "#8a5a3b"]
+UNORDERED = [
+    "#3f7ae0",
+    "#e0782f",
+    "#1f9e8f",
+    "#b0509f",
+    "#d9b01c",
+    "#7a8596",
+    "#c4526b",
+    "#6cb33f",
+    "#7d5fd3",
+    "#8a5a3b",
+]
 """Colours of values without an order, such as the names of quantizers."""
 
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -36,6 +47,7 @@ def _template(text: str, quiet: str, grid: str, paper: str) -> go.layout.Templat
         "ticks": "",
         "tickfont": {"color": quiet, "size": 11},
         "title": {"font": {"color": quiet, "size": 12}, "standoff": 8},
+        "ticklabelstandoff": 4,
         "automargin": True,
     }
     layout = {
@@ -48,12 +60,20 @@ def _template(text: str, quiet: str, grid: str, paper: str) -> go.layout.Templat
         "legend": {
             "orientation": "h",
             "x": 0,
+            "xref": "container",
             "xanchor": "left",
             "y": 1.02,
             "yanchor": "bottom",
             "font": {"color": quiet},
         },
-        "coloraxis": {"colorbar": {"outlinewidth": 0, "thickness": 10, "tickfont": {"color": quiet, "size": 11}}},
+        "coloraxis": {
+            "colorbar": {
+                "outlinewidth": 0,
+                "thickness": 10,
+                "tickfont": {"color": quiet, "size": 11},
+                "title": {"font": {"color": quiet, "size": 12}},
+            }
+        },
         "margin": {"l": 8, "r": 12, "t": 36, "b": 8},
         "hovermode": "closest",
         "annotationdefaults": {"font": {"color": quiet, "size": 11}, "showarrow": False},
@@ -73,11 +93,11 @@ def ramp(n: int) -> list[str]:
     return list(sample_colorscale(ORDERED, [i / max(n - 1, 1) for i in range(n)]))
 
 
-def number(value: float) -> str:
-    """Four significant digits, or thousands apart: 0.0213, 88.12, 106,168,320; a dash for what is not a number."""
+def number(value: float, digits: int = 4) -> str:
+    """Significant digits, or thousands apart: 0.0213, 88.12, 106,168,320; a dash for what is not a number."""
     if not math.isfinite(value):
         return "–"
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
 def amount(value: float, unit: str) -> str:
@@ -85,27 +105,38 @@ def amount(value: float, unit: str) -> str:
     return f"{number(value)} {unit}".rstrip()
 
 
+def plain(objective: Objective) -> str:
+    """The name as a sentence says it: without the unit it may end in, "size" for `size_mb` in MB."""
+    return objective.name.removesuffix(f"_{objective.unit.lower()}").replace("_", " ")
+
+
+def better(objective: Objective) -> str:
+    """Which way is better: "lower" or "higher"."""
+    return "lower" if objective.direction == "min" else "higher"
+
+
 def axis(objective: Objective, values: Iterable[float]) -> dict[str, Any]:
     """The axis of an objective: its title says which way is better; logarithmic over more than a decade."""
-    better = "lower" if objective.direction == "min" else "higher"
-    settings: dict[str, Any] = {"title": {"text": f"{escape(objective.label)} · {better} is better"}}
-    if logarithmic(values):
-        settings |= {"type": "log", "exponentformat": "none", "minorloglabels": "complete"}
+    settings: dict[str, Any] = {"title": {"text": f"{escape(objective.label)} · {better(objective)} is better"}}
+    found = list(values)
+    if logarithmic(found):
+        span, thousands = math.log10(max(found) / min(found)), max(found) >= 1e4 and min(found) >= 1
+        settings |= {"type": "log", "dtick": "D2" if span < 5 else 1, "minorloglabels": "complete"}
+        settings |= {"tickformat": "~s" if thousands else "~g", "exponentformat": "none"}
     return settings
 
 
-def hover(history: History, trial: Trial, also: Sequence[str] = ()) -> str:
-    """What a trial's point tells: its number, its label, its figures with units, and further lines."""
+def hover(history: History, trial: Trial) -> str:
+    """What a trial's point tells: its number, its label and its figures with units."""
     title = f"<b>trial {trial.number}</b>" + (f" {escape(trial.label)}" if trial.label else "")
-    lines = [title, *map(escape, also)]
+    lines = [title]
     for objective in history.objectives:
         lines.append(f"{escape(objective.name)} {escape(amount(trial.values[objective.name], objective.unit))}")
-    measured = history.measures.get((trial.number, HELD_OUT))
-    for objective in history.objectives:
-        if measured is not None and not objective.known and objective.name in measured.values:
-            value = amount(measured.values[objective.name], objective.unit)
-            lines.append(f"{escape(objective.name)} {HELD_OUT} {escape(value)}")
+    for objective in (o for o in history.objectives if not o.known):
+        if math.isfinite(value := held_out(history, trial, objective)):
+            lines.append(f"{escape(objective.name)} {HELD_OUT} {escape(amount(value, objective.unit))}")
     for constraint in history.constraints:
-        value, bound = trial.values.get(constraint.name, math.nan), amount(constraint.bound, constraint.unit)
-        lines.append(f"{escape(constraint.name)} {number(value)} (bound {escape(bound)})")
+        bound = escape(amount(constraint.bound, constraint.unit))
+        found = number(trial.values.get(constraint.name, math.nan))
+        lines.append(f"{escape(constraint.name)} {found} (bound {bound})")
     return "<br>".join(lines)

@@ -25,7 +25,9 @@ def run_data(history: History) -> pd.DataFrame:
 
 def run_card(history: History) -> Card:
     """Everything needed to run the study again, and what came of it."""
-    sentence = "These are the study's settings, the environment it ran in, and what it has cost: enough to run it again."
+    sentence = (
+        "These are the study's settings, the environment it ran in, and what it has cost: enough to run it again."
+    )
     return Card(TITLE, sentence, run_data(history))
 
 

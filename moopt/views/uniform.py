@@ -17,6 +17,7 @@ from moopt.views.card import Card, nothing_yet
 from moopt.views.held_out import replacements, rule
 
 TITLE = "Against uniform"
+GAIN, POINT = "better by [%]", "the front's point"
 
 
 def uniform_data(history: History) -> pd.DataFrame:
@@ -37,45 +38,41 @@ def uniform_data(history: History) -> pd.DataFrame:
         row: dict[str, Any] = {"baseline": uniform.label}
         row |= {f"its {o.label}": uniform.values[o.name] for o in known}
         row[f"its {held_out_label(main)}"] = theirs
-        row["the front's point"] = _name(best)
+        row[POINT] = _name(best)
         row |= {o.label: best.values[o.name] for o in known}
         row[held_out_label(main)] = ours
-        row["better by [%]"] = 100 * (theirs - ours) * main.sign / abs(theirs) if theirs else math.nan
+        row[GAIN] = 100 * (theirs - ours) * main.sign / abs(theirs) if theirs else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def uniform_card(history: History) -> Card:
     """How much better than each uniform baseline the front is at its size, on held-out data."""
-    main = axes(history).main
-    known = " and ".join(o.name for o in history.objectives if o.known) or "size"
-    replaced, front = replacements(history), history.front()
+    places = axes(history)
+    main, more = places.main, "more" if places.x.direction == "min" else "less"
+    known = " and ".join(look.plain(o) for o in history.objectives if o.known) or "size"
     sentence = (
-        f"For every uniform baseline, how much {_better(main)} the held-out {main.name} is at the front's best point with no "
-        f"{'more' if axes(history).x.direction == 'min' else 'less'} {known} than it, chosen without looking at held-out "
-        f"data; {rule(len(replaced), len(front))[0].lower()}{rule(len(replaced), len(front))[1:]}."
+        f"For every uniform baseline, how much {look.better(main)} the held-out {look.plain(main)} is at the front's "
+        f"best point with no {more} {known} than it, chosen without looking at held-out data"
     )
-    table = uniform_data(history) if front else pd.DataFrame()
+    table = uniform_data(history)
     if reason := _reason(history, table):
-        return Card(TITLE, sentence, reason=reason)
-    return Card(TITLE, sentence, table, _figure(table, main))
+        return Card(TITLE, f"{sentence}.", reason=reason)
+    return Card(TITLE, f"{sentence}; {rule(history)}.", table, _figure(table, main))
 
 
 def findings(history: History, most: int = 3) -> list[str]:
-    """The best comparisons in words, such as "At the size of uniform-4 the front's kl is 27% lower (held-out)"."""
-    main, table = axes(history).main, uniform_data(history) if history.front() else pd.DataFrame()
+    """The best comparisons in words, such as "At the size of uniform-4 the front's kl is 27% lower (held-out)."."""
+    main, table = axes(history).main, uniform_data(history)
     if _reason(history, table):
         return []
-    gains = table[table["better by [%]"] >= 0.5].nlargest(most, "better by [%]").sort_index()
-    known = next(o for o in history.objectives if o.known)
+    gains = table[table[GAIN] >= 0.5].nlargest(most, GAIN).sort_index()
+    size = look.plain(next(o for o in history.objectives if o.known))
+    better = f"% {look.better(main)} ({HELD_OUT})."
     return [
-        f"At the {known.name} of {baseline} the front's {main.name} is {gain:.0f}% {_better(main)} ({HELD_OUT})."
-        for baseline, gain in zip(gains["baseline"], gains["better by [%]"], strict=True)
+        f"At the {size} of {baseline} the front's {look.plain(main)} is {gain:.0f}{better}"
+        for baseline, gain in zip(gains["baseline"], gains[GAIN], strict=True)
     ]
-
-
-def _better(objective: Objective) -> str:
-    return "lower" if objective.direction == "min" else "higher"
 
 
 def _name(trial: Trial) -> str:
@@ -89,19 +86,19 @@ def _reason(history: History, table: pd.DataFrame) -> str:
         return "No objective is known exactly, so there is no size at which to compare."
     if not any(is_uniform(trial) for trial in baselines(history)):
         return 'The study has no feasible baseline whose name starts with "uniform".'
-    if table.empty or table["better by [%]"].isna().all():
+    if table.empty or table[GAIN].isna().all():
         return "The front and the baselines are not measured on held-out data yet."
     return ""
 
 
 def _figure(table: pd.DataFrame, main: Objective) -> go.Figure:
-    shown = table[table["better by [%]"].notna()]
-    gains = shown["better by [%]"].tolist()
+    shown = table[table[GAIN].notna()]
+    gains = shown[GAIN].tolist()
     ours, theirs = held_out_label(main), f"its {held_out_label(main)}"
     hovers = [
-        f"<b>{escape(str(r['baseline']))}</b>: {look.number(r[theirs])}<br>{escape(str(r['the front' + chr(39) + 's point']))}: "
-        f"{look.number(r[ours])}"
-        for _, r in shown.iterrows()
+        f"<b>{escape(row['baseline'])}</b>: {look.number(row[theirs])}<br>"
+        f"{escape(row[POINT])}: {look.number(row[ours])}"
+        for row in shown.to_dict("records")
     ]
     figure = go.Figure()
     figure.add_bar(
@@ -122,7 +119,7 @@ def _figure(table: pd.DataFrame, main: Objective) -> go.Figure:
         bargap=0.35,
         yaxis={"autorange": "reversed", "showgrid": False},
         xaxis={
-            "title": {"text": f"{HELD_OUT} {escape(main.name)} {_better(main)} by [%]"},
+            "title": {"text": f"{HELD_OUT} {escape(main.name)} {look.better(main)} by [%]"},
             "range": [least * 1.2, max(greatest, 1.0) * 1.15],
         },
         margin={"t": 8, "r": 24},

@@ -29,7 +29,7 @@ class Model:
         self.weights = np.array([COLUMNS[column] for _ in range(30) for column in COLUMNS])
         depth = np.repeat(1 + 1.5 * np.abs(np.linspace(-1, 1, 30)) ** 3, 4)
         kind = np.tile([1.0, 0.35, 1.3, 0.8], 30)
-        shares = depth * kind * np.exp(rng.normal(0, 0.7, 120))
+        shares = depth * kind * np.exp(rng.normal(0, 0.9, 120))
         shares[[3, 115]] *= 6
         self.sensitivity = shares / shares.sum()
 
@@ -40,10 +40,15 @@ class Model:
             for name, (row, column) in zip(self.names, entries, strict=True)
         ]
 
-    def allocate(self, price: float, trust: np.ndarray[Any, Any]) -> list[int]:
-        """The options that minimise loss + price * bytes, for sensitivities seen through noise."""
-        loss = np.outer(self.sensitivity * trust, LOSS)
-        return [int(i) for i in np.argmin(loss + price * np.outer(self.weights, BITS), axis=1)]
+    def allocate(self, size: float, trust: np.ndarray[Any, Any]) -> list[int]:
+        """The options of the least loss within a size, for sensitivities seen through noise (Lagrangian bisection)."""
+        loss, cost = np.outer(self.sensitivity * trust, LOSS), np.outer(self.weights, BITS)
+        low, high = 1e-13, 1e-4
+        for _ in range(40):
+            price = (low * high) ** 0.5
+            within = self.size(np.argmin(loss + price * cost, axis=1).tolist()) <= size
+            low, high = (low, price) if within else (price, high)
+        return [int(i) for i in np.argmin(loss + high * cost, axis=1)]
 
     def config(self, options: Sequence[int]) -> dict[str, Any]:
         return {name: BITS[i] for name, i in zip(self.names, options, strict=True)}
@@ -108,20 +113,29 @@ def bit_allocation(seed: int = 0, searched: int = 48) -> History:
     def add(options: Sequence[int], label: str | None = None, penalty: float = 0.0, peak: float = 150.0) -> None:
         kl, size = model.loss(options, rng.normal(0, 0.02) + penalty), model.size(options)
         held = kl * np.exp(rng.normal(0.03, 0.03))
-        extra = {"kl": held, "perplexity": 14.2 * np.exp(held), "top1_agreement": float(np.exp(-1.1 * held**0.5))}
+        extra = {
+            "kl": held,
+            "perplexity": 14.2 * np.exp(min(held, 6.0)),
+            "top1_agreement": float(np.exp(-1.1 * held**0.5)),
+        }
         build.add({"kl": kl, "size_mb": size, "peak_mb": peak}, model.config(options), label, extra, 8192)
 
     for i, bits in enumerate(BITS):
         add([i] * 120, f"uniform-{bits}")
-    seen = np.exp(rng.normal(0, 0.5, 120))
-    for price, label in zip(np.geomspace(3e-7, 2e-11, 9), KNAPSACKS, strict=True):
-        add(model.allocate(price, seen), label)
+    seen, sizes = np.exp(rng.normal(0, 0.5, 120)), [model.size([i] * 120) for i in range(len(BITS))]
+    for at, label in enumerate(KNAPSACKS, 1):
+        add(model.allocate((sizes[at // 2] + sizes[(at + 1) // 2]) / 2, seen), label)
     for i in range(searched):
-        options = model.allocate(float(np.exp(rng.uniform(np.log(2e-11), np.log(3e-7)))), np.exp(rng.normal(0, 0.9 - 0.012 * i, 120)))
+        target = float(rng.uniform(sizes[0], sizes[-1])) if i % 8 else sizes[1 + i // 8 % 4]
+        options = model.allocate(target, np.exp(rng.normal(0, 0.8 - 0.012 * i, 120)))
         if i % 16 == 9:
-            build.add(Failure("killed", "the worker died (signal 9); it may have run out of memory"), model.config(options), tokens=2048)
+            build.add(
+                Failure("killed", "the worker died (signal 9); it may have run out of memory"),
+                model.config(options),
+                tokens=2048,
+            )
         else:
-            add(options, penalty=float(rng.exponential(0.5)) * (i % 3 == 0), peak=210.0 if i % 12 == 5 else 150.0)
+            add(options, penalty=float(rng.exponential(0.25)) * (i % 4 != 0), peak=210.0 if i % 12 == 5 else 150.0)
     return build.history
 
 
