@@ -1,4 +1,4 @@
-"""A study as files to hand on: one offline HTML report of its cards, and the front as CSV. Computes no figure itself."""
+"""A study as files to hand on: one offline HTML report of its cards, and the front as CSV. Computes no figures."""
 
 from __future__ import annotations
 

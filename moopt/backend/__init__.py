@@ -2,6 +2,8 @@
 
 import os
 
-# OpenMP's idle threads spin by default, which slows a hundredfold whoever shares the cores. It is read when torch is
-# imported, so it must be set before.
+# Read when torch is imported, so set before. OpenMP's idle threads spin by default, which slows a hundredfold whoever
+# shares the cores; and large tensors come and go all the time here, which costs a third of it all in page faults
+# unless they take huge pages.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moopt.backend.quantizers import Quantized
 from moopt.backend.weights import Weight, module_of
@@ -32,15 +33,15 @@ class Candidate:
     """
 
     def __init__(
-        self, model: nn.Module, weights: tuple[Weight, ...], quantizer: Quantizer, group_size: int,
+        self, model: Any, weights: tuple[Weight, ...], quantizer: Quantizer, group_size: int,
         device: torch.device, dtype: torch.dtype,
     ) -> None:  # fmt: skip
         self.weights, self._quantizer, self._group_size = weights, quantizer, group_size
-        self._stored = {w.name: module_of(model, w).weight.data for w in weights}
+        self._stored: dict[str, Tensor] = {w.name: module_of(model, w).weight.data for w in weights}
         self.model = model.to(device=device, dtype=dtype)
         self.device, self.dtype = device, dtype
         self._modules = {w.name: module_of(self.model, w) for w in weights}
-        self._originals = {name: module.weight.data for name, module in self._modules.items()}
+        self._originals: dict[str, Tensor] = {name: module.weight.data for name, module in self._modules.items()}
         self._variants: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._room = room_for_variants(device)
         self.current: dict[str, int] = {}

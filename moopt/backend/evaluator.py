@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from moopt.backend.candidate import Candidate, Widths, choose_device
 from moopt.backend.language import Head
 from moopt.backend.quantizers import named
 from moopt.backend.text import Text, Tokens
-from moopt.backend.weights import Weight
 from moopt.errors import BackendError
 from moopt.problem import Fidelity, Resources
 
@@ -163,5 +161,3 @@ class EncoderEvaluator(Evaluator):
         """Sentence vectors [s, k]."""
         parts = ids.split(max(1, language.TOKENS_AT_ONCE // ids.shape[1]))
         return torch.cat([self.candidate.model(input_ids=p).last_hidden_state.float().mean(1) for p in parts])
-
-

@@ -15,9 +15,10 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 TOKENS_AT_ONCE = 4096
 """Tokens of one forward pass through the body."""
@@ -53,9 +54,9 @@ class Head:
         return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
-def head_of(model: nn.Module) -> Head:
+def head_of(model: Any) -> Head:
     """The head of a causal language model, with its family's logit scale and cap."""
-    layer = model.get_output_embeddings()  # type: ignore[operator]
+    layer = model.get_output_embeddings()
     config = model.config
     scale = getattr(config, "logit_scale", None) or 1.0
     if divisor := getattr(config, "logits_scaling", None):
@@ -69,9 +70,9 @@ def whole_rows(head: Head) -> int:
 
 
 def product(hidden: Tensor, weight: Tensor) -> Tensor:
-    """hidden [n, k] @ weight [v, k]' in float32, from factors in their own (possibly 16-bit) type."""
+    """Hidden [n, k] @ weight [v, k]' in float32, from factors in their own (possibly 16-bit) type."""
     if hidden.device.type == "cuda" and hidden.dtype != torch.float32:
-        return torch.mm(hidden, weight.T, out_dtype=torch.float32)  # type: ignore[no-any-return, call-overload]
+        return torch.mm(hidden, weight.T, out_dtype=torch.float32)
     with _sixteen_bit_factors(hidden.dtype):
         return hidden.float() @ weight.float().T
 
@@ -88,7 +89,7 @@ def _sixteen_bit_factors(dtype: torch.dtype) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def hidden_states(model: nn.Module, ids: Tensor) -> Iterator[Tensor]:
+def hidden_states(model: Any, ids: Tensor) -> Iterator[Tensor]:
     """The last hidden states [n, k] of sequences [s, t], some sequences at a time, in order."""
     body = model.base_model
     at_once = max(1, TOKENS_AT_ONCE // ids.shape[1])
@@ -117,7 +118,7 @@ class Reference:
 
 
 @torch.inference_mode()
-def observe(model: nn.Module, ids: Tensor, head: Head, candidate_head: Head) -> Reference:
+def observe(model: Any, ids: Tensor, head: Head, candidate_head: Head) -> Reference:
     """Run the original on sequences [s, t] and keep what the measures need of it.
 
     Args:
@@ -130,10 +131,12 @@ def observe(model: nn.Module, ids: Tensor, head: Head, candidate_head: Head) -> 
     for states in hidden_states(model, ids):
         for rows in states.split(whole_rows(head)):
             z = head.logits(rows)
-            top.append(z.argmax(-1))
-            z -= z.logsumexp(-1, keepdim=True)
-            p = z.exp()
-            entropy.append((z.mul_(p)).sum(-1))
+            best, likeliest = z.max(-1, keepdim=True)
+            p = z.sub_(best).exp()
+            total = p.sum(-1, keepdim=True)
+            p.div_(total)
+            top.append(likeliest[:, 0])
+            entropy.append(z.mul_(p).sum(-1) - total[:, 0].log())
             expected.append(_mean(p, candidate_head, rows.dtype))
             bias.append(p @ candidate_head.bias.float() if candidate_head.bias is not None else p.new_zeros(len(p)))
     return Reference(ids, torch.cat(expected), torch.cat(bias), torch.cat(entropy), torch.cat(top))
@@ -164,7 +167,7 @@ class Comparison:
 
 
 @torch.inference_mode()
-def compare(model: nn.Module, reference: Reference, head: Head) -> Comparison:
+def compare(model: Any, reference: Reference, head: Head) -> Comparison:
     """Run the candidate on the reference's sequences and compare it token by token."""
     ids = reference.ids
     following = torch.cat([ids[:, 1:], ids[:, :1]], dim=1).reshape(-1)

@@ -59,20 +59,19 @@ def generates(config: Any) -> bool:
     return any("CausalLM" in a or "LMHead" in a for a in getattr(config, "architectures", None) or ())
 
 
-def outline(config: Any) -> torch.nn.Module:
+def outline(config: Any) -> Any:
     """The model's modules without weights (on the meta device): names and shapes from the configuration alone."""
+    kind: Any = AutoModelForCausalLM if generates(config) else AutoModel
     with torch.device("meta"):
-        kind = AutoModelForCausalLM if generates(config) else AutoModel
-        model: torch.nn.Module = kind.from_config(config)
-    if hasattr(model, "tie_weights"):
-        model.tie_weights()
+        model = kind.from_config(config)
+    model.tie_weights()
     return model
 
 
-def load_model(name: str) -> torch.nn.Module:
+def load_model(name: str) -> Any:
     """The model with its weights in the type they are stored in, on the CPU, in evaluation mode."""
     kind = AutoModelForCausalLM if generates(load_config(name)) else AutoModel
-    model: torch.nn.Module = _loaded(lambda: kind.from_pretrained(location(name), dtype="auto"), name)
+    model = _loaded(lambda: kind.from_pretrained(location(name), dtype="auto"), name)
     return model.eval().requires_grad_(False)
 
 
@@ -86,7 +85,9 @@ def identity(name: str) -> str:
     place = Path(location(name))
     digest = hashlib.sha256(name.encode() if not place.is_dir() else b"")
     if place.is_dir():
-        for file in sorted(p for p in place.iterdir() if p.suffix in {".safetensors", ".bin"} or p.name == "config.json"):
+        for file in sorted(
+            p for p in place.iterdir() if p.suffix in {".safetensors", ".bin"} or p.name == "config.json"
+        ):
             digest.update(f"{file.name}:{file.stat().st_size}".encode())
             with file.open("rb") as handle:
                 digest.update(handle.read(1 << 20))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from moopt_kernels import pack, packed_columns, unpack
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from moopt.backend.candidate import Candidate, Widths
 from moopt.backend.quantizers import Quantized
 from moopt.backend.weights import Inventory, Weight
 from moopt.errors import BackendError
+from moopt_kernels import pack, packed_columns, unpack
 
 FORMAT = "moopt-packed-1"
 
@@ -82,7 +82,7 @@ class Layout:
         n, k = weight.shape
         groups = k // self.group_size
         columns = packed_columns(k, bits)
-        parts = {
+        parts: dict[str, tuple[str, tuple[int, ...], int]] = {
             f"{weight.name}.codes": ("U8", (n, columns), n * columns),
             f"{weight.name}.scales": ("BF16", (n, groups), 2 * n * groups),
         }
@@ -132,7 +132,7 @@ def read(path: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
             if metadata.get("format") != FORMAT:
                 raise BackendError(f"{path} is not a packed file of moopt's; expected the format {FORMAT}.")
             widths: dict[str, int] = json.loads(metadata["bits"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise BackendError(f"Cannot read {path}: {error}") from error
     group_size, quantized = int(metadata["group_size"]), {}

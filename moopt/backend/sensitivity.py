@@ -29,6 +29,7 @@ SEQUENCE = 128
 AT_ONCE = 8
 """Sequences of one backward pass."""
 
+
 @dataclass(frozen=True)
 class Decision:
     """Weights that change together, and the widths they may have."""
@@ -151,7 +152,7 @@ def _forward(candidate: Candidate, decisions: Sequence[Decision], ids: Tensor) -
         embedded.append(output.detach().requires_grad_())
         return embedded[0]
 
-    handle = candidate.model.get_input_embeddings().register_forward_hook(leaf)  # type: ignore[operator]
+    handle = candidate.model.get_input_embeddings().register_forward_hook(leaf)
     try:
         with torch.enable_grad():
             states = candidate.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
@@ -187,13 +188,15 @@ def _both_gradients(
 def _draw(rows: Tensor, head: Head, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """For hidden states [n, k]: W'(p - y) for a sampled label y, W'p, and logsumexp."""
     z = head.logits(rows)
-    normaliser = z.logsumexp(-1)
-    p = z.sub_(normaliser[:, None]).exp_()
+    best = z.amax(-1, keepdim=True)
+    p = z.sub_(best).exp_()
+    total = p.sum(-1, keepdim=True)
+    p.div_(total)
     mean = (p.to(rows.dtype) @ head.weight).float() * head.scale
     place = torch.rand(len(rows), 1, generator=generator, device=rows.device)
     cumulated = p.cumsum_(-1)
     label = torch.searchsorted(cumulated, place * cumulated[:, -1:]).clamp_(max=p.shape[1] - 1)[:, 0]
-    return (mean - head.weight[label].float() * head.scale).to(rows.dtype), mean, normaliser
+    return (mean - head.weight[label].float() * head.scale).to(rows.dtype), mean, (best + total.log())[:, 0]
 
 
 def weight_error(candidate: Candidate, decisions: Sequence[Decision]) -> FloatArray:

@@ -43,7 +43,9 @@ class Text:
         self.source = source
         self._names = tuple(SOURCES) if source == "mix" else (source,)
         if not self._built_in and not Path(source).exists():
-            raise TextError(f"There is no text {source!r}; expected mix, {', '.join(SOURCES)}, a text file or a folder.")
+            raise TextError(
+                f"There is no text {source!r}; expected mix, {', '.join(SOURCES)}, a text file or a folder."
+            )
 
     @cached_property
     def documents(self) -> list[list[tuple[str, str]]]:
@@ -119,9 +121,7 @@ class Tokens:
                     f"The text {self._source!r} is too short: its {split} split has {len(stream)} tokens in a source, "
                     f"{needed} are needed. Give more text, or ask for fewer tokens or shorter sequences."
                 )
-        cut = [
-            [stream[at : at + length] for at in places] for stream, places in zip(streams, starts, strict=True)
-        ]
+        cut = [[stream[at : at + length] for at in places] for stream, places in zip(streams, starts, strict=True)]
         rows = [sequence for turn in zip(*cut, strict=True) for sequence in turn]
         return torch.from_numpy(np.stack(rows[:count]))
 

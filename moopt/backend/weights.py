@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,7 +64,7 @@ class Inventory:
         return next((w for w in self.weights if w.kind == kind), None)
 
 
-def inventory(model: nn.Module) -> Inventory:
+def inventory(model: Any) -> Inventory:
     """List the matrices of a model (with or without weights) and everything else.
 
     Embedding and output head are found by transformers' accessors; position and type embeddings count as the rest.
@@ -83,8 +84,8 @@ def inventory(model: nn.Module) -> Inventory:
             continue
         taken.add(f"{name}.weight")
         if not (kind == "head" and tied):
-            rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
-            weights.append(Weight(name, (int(rows), int(columns)), kind))  # type: ignore[has-type]
+            rows, columns = module.weight.shape
+            weights.append(Weight(name, (int(rows), int(columns)), kind))
     rest = {n: tuple(p.shape) for n, p in model.named_parameters() if n not in taken}
     return Inventory(tuple(weights), rest)
 
@@ -135,7 +136,7 @@ def _short_names(weights: tuple[Weight, ...]) -> dict[str, str]:
     }
 
 
-def module_of(model: nn.Module, weight: Weight) -> nn.Module:
+def module_of(model: nn.Module, weight: Weight) -> Any:
     """The module that holds a weight."""
     return model.get_submodule(weight.name)
 

@@ -59,7 +59,13 @@ class Workbench:
         self._problem = problem
         kind: type[Evaluator] = LanguageEvaluator if problem.is_language else EncoderEvaluator
         self.evaluator = kind(
-            problem.model, problem.quantizer, problem.group_size, problem.text, problem.context, problem.fixed, resources
+            problem.model,
+            problem.quantizer,
+            problem.group_size,
+            problem.text,
+            problem.context,
+            problem.fixed,
+            resources,
         )
         self._warn()
 
@@ -141,8 +147,10 @@ class Workbench:
         problem = self._problem
         if grid := self.grid():
             logger.warning(
-                "The weights of %s already lie on a low-bit grid: %s is lossless (GGUF's Q4_1 where that is 4 bits at 32). "
-                "Figures at that group size, or at fractions of it, say little about methods.", problem.model, grid,
-            )  # fmt: skip
+                "The weights of %s already lie on a low-bit grid: %s is lossless (with an unrounded minimum, as in "
+                "GGUF's Q4_1). Figures at that group size, or at fractions of it, say little about methods.",
+                problem.model,
+                grid,
+            )
         if experts := weights.expert_parameters(problem.inventory):
             logger.warning("%d parameters of %s are stacked experts and stay at 16 bits.", experts, problem.model)

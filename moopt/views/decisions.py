@@ -156,7 +156,7 @@ def _named(value: Any) -> str:
 
 def _figure(history: History) -> go.Figure:
     places, front, lines = axes(history), history.front(), _lines(history)
-    tall = int(min(len(lines) * min(max(600 / len(lines), 7), 24), 1100))
+    tall = int(min(max(len(lines) * min(max(600 / len(lines), 7), 24), 60), 1100))
     strip = 90 if places.y is not None and len(front) > 1 else 0
     figure = make_subplots(
         2, 1, shared_xaxes=True, row_heights=[max(strip, 1), tall], vertical_spacing=16 / (tall + 110)
@@ -203,29 +203,34 @@ def _strip(figure: go.Figure, history: History, places: Axes, front: Sequence[Tr
     hovers = [look.hover(history, trial) for trial in front]
     trace = go.Scatter(y=y, mode="lines+markers", line=line, marker=marker, hovertext=hovers, hoverinfo="text")
     figure.add_trace(trace.update(showlegend=False), 1, 1)
-    figure.update_yaxes(
-        **(look.axis(places.y, y) | {"title": {"text": escape(places.y.name)}, "nticks": 4}), row=1, col=1
-    )
+    axis = look.axis(places.y, y) | {"title": {"text": escape(places.y.name)}, "nticks": 4}
+    if "dtick" in axis:
+        axis["dtick"] = max(1, round(np.log10(max(y) / min(y)) / 2))
+    figure.update_yaxes(**axis, row=1, col=1)
 
 
 def _name_values(figure: go.Figure, coded: Coded, history: History) -> None:
-    """The colours, and a legend that names them; a colour bar where there are too many."""
-    if not coded.names:
-        bar = {"title": {"text": "value within its range", "side": "top"}, "orientation": "h", "len": 0.6}
-        bar |= {"y": 1.0, "yanchor": "bottom", "tickvals": [0, 1], "ticktext": ["least", "greatest"], "thickness": 10}
-        figure.update_layout(coloraxis2={"colorscale": look.ORDERED, "cmin": 0, "cmax": 1, "colorbar": bar})
-        return
+    """The colours, and what names them: a bar for values in an order, a legend for others."""
     n = len(coded.names)
-    colours = look.ramp(n) if coded.ordered else [look.UNORDERED[i % len(look.UNORDERED)] for i in range(n)]
-    steps = [[(i + side) / n, colour] for i, colour in enumerate(colours) for side in (0, 1)]
-    figure.update_layout(coloraxis2={"colorscale": steps, "cmin": -0.5, "cmax": n - 0.5, "showscale": False})
-    for name, colour in zip(coded.names, colours, strict=True):
-        marker = {"symbol": "square", "size": 13, "color": colour}
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=escape(name)), 2, 1)
     units = {str(entry.get("unit", "")) for entry in history.meta.get("decisions") or ()}
     title = units.pop() if len(units) == 1 else ""
-    text = {"text": escape(title or "value"), "font": {"size": 12}}
-    figure.update_layout(legend={"title": text, "itemclick": False, "itemdoubleclick": False})
+    bar: dict[str, Any] = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", "len": 0.6}
+    bar |= {"ticklabelposition": "outside bottom", "title": {"text": escape(title), "side": "top"}}
+    if not n:
+        bar |= {"tickvals": [0, 1], "ticktext": ["least of its values", "greatest"]}
+        figure.update_layout(coloraxis2={"colorscale": look.ORDERED, "cmin": 0, "cmax": 1, "colorbar": bar})
+        return
+    bar |= {"tickvals": list(range(n)), "ticktext": [escape(name) for name in coded.names]}
+    colours = look.ramp(n) if coded.ordered else look.UNORDERED * 2
+    steps = [[(i + side) / n, colours[i]] for i in range(n) for side in (0, 1)]
+    figure.update_layout(coloraxis2={"colorscale": steps, "cmin": -0.5, "cmax": n - 0.5, "colorbar": bar})
+    if coded.ordered:
+        return
+    figure.update_layout(coloraxis2={"showscale": False})
+    figure.update_layout(legend={"title": {"text": escape(title)}, "itemclick": False, "itemdoubleclick": False})
+    for name, colour in zip(coded.names, colours, strict=False):
+        marker = {"symbol": "square", "size": 13, "color": colour}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=escape(name)), 2, 1)
 
 
 def _name_lines(figure: go.Figure, lines: Sequence[Line]) -> None:

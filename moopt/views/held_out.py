@@ -72,7 +72,7 @@ def held_out_card(history: History) -> Card:
         return Card(TITLE, "The front's points with their figures on held-out data.", reason=reason)
     if not any((trial.number, HELD_OUT) in history.measures for trial in history.front()):
         sentence = (
-            "Each line is one point of the front with the figures the search saw; none is measured on held-out data yet."
+            "Each line is one point of the front with the figures the search saw; none is measured on held-out data."
         )
     else:
         sentence = (

@@ -77,7 +77,7 @@ def _figure(table: pd.DataFrame, cost: str) -> go.Figure:
         end = opening.iloc[-1]
         figure.add_vline(x=end[cost], line={"width": 1, "dash": "dot", "color": look.BASELINE})
         figure.add_annotation(
-            x=end[cost], y=0.02, yref="paper", yanchor="bottom", xanchor="left", xshift=5,
+            x=end[cost], y=0.99, yref="paper", yanchor="top", xanchor="left", xshift=5,
             text="the baselines end here", font={"color": look.BASELINE},
         )  # fmt: skip
         final = table["hypervolume"].iloc[-1]

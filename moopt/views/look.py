@@ -20,7 +20,7 @@ BASELINE = "#1f9e8f"
 DOMINATED = "#8d96a6"
 INFEASIBLE = "#c4526b"
 
-ORDERED = ["#35175c", "#6a1f7d", "#a52c78", "#dc4a5f", "#f67d45", "#fdb547", "#fbe886"]
+ORDERED = ["#3d1b69", "#6a1f7d", "#a52c78", "#dc4a5f", "#f67d45", "#fdb547", "#fbe886"]
 """Dark to bright, evenly to the eye: values that have an order."""
 UNORDERED = [
     "#3f7ae0",
@@ -60,7 +60,6 @@ def _template(text: str, quiet: str, grid: str, paper: str) -> go.layout.Templat
         "legend": {
             "orientation": "h",
             "x": 0,
-            "xref": "container",
             "xanchor": "left",
             "y": 1.02,
             "yanchor": "bottom",

@@ -27,11 +27,15 @@ def lines(history: History) -> list[str]:
 def _meaning(objectives: Sequence[Objective]) -> str:
     """What the axes mean."""
     parts = []
-    for o in objectives:
-        unit = f" in {o.unit}" if o.unit else ""
-        how = f"known exactly{unit}" if o.known else f"measured{unit}"
-        parts.append(f"{look.plain(o)} is {how} ({look.better(o)} is better)")
-    return f"{_listed(parts)}."
+    for how, known in (("measured", False), ("known exactly", True)):
+        said = [f"{_with_unit(o)}, {look.better(o)} is better" for o in objectives if o.known is known]
+        parts += [f"{how}: {' and '.join(said)}"] if said else []
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _with_unit(objective: Objective) -> str:
+    return f"{look.plain(objective)} in {objective.unit}" if objective.unit else look.plain(objective)
 
 
 def _front(history: History) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from moopt.backend import metrics as user
 from moopt.backend import models, quantizers, weights
 from moopt.backend.packed import Layout
@@ -17,7 +18,7 @@ from moopt.backend.plan import Plan, make_plan
 from moopt.backend.sensitivity import Decision
 from moopt.backend.text import Text
 from moopt.backend.workbench import Workbench
-from moopt.errors import ProblemError
+from moopt.errors import ProblemError, QuantizationError
 from moopt.problem import Evaluation, Fidelity, Objective, Problem, Resources
 from moopt.space import Config, Ordinal, Space
 
@@ -148,14 +149,14 @@ class BitAllocation(Problem):
     def bytes(self, config: Config) -> int:
         """The bytes of the exported file: codes, scales, zero points, embedding and header counted."""
         return self._fixed_bytes + sum(
-            int(row[self.space[name].values.index(config[name])])  # type: ignore[attr-defined]
-            for name, row in zip(self.decided, self._costs, strict=True)
+            int(row[decision.options.index(config[name])])
+            for (name, decision), row in zip(self.decided.items(), self._costs, strict=True)
         )
 
     def bits(self, config: Config) -> float:
         """Bits per quantized weight, scales left out."""
         counts = {name: sum(w.count for w in d.weights) for name, d in self.decided.items()}
-        return sum(counts[n] * config[n] for n in counts) / sum(counts.values())
+        return float(sum(counts[n] * config[n] for n in counts) / sum(counts.values()))
 
     def widths(self, config: Config) -> dict[str, int]:
         """The width of every decided matrix, by its name."""
@@ -164,9 +165,7 @@ class BitAllocation(Problem):
     def baselines(self) -> dict[str, Config]:
         common = sorted(set.intersection(*(set(d.options) for n, d in self.decided.items() if n not in _TABLES)))
         return {
-            f"uniform-{b}": {
-                name: (max(d.options) if name in _TABLES else b) for name, d in self.decided.items()
-            }
+            f"uniform-{b}": {name: (max(d.options) if name in _TABLES else b) for name, d in self.decided.items()}
             for b in common
         }
 
@@ -319,5 +318,5 @@ def _widths(name: str, given: Sequence[int], allowed: tuple[int, ...] = quantize
     """Widths in rising order, each once."""
     if not given or any(isinstance(b, bool) or b not in allowed for b in given):
         listed = ", ".join(map(str, allowed))
-        raise quantizers.QuantizationError(f"Got {name}={tuple(given)}; expected widths among {listed}.")
+        raise QuantizationError(f"Got {name}={tuple(given)}; expected widths among {listed}.")
     return tuple(sorted(set(given)))

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from moopt.backend import quantizers, weights
 from moopt.backend.candidate import Candidate
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 SMALL = {
     "hidden_size": 64,

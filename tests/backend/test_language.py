@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from moopt.backend import language
 
+from moopt.backend import language
 from tests.backend.conftest import FAMILIES, candidate_of, make_model
 
 IDS = torch.randint(0, 320, (3, 40), generator=torch.Generator().manual_seed(0))

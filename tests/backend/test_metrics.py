@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from moopt.backend.metrics import CallableMetric, CommandMetric
 from moopt.errors import MetricError
-
 from tests.backend.conftest import make_model
 
 LOADS = "import sys, json; from transformers import AutoModelForCausalLM as M; m = M.from_pretrained(sys.argv[1]); "
@@ -43,7 +43,7 @@ def test_a_failing_command_says_why(code: str, metric: str, message: str) -> Non
 
 
 def test_a_command_that_cannot_work_is_refused_at_once() -> None:
-    with pytest.raises(MetricError, match="lacks {model}"):
+    with pytest.raises(MetricError, match=r"lacks \{model\}"):
         CommandMetric("score", "python eval.py")
     with pytest.raises(MetricError, match="expected 'json:KEY' or 'last'"):
         CommandMetric("score", "python eval.py {model}", "yaml:score")

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from moopt.backend import cache, models, weights
 from moopt.errors import ModelNotFound, QuantizationError
-
 from tests.backend.conftest import FAMILIES
 
 
@@ -31,14 +31,14 @@ def test_fused_groups_follow_the_servers(save: Callable[[str], Path]) -> None:
     assert list(weights.groups(found.linears(), "block")) == ["0", "1"]
     assert list(weights.groups(found.linears(), "linear"))[:3] == ["0.q", "0.k", "0.v"]
     assert found.table("head") is not None
-    with pytest.raises(QuantizationError, match="pattern 'none.*' matches no layer"):
+    with pytest.raises(QuantizationError, match=r"pattern 'none\.\*' matches no layer"):
         weights.skipped(found.weights, ("none.*",))
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="There is no model 'smollm'; expected a local folder"):
         models.location("smollm")
-    with pytest.raises(ModelNotFound, match="There is no model './nowhere'"):
+    with pytest.raises(ModelNotFound, match=r"There is no model '\./nowhere'"):
         models.location("./nowhere")
     with pytest.raises(ModelNotFound, match=r"has no config\.json"):
         models.location(str(tmp_path))

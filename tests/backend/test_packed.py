@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from moopt.backend import packed, weights
 from moopt.backend.packed import Layout
 from moopt.errors import BackendError
-
 from tests.backend.conftest import candidate_of, make_model
 
 

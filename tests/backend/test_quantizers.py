@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from moopt.backend import quantizers
 from moopt.backend.grid import Grid, find_grid
 from moopt.errors import QuantizationError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from moopt.backend import language, sensitivity, weights
 
+from moopt.backend import language, sensitivity, weights
 from tests.backend.conftest import candidate_of, make_model
 
 BITS = (3, 4, 8)
@@ -59,7 +59,9 @@ def test_the_sampled_fisher_predicts_the_kl_of_small_changes() -> None:
 def test_weight_error_falls_with_the_width() -> None:
     candidate = candidate_of(make_model("llama"))
     linears = weights.inventory(candidate.model).linears()
-    decisions = [sensitivity.Decision(m, BITS if i else (4,)) for i, m in enumerate(weights.groups(linears, "fused").values())]
+    decisions = [
+        sensitivity.Decision(m, BITS if i else (4,)) for i, m in enumerate(weights.groups(linears, "fused").values())
+    ]
     table = sensitivity.weight_error(candidate, decisions)
     assert np.isinf(table[0, 1:]).all()
     assert (np.diff(table[1:], axis=1) < 0).all()

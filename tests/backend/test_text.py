@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from moopt.backend.text import SPLITS, Text
 from moopt.errors import TextError
 
@@ -46,7 +47,7 @@ def test_text_that_is_too_short_says_what_it_has(tmp_path: Path, byte_tokenizer:
 
 
 def test_unknown_or_empty_or_binary_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TextError, match="There is no text 'nowhere.txt'; expected mix, prose, docstrings, code"):
+    with pytest.raises(TextError, match=r"There is no text 'nowhere\.txt'; expected mix, prose, docstrings, code"):
         Text("nowhere.txt")
     (tmp_path / "empty.txt").touch()
     with pytest.raises(TextError, match="has no documents"):
