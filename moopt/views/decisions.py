@@ -217,11 +217,7 @@ def _name_values(figure: go.Figure, coded: Coded, history: History) -> None:
     bar: dict[str, Any] = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", "len": 0.6}
     bar |= {"xpad": 0, "title": {"text": escape(title), "side": "top"}}
     if not n:
-        bar |= {
-            "tickvals": [0, 1],
-            "ticktext": ["least", "greatest"],
-            "title": {"text": "within a decision's own range"},
-        }
+        bar |= {"tickvals": [0, 1], "ticktext": ["least", "greatest"], "title": {"text": "within the decision's range"}}
         figure.update_layout(coloraxis2={"colorscale": look.ORDERED, "cmin": 0, "cmax": 1, "colorbar": bar})
         return
     bar |= {"tickvals": list(range(n)), "ticktext": [escape(name) for name in coded.names]}

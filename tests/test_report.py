@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import moopt
+from moopt.errors import StorageError
+from moopt.report import front_csv, write_report
+
+
+class Layers(moopt.Problem):
+    """Four layers of 2, 4 or 8 bits; 8 bits before 2 break the evaluation."""
+
+    space = moopt.Space({f"layer{i}": moopt.Ordinal(2, 4, 8) for i in range(4)})
+    objectives = (moopt.Objective("kl", unit="nats/token"), moopt.Objective("size_mb", unit="MB", known=True))
+    fidelity = moopt.Fidelity(256)
+    measurements = {"held-out": moopt.Fidelity(512)}  # noqa: RUF012
+
+    def known(self, config: moopt.Config) -> dict[str, float]:
+        return {"size_mb": float(sum(config.values()))}
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        bits = list(config.values())
+        if bits[:2] == [8, 2]:
+            raise ValueError("</script><script>alert('two <b>odd</b> layers')</script>")
+        return moopt.Evaluation({"kl": sum((i + 1) ** 3 / b**2 for i, b in enumerate(bits)), "perplexity": 20.0})
+
+    def baselines(self) -> dict[str, moopt.Config]:
+        return {f"uniform-{b}": dict.fromkeys(self.space.names, b) for b in (2, 4, 8)}
+
+
+@pytest.fixture(scope="module")
+def history() -> moopt.History:
+    """A study that was run, with markup in its name and in its failures."""
+    study = moopt.Study("</script><script>alert(1)</script>", Layers(), "random", seed=1).run(trials=60)
+    assert any(trial.failure for trial in study.history.trials)
+    return study.history
+
+
+class Page(HTMLParser):
+    """What a browser would load, run and show of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.scripts: list[str] = []
+        self.policy = self.text = ""
+        self._inside = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag
+        self.loaded += [f"{tag} {name}={value}" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        self.loaded += [tag] if tag in ("link", "iframe", "object", "embed", "base") else []
+        if ("http-equiv", "Content-Security-Policy") in attrs:
+            self.policy = dict(attrs)["content"] or ""
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.text += data
+
+    def figures(self) -> list[dict[str, Any]]:
+        return [json.loads(script) for script in self.scripts if script.startswith('{"data"')]
+
+
+def test_the_report_loads_nothing(history: moopt.History, tmp_path: Path) -> None:
+    page = Page(write_report(history, tmp_path / "report.html"))
+    assert page.loaded == []
+    assert page.policy.startswith("default-src 'none'")
+    assert "http" not in page.policy
+
+
+def test_plotly_is_in_it_once_and_draws_every_figure(history: moopt.History, tmp_path: Path) -> None:
+    page = Page(write_report(history, tmp_path / "report.html"))
+    assert sum(len(script) > 1_000_000 for script in page.scripts) == 1
+    assert len(page.figures()) == 4
+    assert len(page.scripts) == 4 + 3  # and the templates, plotly itself and what calls it
+
+
+def test_names_and_messages_are_text(history: moopt.History, tmp_path: Path) -> None:
+    page = Page(write_report(history, tmp_path / "report.html"))
+    assert page.text.count("</script><script>alert(1)</script>") == 3  # the title, the heading and what was run
+    assert "ValueError: </script><script>alert('two <b>odd</b> layers')</script>" in page.text
+    assert not any(script.startswith("alert") for script in page.scripts)
+
+
+def test_the_report_begins_with_what_was_found(history: moopt.History, tmp_path: Path) -> None:
+    text = Page(write_report(history, tmp_path / "report.html")).text
+    assert "A candidate is 4 decisions, each one of 2, 4 or 8. Random tried 60 candidates" in text
+    assert "At the size of uniform-4 the front's kl is" in text
+
+
+def test_a_study_without_trials_has_a_report(tmp_path: Path) -> None:
+    study = moopt.Study("nothing yet", Layers(), "random")
+    assert "No trial has been started yet." in Page(write_report(study.history, tmp_path / "report.html")).text
+
+
+def test_the_report_replaces_what_was_there_and_leaves_nothing_else(history: moopt.History, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.html"
+    assert write_report(history, path) == path
+    path.write_text("old")
+    write_report(history, str(path))
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_path_that_cannot_be_written_is_named(history: moopt.History, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"Cannot write {tmp_path}"):
+        write_report(history, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_csv_holds_the_front_with_its_decisions_and_held_out_figures(
+    history: moopt.History, tmp_path: Path
+) -> None:
+    table = pd.read_csv(front_csv(history, tmp_path / "front.csv"), index_col="trial")
+    front = history.front()
+    assert table.index.tolist() == [trial.number for trial in front]
+    for trial, (_, row) in zip(front, table.iterrows(), strict=True):
+        assert row["kl"] == pytest.approx(trial.values["kl"])
+        assert row["kl (held-out)"] == history.measures[trial.number, "held-out"].values["kl"]
+        assert {name: row[f"config.{name}"] for name in trial.config} == trial.config
+
+
+def test_the_csv_of_an_empty_front_has_no_lines(tmp_path: Path) -> None:
+    study = moopt.Study("nothing yet", Layers(), "random")
+    assert front_csv(study.history, tmp_path / "front.csv").read_text() == "trial\n"
