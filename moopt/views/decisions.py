@@ -186,7 +186,7 @@ def _hovers(history: History, lines: Sequence[Line], front: Sequence[Trial]) -> 
     points = [" · ".join([f"trial {t.number}", *found]) for t, found in zip(front, figures, strict=True)]
     return [
         [
-            f"<b>{escape(line.label)}: {escape(_named(trial.config.get(line.name)))}</b><br>{point}"
+            f"<b>{escape(_cut(line.label, 48))}: {escape(_named(trial.config.get(line.name)))}</b><br>{point}"
             if line.name
             else ""
             for trial, point in zip(front, points, strict=True)
@@ -252,6 +252,8 @@ def _name_lines(figure: go.Figure, lines: Sequence[Line]) -> None:
         col=1,
     )
     for group, members in groups.items() if grouped else ():
+        if len(members) == 1:  # its row names it
+            continue
         figure.add_annotation(
             text=f"<b>{escape(_cut(group))}</b>",
             x=0, xref="paper", xanchor="right", xshift=-30, textangle=-90,
