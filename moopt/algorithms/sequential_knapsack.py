@@ -25,7 +25,7 @@ from moopt.space import Config
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-RADII = (2, 4, 8, 16)
+RADII = (3, 7, 14)
 """How many decisions a step may change, about: small steps are the ones that pay."""
 OPENING = 15
 """About how many trials a study opens with."""
@@ -75,7 +75,7 @@ class SequentialKnapsack(Algorithm):
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
-    def __init__(self, tokens: int = 6144, budgets: Sequence[int] | None = None) -> None:
+    def __init__(self, tokens: int = 4608, budgets: Sequence[int] | None = None) -> None:
         self.tokens = positive("tokens", tokens)
         self.budgets = None if budgets is None else [int(b) for b in budgets]
 
@@ -186,7 +186,7 @@ class SequentialKnapsack(Algorithm):
             self._stepped(lane)
 
     def _proposals(self, table: FloatArray, choice: IntArray, budget: int) -> list[Config]:
-        """The exact knapsack at several trust-region radii: about 2, 4, 8 and 16 changed decisions."""
+        """The exact knapsack at several trust-region radii: about 3, 7 and 14 changed decisions."""
         rows = np.arange(len(choice))
         span = np.where(self._costs < 0, 0, self._costs).max(axis=1)
         leaves = np.ones(table.shape)

@@ -3,10 +3,11 @@
 No tensor of all logits is ever made, and the original runs only once a batch. With p the original's distribution at a
 token, W the head and h the candidate's last hidden state, z = W h + b its logits,
 
-    KL = sum p log p - p'z + logsumexp(z),    p'z = h'(W'p) + b'p.
+    KL = sum p log p - p'z + logsumexp(z) sum p,    p'z = h'(W'p) + b'p.
 
-So m = W'p (hidden size) and sum p log p (one number) are all that is kept of the original, and a candidate costs one
-head product and one pass of exponentials. m is kept for every width the head can have.
+So m = W'p (hidden size) and two numbers are all that is kept of the original, and a candidate costs one head product
+and one pass of exponentials. p may be rounded to the compute type: as the same p weighs both logarithms, that weighs
+tokens a little otherwise but leaves no offset, and the original is exactly 0 from itself.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ TOKENS_AT_ONCE = 4096
 """Tokens of one forward pass through the body."""
 ROWS, COLUMNS = 1024, 2048
 """The tile of logits that a comparison holds at a time."""
-LOGITS = 1 << 25
-"""Logits of whole rows that are held at a time where the distribution itself is needed: 128 MiB."""
+LOGITS = 1 << 24
+"""Logits of whole rows that are held at a time where the distribution itself is needed: 64 MiB."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Reference:
         expected: W'p in the candidate head's weights, n x k.
         expected_bias: b'p, n.
         entropy: sum p log p, n (the negative entropy).
+        mass: sum p, n: 1 but for p's rounding.
         top: The likeliest token, n.
     """
 
@@ -114,6 +116,7 @@ class Reference:
     expected: Tensor
     expected_bias: Tensor
     entropy: Tensor
+    mass: Tensor
     top: Tensor
 
 
@@ -127,28 +130,23 @@ def observe(model: Any, ids: Tensor, head: Head, candidate_head: Head) -> Refere
         head: The original's head.
         candidate_head: The head candidates have; W'p is taken with its weights.
     """
-    expected, bias, entropy, top = [], [], [], []
+    expected, bias, entropy, mass, top = [], [], [], [], []
     for states in hidden_states(model, ids):
         for rows in states.split(whole_rows(head)):
             z = head.logits(rows)
             best, likeliest = z.max(-1, keepdim=True)
             p = z.sub_(best).exp()
             total = p.sum(-1, keepdim=True)
-            p.div_(total)
+            z.sub_(total.log())
+            p = p.div_(total).to(rows.dtype)
             top.append(likeliest[:, 0])
-            entropy.append(z.mul_(p).sum(-1) - total[:, 0].log())
-            expected.append(_mean(p, candidate_head, rows.dtype))
-            bias.append(p @ candidate_head.bias.float() if candidate_head.bias is not None else p.new_zeros(len(p)))
-    return Reference(ids, torch.cat(expected), torch.cat(bias), torch.cat(entropy), torch.cat(top))
-
-
-def _mean(p: Tensor, head: Head, dtype: torch.dtype) -> Tensor:
-    """W'p [n, k] for distributions p [n, v], which are split in two where the factors have 16 bits."""
-    high = p.to(dtype)
-    mean = product(high, head.weight.T)
-    if dtype != p.dtype:
-        mean += product((p - high.float()).to(dtype), head.weight.T)
-    return mean * head.scale
+            mass.append(p.sum(-1, dtype=torch.float32))
+            entropy.append(z.mul_(p).sum(-1))
+            expected.append(product(p, candidate_head.weight.T) * candidate_head.scale)
+            none = candidate_head.bias is None
+            bias.append(z.new_zeros(len(z)) if none else p.float() @ candidate_head.bias.float())
+    kept = (torch.cat(found) for found in (expected, bias, entropy, mass, top))
+    return Reference(ids, *kept)
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def compare(model: Any, reference: Reference, head: Head) -> Comparison:
             at += len(rows)
             total, best, picked = _normaliser(rows, head, torch.stack([following[part], reference.top[part]], 1))
             linear = (rows.float() * reference.expected[part]).sum(-1) + reference.expected_bias[part]
-            kl.append(reference.entropy[part] - linear + total)
+            kl.append(reference.entropy[part] - linear + reference.mass[part] * total)
             nll.append(total - picked[:, 0])
             agrees.append(picked[:, 1] >= best)
     shape = ids.shape

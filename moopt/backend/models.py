@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from moopt.backend import cache
 from moopt.errors import ModelNotFound
 
 logger = logging.getLogger("moopt")
+transformers.utils.logging.disable_progress_bar()  # moopt shows its own progress; theirs spill into pipes
 
 
 def location(name: str) -> str:

@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 
 SEQUENCE = 128
 """Tokens of a sequence: short ones give more independent samples for the same cost."""
-AT_ONCE = 8
+AT_ONCE = 6
 """Sequences of one backward pass."""
 
 
@@ -181,7 +181,7 @@ def _both_gradients(
         sampled.append(drawn)
         toward.append((mean - expected).to(block.dtype))
         linear = (block.float() * expected).sum(-1) + reference.expected_bias[part]
-        total += float((reference.entropy[part] - linear + normaliser).sum())
+        total += float((reference.entropy[part] - linear + reference.mass[part] * normaliser).sum())
     return torch.cat(sampled), torch.cat(toward), total
 
 

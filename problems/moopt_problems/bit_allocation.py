@@ -80,9 +80,9 @@ class BitAllocation(Problem):
         text: str = "mix",
         tokens: int = 4096,
         context: int = 512,
-        held_out: int = 8192,
+        held_out: int = 6144,
         sensitivities: str | None = "default",
-        sensitivity_tokens: int = 24_576,
+        sensitivity_tokens: int = 16_384,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         self.model, self.quantizer, self.group_size = model, quantizer, group_size
