@@ -71,7 +71,7 @@ class Coordinator:
     def _room(self, trials: int) -> int:
         """How many jobs may be started now."""
         issued = len(self._history.trials)
-        return min(self._executor.capacity - len(self._running), trials - issued)
+        return max(0, min(self._executor.capacity - len(self._running), trials - issued))
 
     def _replay(self) -> None:
         """Rebuild the algorithm's state from the log: batches as they were issued, outcomes as they were told."""

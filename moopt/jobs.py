@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from moopt.errors import MooptError, ProblemError
 from moopt.problem import Evaluation, Fidelity, HasGradient, HasSensitivities, Problem
 from moopt.space import Config
@@ -59,15 +62,23 @@ def perform(problem: Problem, job: Job) -> Outcome:
                 return checked(problem, job, problem.evaluate(job.config, job.fidelity))
             case "gradient" if isinstance(problem, HasGradient):
                 values, linear, curvature = problem.gradient(job.config, job.fidelity)
-                return Evaluation(values, attributes={"linear": linear.tolist(), "curvature": curvature.tolist()})
+                return _tables(values, linear=linear, curvature=curvature)
             case "sensitivity" if isinstance(problem, HasSensitivities):
                 table = problem.sensitivities(str(job.fidelity.batch), job.fidelity.tokens)
-                return Evaluation({}, attributes={"table": table.tolist()})
+                return _tables({}, table=table)
         raise ProblemError(f"{type(problem).__name__} cannot do a job of kind {job.kind!r}.")
     except MooptError as error:
         return Failure(type(error).__name__, str(error), traceback.format_exc())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Failure(type(error).__name__, f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _tables(values: Mapping[str, float], **tables: npt.NDArray[np.float64]) -> Evaluation:
+    """Tables [decisions, options] as an outcome; inf marks an option that is not there."""
+    for name, table in tables.items():
+        if np.isnan(table).any():
+            raise ProblemError(f"The {name} table has NaN in it; expected numbers, or inf where there is no option.")
+    return Evaluation(values, attributes={name: table.tolist() for name, table in tables.items()})
 
 
 def checked(problem: Problem, job: Job, evaluation: object) -> Outcome:

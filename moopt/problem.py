@@ -124,7 +124,7 @@ class Problem(ABC):
     measurements: Mapping[str, Fidelity] = MappingProxyType({})
     """Data that the finalists are measured on after the search, by purpose, such as "held-out"."""
     sensitivity: Fidelity | None = None
-    """With `sensitivities` and `costs`: how the table that every study opens with is made; its `batch` is the method."""
+    """With `sensitivities` and `costs`: how the table a study opens with is made; its `batch` is the method."""
 
     def setup(self, resources: Resources) -> None:  # noqa: B027 - most problems load nothing
         """Load what `evaluate` needs; called once in each worker."""

@@ -161,9 +161,10 @@ class Study:
         self.storage.open(own=True)
         executor = InlineExecutor(self.problem, self.resources)
         try:
+            opening = Opening(self.algorithm)
+            opening.start(self.problem, self.seed)  # what cannot be searched is refused before it is stored
             stored = self._stored()
             self._history, self._runs = stored.history(), True
-            opening = Opening(self.algorithm)
             yield Coordinator(self.problem, opening, self.seed, stored, self._history, executor, watch)
         finally:
             self._version, self._runs = self.storage.version, False

@@ -80,7 +80,7 @@ def test_a_job_the_problem_cannot_do_is_a_failure():
 
 def test_capabilities_are_the_methods_there_are():
     assert capabilities(Landscape()) == frozenset()
-    assert capabilities(BitToy(4)) == {"moves", "costs", "sensitivities"}
+    assert capabilities(BitToy(4)) == {"moves", "costs", "sensitivities", "gradient"}
     assert set(CAPABILITIES) == {"moves", "repair", "costs", "features", "sensitivities", "gradient"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -90,7 +91,8 @@ class Algorithm(ABC):
 
     def settings(self) -> dict[str, Any]:
         """A JSON description, equal for algorithms that do the same: part of a study's identity."""
-        public = {k.removeprefix("_"): v for k, v in vars(self).items() if k in type(self).__init__.__annotations__}
+        arguments = inspect.signature(type(self)).parameters
+        public = {name: value for name, value in vars(self).items() if name in arguments}
         return {"algorithm": type(self).__name__, **public}
 
     def rng(self) -> np.random.Generator:

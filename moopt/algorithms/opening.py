@@ -80,7 +80,7 @@ def knapsack_baselines(problem: Problem, table: list[list[float]]) -> Iterator[t
     knapsack = Knapsack(table, problem.costs())
     names = discrete_names(problem)
     priced = sorted(
-        (knapsack.cost([int(problem.space[n].encode(config[n])) for n in names]), name)
+        (knapsack.cost([int(problem.space[n].encode(config[n]) - problem.space[n].lower) for n in names]), name)
         for name, config in problem.baselines().items()
     )
     budgets = {cost: f"knapsack at {name}" for cost, name in priced}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +34,8 @@ FIRST_EXPECTATION = 0.03
 """The relative gain that a budget without a step is taken to promise at least."""
 PATIENCE = 0.3
 """What is left of a budget's expectation after a step that gained nothing."""
+TRIES = 3
+"""Steps in a row that may gain nothing before a budget rests, until another one finds it a better candidate."""
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Lane:
         waiting: Candidates of the present step that are not issued yet.
         open: Keys of candidates of the present step that are not told yet.
         linearising: Whether a gradient is under way.
+        vain: Steps from the present best that gained nothing.
     """
 
     budget: int
@@ -58,11 +62,13 @@ class Lane:
     waiting: list[Config] = field(default_factory=list)
     open: set[tuple[object, ...]] = field(default_factory=set)
     linearising: bool = False
+    vain: int = 0
 
     @property
     def idle(self) -> bool:
-        """Whether a new step may begin."""
-        return self.best is not None and not (self.linearising or self.waiting or self.open)
+        """Whether a new step may begin, and may still gain something."""
+        busy = self.linearising or self.waiting or self.open
+        return self.best is not None and not busy and self.vain < TRIES
 
 
 class SequentialKnapsack(Algorithm):
@@ -86,7 +92,10 @@ class SequentialKnapsack(Algorithm):
             raise AlgorithmError("SequentialKnapsack needs discrete decisions; the space has a Float.")
         self._costs = problem.costs()
         self._names = discrete_names(problem)
-        self._loss = next(i for i, o in enumerate(problem.objectives) if not o.known)
+        measured = [i for i, objective in enumerate(problem.objectives) if not objective.known]
+        if not measured:
+            raise AlgorithmError("SequentialKnapsack improves a measured objective; all of the problem's are known.")
+        self._loss = measured[0]
         self._predicted: FloatArray | None = None
         self._steps = 0
         self._lanes = [Lane(budget) for budget in self._budgets(problem)]
@@ -133,6 +142,7 @@ class SequentialKnapsack(Algorithm):
         given = self.budgets
         if given is None:
             given = sorted({knapsack.cost(self._choice(config)) for config in problem.baselines().values()})
+            given += [(cheap + dear) // 2 for cheap, dear in pairwise(given) if len(given) == 2]
         found = [b for b in given if knapsack.least < b < knapsack.most]
         if not found:
             raise AlgorithmError(
@@ -154,7 +164,7 @@ class SequentialKnapsack(Algorithm):
             loss, cost = float(self.archive.values[-1][self._loss]), self._cost(job.config)
             for lane in self._lanes:
                 if cost <= lane.budget and loss < lane.loss:
-                    lane.best, lane.loss = job, loss
+                    lane.best, lane.loss, lane.vain = job, loss, 0
                     if lane.before == np.inf:
                         lane.expected = max(FIRST_EXPECTATION, self._surprise(job.config, loss))
         for lane in self._lanes:
@@ -174,6 +184,7 @@ class SequentialKnapsack(Algorithm):
         """All candidates of a step are known: what it gained decides when the next one comes."""
         gain = 1 - lane.loss / lane.before if lane.before > 0 else 0.0
         lane.expected = max(gain, PATIENCE * lane.expected)
+        lane.vain += gain <= 0
 
     def _linearised(self, lane: Lane, job: Job, outcome: Outcome) -> None:
         lane.linearising = False

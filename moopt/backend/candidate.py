@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,12 +31,14 @@ class Candidate:
         group_size: How many inputs share a scale.
         device: Where it runs.
         dtype: What it computes in.
+        reload: Loads the original again, so that its weights need not be held once all variants are made.
     """
 
     def __init__(
         self, model: Any, weights: tuple[Weight, ...], quantizer: Quantizer, group_size: int,
-        device: torch.device, dtype: torch.dtype,
+        device: torch.device, dtype: torch.dtype, reload: Callable[[], Any] | None = None,
     ) -> None:  # fmt: skip
+        self._reload = reload
         self.weights, self._quantizer, self._group_size = weights, quantizer, group_size
         self._stored: dict[str, Tensor] = {w.name: module_of(model, w).weight.data for w in weights}
         self.model = model.to(device=device, dtype=dtype)
@@ -54,11 +57,14 @@ class Candidate:
         self.current = dict(widths)
 
     def prepare(self, widths: Mapping[str, tuple[int, ...]]) -> None:
-        """Quantize every matrix to the widths it may have, as far as there is room."""
+        """Quantize every matrix to the widths it may have, as far as there is room; let go of the stored weights."""
         for name, options in widths.items():
             for bits in options:
                 if self._room > 0:
                     self.weight(name, bits)
+        wider = any(weight.dtype != self.dtype for weight in self._stored.values())
+        if self._reload is not None and wider:
+            self._stored = {}
 
     def weight(self, name: str, bits: int | None) -> Tensor:
         """A matrix as it runs at a width (None: the original), n x k, on the device in the compute type."""
@@ -74,10 +80,13 @@ class Candidate:
 
     def quantized(self, name: str, bits: int) -> Quantized:
         """The codes, scales and zero points of a matrix at a width, made from the weights as they are stored."""
-        return self._quantizer(self._stored[name].to(self.device), bits, self._group_size)
+        return self._quantizer(self.stored(name).to(self.device), bits, self._group_size)
 
     def stored(self, name: str) -> Tensor:
         """The original matrix in the type it is stored in."""
+        if not self._stored and self._reload is not None:
+            original = self._reload()
+            self._stored = {w.name: module_of(original, w).weight.data for w in self.weights}
         return self._stored[name]
 
     def _set(self, name: str, weight: Tensor) -> None:
@@ -94,9 +103,12 @@ def room_for_variants(device: torch.device) -> int:
     """Bytes that variants may take on a device: a share of what is free now."""
     if device.type == "cuda":
         return int(FRACTION_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
-    with open("/proc/meminfo") as lines:
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return int(FRACTION_OF_MEMORY * free * 1024)
+    try:
+        with open("/proc/meminfo") as lines:
+            free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except OSError:  # not Linux: half of what the machine has
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return int(FRACTION_OF_MEMORY * free)
 
 
 def choose_device(device: str) -> torch.device:

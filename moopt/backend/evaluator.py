@@ -54,7 +54,9 @@ class Evaluator(ABC):
         device = choose_device(resources.device)
         loaded = models.load_model(model)
         matrices = weights.inventory(loaded).weights
-        self.candidate = Candidate(loaded, matrices, named(quantizer), group_size, device, self.dtype)
+        self.candidate = Candidate(
+            loaded, matrices, named(quantizer), group_size, device, self.dtype, lambda: models.load_model(model)
+        )
         self.tokenizer = models.load_tokenizer(model)
         self.tokens: Tokens = text.tokenized(self.tokenizer)
         self.length, self._fixed = length, dict(fixed)
@@ -106,18 +108,17 @@ class LanguageEvaluator(Evaluator):
         key = (fidelity, self.candidate.current.get(self._head_name))
         if key in self._references:
             return self._references[key], 0
+        self._references[key] = self.observed(ids)
+        return self._references[key], ids.numel()
+
+    def observed(self, ids: Tensor) -> language.Reference:
+        """The original on sequences that will not come again, for candidates with the present head."""
         head, widths = self.head(), dict(self.candidate.current)
         self.candidate.use({})
         try:
-            found = language.observe(self.candidate.model, ids, self._original, head)
+            return language.observe(self.candidate.model, ids, self._original, head)
         finally:
             self.candidate.use(widths)
-        self._references[key] = found
-        return found, ids.numel()
-
-    def forget(self, fidelity: Fidelity) -> None:
-        """Drop what is kept of the original on a batch that will not come again."""
-        self._references = {key: kept for key, kept in self._references.items() if key[0] != fidelity}
 
     def measure(self, widths: Widths, fidelity: Fidelity) -> Measured:
         self.use(widths)

@@ -143,8 +143,8 @@ def observe(model: Any, ids: Tensor, head: Head, candidate_head: Head) -> Refere
             mass.append(p.sum(-1, dtype=torch.float32))
             entropy.append(z.mul_(p).sum(-1))
             expected.append(product(p, candidate_head.weight.T) * candidate_head.scale)
-            none = candidate_head.bias is None
-            bias.append(z.new_zeros(len(z)) if none else p.float() @ candidate_head.bias.float())
+            offset = candidate_head.bias
+            bias.append(z.new_zeros(len(z)) if offset is None else p.float() @ offset.float() * candidate_head.scale)
     kept = (torch.cat(found) for found in (expected, bias, entropy, mass, top))
     return Reference(ids, *kept)
 

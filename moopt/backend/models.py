@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from moopt.backend import cache
@@ -103,7 +104,7 @@ def _loaded(load: Callable[[], Any], name: str) -> Any:
         return load()
     except ModelNotFound:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFound(f"The model {name!r} cannot be loaded: {first}") from error
 

@@ -126,12 +126,15 @@ def make_plan(
     method: Fidelity | None = problem.sensitivity
     probes = sum(len(d.options) for d in problem.decided.values())
     each = {"fisher": trial.backward, "one-layer": trial.evaluation * probes}
+    tabled = (
+        min(method.tokens, problem.fidelity.tokens if method.batch == "one-layer" else method.tokens) if method else 0
+    )
     held_out = sum(fidelity.tokens for fidelity in problem.measurements.values())
     seconds = {
         "loading and quantizing": trial.load_seconds + trial.quantize_seconds,
-        "sensitivities": each.get(str(method.batch), 0.0) * method.tokens if method else 0.0,
+        "sensitivities": each.get(str(method.batch), 0.0) * tabled if method else 0.0,
         "candidates": trial.evaluation * problem.fidelity.tokens * (trials + 1),
-        "gradients": (1.8 * trial.backward + trial.evaluation) * gradients * gradient_tokens,
+        "gradients": (1.4 * trial.backward + 1.5 * trial.evaluation) * gradients * gradient_tokens,
         "held-out figures": trial.evaluation * held_out * (min(trials, FINALISTS) + 1),
     }
     tokens = trials * problem.fidelity.tokens + FINALISTS * held_out

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moopt.backend.candidate import Candidate
 from moopt.backend.language import Head, Reference, whole_rows
@@ -93,10 +94,9 @@ def sampled_fisher(
     squares = torch.zeros(len(decisions), max(len(d.options) for d in decisions), dtype=torch.float64)
     generator = torch.Generator(candidate.device).manual_seed(seed)
     for part in ids.to(candidate.device).split(AT_ONCE):
-        hidden = _forward(candidate, decisions, part)
-        gradient = _sampled_gradient(hidden.states, head, generator)
-        squares += hidden.backward(gradient).double().square().sum(1)
-        hidden.close()
+        with _Forward(candidate, decisions, part) as hidden:
+            gradient = _sampled_gradient(hidden.states, head, generator)
+            squares += hidden.backward(gradient).double().square().sum(1)
     table = squares / (2 * ids.shape[1] * len(ids))
     return _masked(table, decisions)
 
@@ -111,28 +111,48 @@ def gradient(
         a change is about KL + linear + curvature.
     """
     shape = (len(decisions), max(len(d.options) for d in decisions))
-    linear, squares, kl = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64), 0.0
+    linear, squares = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    kl, sampled_tokens = 0.0, 0
     generator = torch.Generator(candidate.device).manual_seed(seed)
     count, length = reference.ids.shape
     for start in range(0, count, AT_ONCE):
         part = reference.ids[start : start + AT_ONCE]
         rows = slice(start * length, (start + len(part)) * length)
-        hidden = _forward(candidate, decisions, part)
-        sampled, toward, total = _both_gradients(hidden.states, head, reference, rows, generator)
-        kl += total
-        squares += hidden.backward(sampled, again=True).double().square().sum(1)
-        linear += hidden.backward(toward).double().sum(1)
-        hidden.close()
+        with _Forward(candidate, decisions, part) as hidden:
+            sampled, toward, total = _both_gradients(hidden.states, head, reference, rows, generator)
+            kl += total
+            if start % (2 * AT_ONCE) == 0:  # curvature only has to be about right: every other batch will do
+                squares += hidden.backward(sampled, again=True).double().square().sum(1)
+                sampled_tokens += part.numel()
+            linear += hidden.backward(toward).double().sum(1)
     tokens = count * length
-    return kl / tokens, _masked(linear / tokens, decisions), _masked(squares / (2 * tokens), decisions)
+    return kl / tokens, _masked(linear / tokens, decisions), _masked(squares / (2 * sampled_tokens), decisions)
 
 
 class _Forward:
-    """A forward pass whose backward pass reports slopes."""
+    """A forward pass of a candidate on sequences [s, t] whose backward passes report slopes."""
 
-    def __init__(self, states: Tensor, embedded: Tensor, taps: _Taps) -> None:
-        self._graph, self._embedded, self._taps = states, embedded, taps
-        self.states = states.detach().reshape(-1, states.shape[-1])
+    def __init__(self, candidate: Candidate, decisions: Sequence[Decision], ids: Tensor) -> None:
+        self._candidate, self._ids = candidate, ids
+        self._taps = _Taps(candidate, decisions, len(ids))
+
+    def __enter__(self) -> _Forward:
+        model = self._candidate.model
+        handle = model.get_input_embeddings().register_forward_hook(self._leaf)
+        try:
+            # For short sequences the plain attention's backward pass is faster than the fused one's.
+            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                self._graph = model.base_model(input_ids=self._ids, use_cache=False).last_hidden_state
+        except BaseException:
+            self._taps.close()
+            raise
+        finally:
+            handle.remove()
+        self.states = self._graph.detach().reshape(-1, self._graph.shape[-1])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._taps.close()
 
     def backward(self, gradient: Tensor, *, again: bool = False) -> Tensor:
         """Slopes [decisions, sequences, options] for dL/dh = gradient [n, k]."""
@@ -140,25 +160,9 @@ class _Forward:
         torch.autograd.grad(self._graph, self._embedded, gradient.view_as(self._graph), retain_graph=again)
         return self._taps.found.clone()
 
-    def close(self) -> None:
-        self._taps.close()
-
-
-def _forward(candidate: Candidate, decisions: Sequence[Decision], ids: Tensor) -> _Forward:
-    taps = _Taps(candidate, decisions, len(ids))
-    embedded: list[Tensor] = []
-
-    def leaf(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        embedded.append(output.detach().requires_grad_())
-        return embedded[0]
-
-    handle = candidate.model.get_input_embeddings().register_forward_hook(leaf)
-    try:
-        with torch.enable_grad():
-            states = candidate.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    finally:
-        handle.remove()
-    return _Forward(states, embedded[0], taps)
+    def _leaf(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        self._embedded = output.detach().requires_grad_()
+        return self._embedded
 
 
 @torch.no_grad()

@@ -47,6 +47,9 @@ class Text:
                 f"There is no text {source!r}; expected mix, {', '.join(SOURCES)}, a text file or a folder."
             )
 
+    def __getstate__(self) -> dict[str, object]:
+        return {"source": self.source, "_names": self._names}  # the documents are read again where they are needed
+
     @cached_property
     def documents(self) -> list[list[tuple[str, str]]]:
         """Name and text of every document, by source."""

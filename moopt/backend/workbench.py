@@ -15,6 +15,7 @@ from moopt.backend.grid import Grid, find_grid
 from moopt.backend.metrics import Metric
 from moopt.backend.sensitivity import SEQUENCE, Decision
 from moopt.backend.text import Text
+from moopt.errors import MetricError
 from moopt.problem import Evaluation, Fidelity, Objective, Resources
 from moopt.space import Config
 
@@ -31,6 +32,7 @@ class Allocation(Protocol):
     text: Text
     context: int
     fidelity: Fidelity
+    measurements: Mapping[str, Fidelity]
     fixed: dict[str, int]
     decided: dict[str, Decision]
     is_language: bool
@@ -67,6 +69,8 @@ class Workbench:
             problem.fixed,
             resources,
         )
+        for fidelity in (problem.fidelity, *problem.measurements.values()):
+            self.evaluator.ids(fidelity)  # text that is too short is said before any work
         self._warn()
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
@@ -77,9 +81,18 @@ class Workbench:
         objectives: list[Objective] = list(problem.objectives)
         wanted = [o.name for o in objectives if o.name in found.values] if not final else list(found.values)
         values = {name: found.values[name] for name in wanted}
-        attributes = {"forward_tokens": found.tokens, **{n: v for n, v in found.values.items() if n not in values}}
-        for metric in (*problem.search_metrics, *(problem.finalist_metrics if final else ())):
+        attributes: dict[str, Any] = {
+            "forward_tokens": found.tokens,
+            **{n: v for n, v in found.values.items() if n not in values},
+        }
+        for metric in problem.search_metrics:
             values[metric.name] = metric.measure(evaluator.candidate.model, evaluator.tokenizer)
+        for metric in problem.finalist_metrics if final else ():
+            try:
+                values[metric.name] = metric.measure(evaluator.candidate.model, evaluator.tokenizer)
+            except MetricError as error:  # the other figures are good
+                logger.warning("%s was not measured: %s", metric.name, error)
+                attributes[f"{metric.name} failed"] = str(error)
         samples = {n: [round(float(v), 6) for v in s] for n, s in found.samples.items() if n in wanted}
         count = {n: len(s) for n, s in samples.items()}
         variances = {n: float(np.var(s, ddof=1)) / count[n] for n, s in samples.items() if count[n] > 1}
@@ -94,6 +107,7 @@ class Workbench:
             return self._probes(range(len(decisions)), tokens)
         assert isinstance(self.evaluator, LanguageEvaluator)
         candidate.use({})
+        candidate.prepare({w.name: d.options for d in decisions for w in d.weights})
         ids = self.evaluator.tokens.draws("search", tokens, SEQUENCE, seed=0).to(candidate.device)
         table = sensitivity.sampled_fisher(candidate, decisions, self.evaluator.head(), ids, seed=0)
         tables = [i for i, d in enumerate(decisions) if d.weights[0].kind != "linear"]
@@ -109,8 +123,7 @@ class Workbench:
         evaluator.use(self._problem.widths(config))
         number = int(fidelity.batch)
         ids = evaluator.tokens.draws("search", fidelity.tokens, SEQUENCE, seed=1000 + number)
-        reference, _ = evaluator.reference(fidelity, ids.to(evaluator.candidate.device))
-        evaluator.forget(fidelity)
+        reference = evaluator.observed(ids.to(evaluator.candidate.device))
         kl, linear, curvature = sensitivity.gradient(
             evaluator.candidate, decisions, evaluator.head(), reference, seed=number
         )
@@ -125,13 +138,12 @@ class Workbench:
     def _probes(self, rows: Any, tokens: int) -> FloatArray:
         """The measured loss of one decision at a time at each width, everything else at the original."""
         decisions = list(self._problem.decided.values())
-        loss = next(o.name for o in self._problem.objectives if not o.known)
         table = np.full((len(decisions), max(len(d.options) for d in decisions)), np.inf)
         fidelity = Fidelity(min(tokens, self._problem.fidelity.tokens), 0)
         for row in rows:
             for column, bits in enumerate(decisions[row].options):
                 found = self.evaluator.measure({w.name: bits for w in decisions[row].weights}, fidelity)
-                table[row, column] = found.values[loss]
+                table[row, column] = next(iter(found.values.values()))
         return table
 
     def grid(self) -> Grid | None:

@@ -95,6 +95,9 @@ class BitAllocation(Problem):
         self._metrics = tuple(metrics)
         self.objectives = self._objectives(objectives)
         self.space = Space({name: Ordinal(*decision.options) for name, decision in self.decided.items()})
+        for name, value in (("tokens", tokens), ("context", context), ("sensitivity_tokens", sensitivity_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ProblemError(f"Got {name}={value!r}; expected a whole number above 0.")
         self.fidelity = Fidelity(tokens, 0)
         self.measurements = {"held-out": Fidelity(held_out, "held-out")} if held_out else {}
         chosen = ("fisher" if self.is_language else "one-layer") if sensitivities == "default" else sensitivities
@@ -132,10 +135,12 @@ class BitAllocation(Problem):
 
     def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
         method = fidelity.batch
-        if kind == "gradient":  # the original, the candidate, and two backward passes
-            return 6 * fidelity.tokens
+        if kind == "gradient":  # the original, the candidate, its backward pass, and half a one for the curvature
+            return 5 * fidelity.tokens
         if kind == "sensitivity" and method == "fisher":
             return 3 * fidelity.tokens
+        if kind == "sensitivity" and method == "one-layer":
+            return sum(len(d.options) for d in self.decided.values()) * min(fidelity.tokens, self.fidelity.tokens)
         return fidelity.tokens
 
     def costs(self) -> IntArray:
@@ -302,6 +307,10 @@ class BitAllocation(Problem):
                 f"Got the objective {unknown[0]!r}; {self.model} is measured by {', '.join(known)}. "
                 "Objectives of your own go into metrics=."
             )
+        if taken := [m.name for m in self._metrics if m.name in {*MEASURED, *KNOWN}]:
+            raise ProblemError(
+                f"A metric of your own is named {taken[0]!r}, which moopt measures; give it another name."
+            )
         own = tuple(Objective(m.name, m.direction, m.unit) for m in self.search_metrics)
         return (*(known[n] for n in names), *own)
 
@@ -316,6 +325,8 @@ _TABLES = ("embedding", "head")
 
 def _widths(name: str, given: Sequence[int], allowed: tuple[int, ...] = quantizers.WIDTHS) -> tuple[int, ...]:
     """Widths in rising order, each once."""
+    if not isinstance(given, (list, tuple)):
+        raise QuantizationError(f"Got {name}={given!r}; expected widths, such as (2, 4, 8).")
     if not given or any(isinstance(b, bool) or b not in allowed for b in given):
         listed = ", ".join(map(str, allowed))
         raise QuantizationError(f"Got {name}={tuple(given)}; expected widths among {listed}.")

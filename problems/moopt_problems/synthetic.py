@@ -91,6 +91,15 @@ class BitToy(moopt.Problem):
         """The loss of each layer at each width, [layers, widths]: exact without interaction."""
         return self._table
 
+    def gradient(
+        self, config: moopt.Config, fidelity: moopt.Fidelity
+    ) -> tuple[Mapping[str, float], FloatArray, FloatArray]:
+        """The loss, and what changing one layer adds to it, [layers, widths]: exact, without curvature."""
+        losses = self._picked(self._table, config)
+        beside = np.append(losses[1:], 0.0) + np.insert(losses[:-1], 0, 0.0)
+        slopes = (self._table - losses[:, None]) * (1 + self.interaction * beside[:, None])
+        return self.evaluate(config, fidelity).values, slopes, np.zeros_like(slopes)
+
     def moves(self, config: moopt.Config, rng: np.random.Generator) -> moopt.Config:
         """A level switch: one layer one level up, another one down."""
         codes = self.space.encode(config)

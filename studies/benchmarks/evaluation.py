@@ -49,8 +49,10 @@ if __name__ == "__main__":
             evaluated.append(seconds(lambda c=config: problem.evaluate(c, problem.fidelity)))
             plain.append(seconds(lambda: bench.candidate.model(input_ids=ids, use_cache=False).logits))
     ratio = statistics.median(e / p for e, p in zip(evaluated, plain, strict=True))
-    print(f"{date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, ", end="")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, implementation: torch, {bench.candidate.dtype}")
+    print(
+        f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end=""
+    )
+    print(f"Python {platform.python_version()}; implementation: torch, {bench.candidate.dtype}")
     print(f"{ids.numel()} tokens: plain forward pass {statistics.median(plain):.2f} s, ", end="")
     print(f"candidate {statistics.median(evaluated):.2f} s, ratio {ratio:.3f} (at most {MOST})")
     print(f"import moopt {start_up(['-c', 'import moopt']):.2f} s (under 1), ", end="")

@@ -44,7 +44,9 @@ def test_a_study_improves_on_its_baselines_and_resumes(problem: BitAllocation, t
 
     found = study().run(trials=16)
     events = len(found.history.events)
-    assert {t.label for t in found.history.trials} >= {"uniform-2", "uniform-4", "uniform-8", "knapsack at uniform-4"}
+    labels = {t.label for t in found.history.trials if t.label}
+    assert labels >= {"uniform-2", "uniform-4", "uniform-8"}
+    assert any(label.startswith("knapsack") for label in labels)
     assert any(e.job.kind == "gradient" for e in found.history.events)
     assert all((t.number, "held-out") in found.history.measures for t in found.history.front())
     assert found.history.tokens > 16 * 256

@@ -1,0 +1,78 @@
+"""Steps from measured candidates: better than the opening, exact on replay, never stuck."""
+
+from __future__ import annotations
+
+import pytest
+
+import moopt
+from moopt.algorithms import SequentialKnapsack
+from moopt.errors import AlgorithmError, CapabilityError
+from moopt.testing.algorithms import drive, evaluated, replay
+from moopt.testing.problems import Landscape
+from moopt_problems.synthetic import BitToy
+
+
+class Tabled(BitToy):
+    sensitivity = moopt.Fidelity(0, "exact")
+
+
+class NoGradient(Tabled):
+    def gradient(self, config: moopt.Config, fidelity: moopt.Fidelity) -> tuple[object, object, object]:  # type: ignore[override]
+        raise RuntimeError("no gradient today")
+
+
+class Failing(BitToy):
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        return moopt.Evaluation({"loss": float("nan")})
+
+
+def test_steps_improve_on_the_additive_knapsack_where_layers_interact() -> None:
+    problem = Tabled(12, interaction=30_000.0)
+    study = moopt.Study("toy", problem, SequentialKnapsack()).run(40)
+    history = study.history
+    gains = []
+    for opening in (t for t in history.trials if t.label and t.label.startswith("knapsack at")):
+        best = history.pick(f"size <= {opening.values['size']}")
+        gains.append(1 - best.values["loss"] / opening.values["loss"])
+    assert max(gains) > 0.2
+    assert len(history.trials) == 40
+
+
+def test_every_candidate_keeps_a_budget() -> None:
+    problem = BitToy(12, interaction=100.0)
+    log = drive(SequentialKnapsack(budgets=[2000]), problem, 40)
+    steps = [job for entry in log if not isinstance(entry, tuple) for job in entry if job.kind == "gradient"]
+    assert steps
+    keys = [problem.space.key(job.config) for job in evaluated(log)]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_replay_at_any_point_asks_the_same(workers: int) -> None:
+    problem = BitToy(8, interaction=100.0)
+    asked: list[tuple[int, list[object]]] = []
+
+    def watch(algorithm: object, entry: int) -> None:
+        assert isinstance(algorithm, SequentialKnapsack)
+        first, again = algorithm.ask(2), algorithm.ask(2)
+        assert first == again
+        asked.append((entry, list(first)))
+
+    log = drive(SequentialKnapsack(), problem, 30, workers=workers, watch=watch)
+    for entry, jobs in asked[::5]:
+        assert replay(SequentialKnapsack(), problem, log[:entry]).ask(2) == jobs
+
+
+@pytest.mark.parametrize("problem", [NoGradient(8), Failing(8)], ids=["no gradient", "nothing but failures"])
+def test_failures_do_not_stop_it(problem: BitToy) -> None:
+    study = moopt.Study("toy", problem, SequentialKnapsack()).run(25)
+    assert len(study.history.trials) == 25
+
+
+def test_what_it_cannot_search_is_refused() -> None:
+    with pytest.raises(CapabilityError, match=r"SequentialKnapsack needs what Landscape lacks: costs .*gradient"):
+        moopt.Study("toy", Landscape(), "sequential-knapsack")
+    with pytest.raises(AlgorithmError, match="has no budget between"):
+        moopt.Study("toy", BitToy(8), SequentialKnapsack(budgets=[1])).run(5)
+    with pytest.raises(AlgorithmError, match="tokens is 0; expected a whole number above 0"):
+        SequentialKnapsack(tokens=0)
