@@ -14,8 +14,8 @@ study = moopt.Study(
 )
 
 if __name__ == "__main__":
-    with Display(trials=36) as display:
-        study.run(trials=36, watch=display)
+    with Display(trials=33) as display:
+        study.run(trials=33, watch=display)
     print(study.front().to_string())
     print("best under 80 MB: trial", study.pick("size_mb <= 80").number)
     print("report:", write_report(study.history, "report.html").resolve())

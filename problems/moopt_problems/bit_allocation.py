@@ -78,11 +78,11 @@ class BitAllocation(Problem):
         skip: Sequence[str] = (),
         metrics: Sequence[user.Metric] = (),
         text: str = "mix",
-        tokens: int = 4096,
+        tokens: int = 6144,
         context: int = 512,
         held_out: int = 6144,
         sensitivities: str | None = "default",
-        sensitivity_tokens: int = 16_384,
+        sensitivity_tokens: int = 18_432,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         self.model, self.quantizer, self.group_size = model, quantizer, group_size
