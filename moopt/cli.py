@@ -103,7 +103,7 @@ def run(
     model: Model = None,
     storage: Annotated[str | None, typer.Option(help="A file or a database URL; made when it is missing.")] = None,
     algorithm: Annotated[
-        str | None, typer.Option(help="nsga2, sequential-knapsack, random, tpe, or a plug-in.")
+        str | None, typer.Option(help="auto, sequential-knapsack, nsga2, random, tpe, or a plug-in.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
     changes: Changes = None,

@@ -32,7 +32,7 @@ class Study:
     Args:
         name: What the study is called in its storage.
         problem: What to search.
-        algorithm: A name from `moopt.algorithms.NAMES`, or an algorithm.
+        algorithm: A name from `moopt.algorithms.NAMES`, an algorithm, or "auto": what `algorithms.suggest` names.
         storage: A path, a database URL, or None to keep everything in memory.
         seed: The same seed gives the same trials.
         resources: The device and threads evaluations may use.
@@ -46,7 +46,7 @@ class Study:
         self,
         name: str,
         problem: Problem,
-        algorithm: str | Algorithm = "nsga2",
+        algorithm: str | Algorithm = "auto",
         storage: str | os.PathLike[str] | None = None,
         seed: int = 0,
         resources: Resources | None = None,
@@ -60,7 +60,8 @@ class Study:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise StudyError(f"The seed is {seed!r}; expected a whole number from 0.")
         self.name, self.problem, self.seed = name, problem, seed
-        self.algorithm = algorithms.create(algorithm) if isinstance(algorithm, str) else algorithm
+        named = algorithms.suggest(problem) if algorithm == "auto" else algorithm
+        self.algorithm = algorithms.create(named) if isinstance(named, str) else named
         self.resources = resources or Resources()
         self.storage = Storage(storage)
         self._history: History | None = None

@@ -11,14 +11,20 @@ from hypothesis import strategies as st
 
 import moopt
 from moopt import pareto
-from moopt.algorithms import NSGA2, OptunaSampler, Random
+from moopt.algorithms import NSGA2, OptunaSampler, Random, SequentialKnapsack
 from moopt.errors import AlgorithmError, CapabilityError, NoFeasibleTrial, ProblemError, StudyError, StudyMismatch
 from moopt.testing.problems import LEVELS, MIXED, TINY, Landscape
 from moopt_problems.synthetic import BitToy
 
 ROOT = Path(moopt.__file__).parents[1]
 
-ALGORITHMS = {"nsga2": lambda: NSGA2(6), "random": Random, "optuna": lambda: OptunaSampler("nsga2")}
+ALGORITHMS = {
+    "nsga2": lambda: NSGA2(6),
+    "random": Random,
+    "optuna": lambda: OptunaSampler("nsga2"),
+}
+TABLED = {**ALGORITHMS, "sequential-knapsack": SequentialKnapsack}
+"""For problems with costs and gradients."""
 
 
 class Counted(BitToy):
@@ -40,7 +46,7 @@ def log(study: moopt.Study) -> list:
     return [(e.seq, e.job, e.outcome, e.tokens) for e in study.history.events]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+@pytest.mark.parametrize("algorithm", TABLED.values(), ids=TABLED)
 def test_no_candidate_is_evaluated_twice(tmp_path: Path, algorithm):
     problem = Counted()
     for trials in (7, 30, 30, 60):
@@ -297,3 +303,39 @@ def test_an_algorithm_that_needs_more_than_the_problem_has_is_refused():
 
     with pytest.raises(CapabilityError, match=r"Demanding needs what Landscape lacks: costs .*, gradient"):
         moopt.Study("s", Landscape(), Demanding())
+
+
+@pytest.mark.parametrize("algorithm", TABLED.values(), ids=TABLED)
+def test_fewer_trials_than_there_are_change_nothing(tmp_path: Path, algorithm):
+    study = moopt.Study("s", Counted(), algorithm(), tmp_path / "moopt.journal").run(20)
+    before = log(study)
+    assert log(study.run(3)) == before
+    assert log(moopt.Study("s", Counted(), algorithm(), tmp_path / "moopt.journal").run(19)) == before
+
+
+def test_a_table_with_nan_is_no_sensitivity_and_is_tried_again(tmp_path: Path):
+    class Odd(Counted):
+        def sensitivities(self, method, tokens):
+            return super().sensitivities(method, tokens) * np.nan
+
+    for _ in range(2):
+        with pytest.raises(StudyError, match="The table table has NaN in it"):
+            moopt.Study("s", Odd(), "random", tmp_path / "moopt.journal").run(9)
+
+
+def test_an_evaluation_that_exits_fails_its_trial_alone():
+    class Exits(Counted):
+        def evaluate(self, config, fidelity):
+            if len(self.evaluated) == 6:
+                self.evaluated.append(())
+                sys.exit("enough")
+            return super().evaluate(config, fidelity)
+
+    history = moopt.Study("s", Exits(), "random").run(9).history
+    assert [t.number for t in history.trials if t.state == "failed"] == [6]
+    assert "enough" in str(history.trials[6].failure)
+
+
+def test_auto_picks_by_what_the_problem_can_do():
+    assert isinstance(moopt.Study("s", BitToy(5)).algorithm, SequentialKnapsack)
+    assert isinstance(moopt.Study("s", Landscape(MIXED)).algorithm, NSGA2)

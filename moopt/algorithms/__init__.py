@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 from moopt.algorithms.base import Algorithm
 from moopt.errors import AlgorithmError
+from moopt.problem import Problem, capabilities
 
 _FILES = {
     "NSGA2": "nsga2",
@@ -23,7 +24,7 @@ NAMES = {
 }
 """The strings that `Study(algorithm=...)` understands."""
 
-__all__ = ["NAMES", "Algorithm", "create", *_FILES]
+__all__ = ["NAMES", "Algorithm", "create", "suggest", *_FILES]
 
 
 def __getattr__(name: str) -> type[Algorithm]:
@@ -31,6 +32,12 @@ def __getattr__(name: str) -> type[Algorithm]:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found: type[Algorithm] = getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
     return found
+
+
+def suggest(problem: Problem) -> str:
+    """The name of the algorithm for a problem: sequential knapsacks where it has costs and gradients, else NSGA-II."""
+    discrete = all(variable.discrete for variable in problem.space.values())
+    return "sequential-knapsack" if discrete and {"costs", "gradient"} <= capabilities(problem) else "nsga2"
 
 
 def create(name: str) -> Algorithm:

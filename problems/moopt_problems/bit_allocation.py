@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from moopt.backend import metrics as user
-from moopt.backend import models, quantizers, weights
+from moopt.backend import models, packed, quantizers, weights
 from moopt.backend.packed import Layout
 from moopt.backend.plan import Plan, make_plan
 from moopt.backend.sensitivity import Decision
@@ -104,6 +105,8 @@ class BitAllocation(Problem):
         if chosen is not None:
             self._known_method(chosen)
             self.sensitivity = Fidelity(sensitivity_tokens if chosen != "weight-error" else 0, chosen)
+        if not self.is_language:  # no vocabulary, no KL, no gradient: algorithms that need one are refused
+            self.gradient = None  # type: ignore[assignment, method-assign]
         self._bench: Workbench | None = None
 
     def arguments(self) -> dict[str, Any]:
@@ -129,8 +132,6 @@ class BitAllocation(Problem):
 
     def gradient(self, config: Config, fidelity: Fidelity) -> tuple[Mapping[str, float], FloatArray, FloatArray]:
         """KL at a candidate, and what each single change would add to it: linear and curvature, nats per token."""
-        if not self.is_language:
-            raise ProblemError(f"{self.model} has no vocabulary: gradients need a language model.")
         return self._ready.gradient(config, fidelity)
 
     def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
@@ -218,6 +219,12 @@ class BitAllocation(Problem):
             },
             "environment": {"torch": torch.__version__, "cores": os.cpu_count()},
         }
+
+    def save(self, config: Config, path: str | os.PathLike[str]) -> Path:
+        """Write a candidate as moopt's packed file: one safetensors file of exactly `bytes(config)` bytes."""
+        candidate = self._ready.evaluator.candidate
+        packed.write(Path(path), self.layout, candidate, {**self.fixed, **self.widths(self.space.validate(config))})
+        return Path(path)
 
     def plan(
         self, trials: int, extra: Mapping[str, tuple[int, int]] | None = None, resources: Resources | None = None

@@ -77,8 +77,7 @@ class BitToy(moopt.Problem):
         return {"size": float(self._picked(self._costs, config).sum()) / 8}
 
     def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
-        losses = self._picked(self._table, config)
-        return moopt.Evaluation({"loss": float(losses.sum() + self.interaction * (losses[1:] * losses[:-1]).sum())})
+        return moopt.Evaluation({"loss": self._loss(self._picked(self._table, config))})
 
     def baselines(self) -> dict[str, moopt.Config]:
         return {f"{b} bits": dict.fromkeys(self.space.names, b) for b in self.bits}
@@ -98,7 +97,7 @@ class BitToy(moopt.Problem):
         losses = self._picked(self._table, config)
         beside = np.append(losses[1:], 0.0) + np.insert(losses[:-1], 0, 0.0)
         slopes = (self._table - losses[:, None]) * (1 + self.interaction * beside[:, None])
-        return self.evaluate(config, fidelity).values, slopes, np.zeros_like(slopes)
+        return {"loss": self._loss(losses)}, slopes, np.zeros_like(slopes)
 
     def moves(self, config: moopt.Config, rng: np.random.Generator) -> moopt.Config:
         """A level switch: one layer one level up, another one down."""
@@ -112,6 +111,9 @@ class BitToy(moopt.Problem):
     def fingerprint(self) -> dict[str, dict[str, object]]:
         identity = {"problem": "bit toy", "interaction": self.interaction, "seed": self.seed}
         return {"identity": identity, "environment": {}}
+
+    def _loss(self, losses: FloatArray) -> float:
+        return float(losses.sum() + self.interaction * (losses[1:] * losses[:-1]).sum())
 
     def _picked(self, table: npt.NDArray[Any], config: moopt.Config) -> npt.NDArray[Any]:
         picked: npt.NDArray[Any] = table[np.arange(len(table)), self.space.encode(config).astype(int)]

@@ -16,7 +16,7 @@ from moopt.algorithms import SequentialKnapsack
 from moopt.backend import packed
 from moopt.backend.grid import Grid
 from moopt.backend.metrics import CallableMetric
-from moopt.errors import ModelNotFound, ProblemError, QuantizationError, TextError
+from moopt.errors import MetricError, ModelNotFound, ProblemError, QuantizationError, TextError
 from moopt.history import Event, History
 from moopt_problems import BitAllocation
 
@@ -33,9 +33,10 @@ def problem(tiny: Path) -> BitAllocation:
 def test_the_bytes_are_those_of_the_file(problem: BitAllocation, tmp_path: Path) -> None:
     problem.setup(moopt.Resources())
     config = problem.space.sample(np.random.default_rng(0))
-    widths = {**problem.widths(config), **problem.fixed}
-    packed.write(tmp_path / "model", problem.layout, problem._ready.evaluator.candidate, widths)
-    assert (tmp_path / "model").stat().st_size == problem.bytes(config) == problem.known(config)["size_mb"] * 1e6
+    path = problem.save(config, tmp_path / "model.safetensors")
+    quantized, _ = packed.read(path)
+    assert {name: matrix.bits for name, matrix in quantized.items()} == {**problem.widths(config), **problem.fixed}
+    assert path.stat().st_size == problem.bytes(config) == problem.known(config)["size_mb"] * 1e6
 
 
 def test_a_study_improves_on_its_baselines_and_resumes(problem: BitAllocation, tmp_path: Path) -> None:
@@ -119,12 +120,49 @@ def test_a_pickled_problem_holds_no_weights(problem: BitAllocation) -> None:
     assert BitAllocation(**problem.arguments()).space == problem.space
 
 
+def test_a_finalists_metric_that_fails_keeps_the_other_figures(tiny: Path) -> None:
+    def fail(model: object) -> float:
+        raise MetricError("no luck")
+
+    metric = CallableMetric("luck", fail, when="finalists")
+    problem = BitAllocation(str(tiny), bits=(4, 8), metrics=(metric,), sensitivities=None, **SMALL)
+    history = moopt.Study("luck", problem, "random").run(trials=3).history
+    measured = history.measures[history.front()[0].number, "held-out"]
+    assert "kl" in measured.values
+    assert measured.attributes["luck failed"] == "no luck"
+
+
+def test_two_widths_are_searched_half_way_between_them(tiny: Path) -> None:
+    study = moopt.Study("two", BitAllocation(str(tiny), bits=(4, 8), **SMALL)).run(trials=8)
+    assert study.algorithm.settings()["algorithm"] == "SequentialKnapsack"
+    assert len(study.history.trials) == 8
+
+
+def test_a_gradient_sees_its_own_draws_whatever_was_evaluated_before(problem: BitAllocation) -> None:
+    config, fidelity = problem.baselines()["uniform-4"], problem.fidelity
+    fresh = problem.gradient(config, fidelity)[0]
+    problem.evaluate(config, fidelity)
+    assert problem.gradient(config, fidelity)[0] == fresh
+
+
+def test_text_too_short_to_hold_out_is_said_before_any_trial(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("short " * 100)
+    arguments = {**SMALL, "text": str(tmp_path / "own.txt"), "held_out": 512}
+    study = moopt.Study("short", BitAllocation(str(tiny), bits=(4, 8), **arguments))
+    with pytest.raises(TextError, match="its held-out split has"):
+        study.run(trials=3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"model": "no-such-model"}, ModelNotFound, "There is no model 'no-such-model'"),
         ({"bits": (4, 7)}, QuantizationError, "expected widths among 2, 3, 4, 5, 6, 8"),
         ({"bits": ()}, QuantizationError, "Got bits="),
+        ({"bits": 4}, QuantizationError, "Got bits=4; expected widths"),
+        ({"context": 0}, ProblemError, "Got context=0; expected a whole number above 0"),
+        ({"tokens": "many"}, ProblemError, "Got tokens='many'"),
+        ({"metrics": (CallableMetric("kl", lambda m: 1.0),)}, ProblemError, "is named 'kl', which is moopt's"),
         ({"group_size": 48}, QuantizationError, r"group size 48 does not divide the 64 inputs of model\.layers\.0"),
         ({"quantizer": "magic"}, QuantizationError, "no quantizer 'magic'"),
         ({"tie": "some"}, ProblemError, "Got tie='some'"),
@@ -178,7 +216,9 @@ def test_the_encoder_is_searched_by_its_outputs() -> None:
     def watch(history: History, event: Event) -> None:
         seen.append(event)
 
-    study = moopt.Study("encoder", problem, "nsga2").run(trials=10, watch=watch)
+    study = moopt.Study("encoder", problem)
+    assert study.algorithm.settings()["algorithm"] == "NSGA2"
+    study.run(trials=10, watch=watch)
     front = study.front()
     assert {"cosine_distance", "size_mb", "cosine_distance (held-out)"} <= set(front.columns)
     assert front["cosine_distance"].is_monotonic_decreasing
