@@ -3,6 +3,7 @@
 import moopt
 from moopt.progress import Display
 from moopt.report import front_csv, write_report
+from moopt.views.uniform import findings
 from moopt_problems import BitAllocation
 
 study = moopt.Study(
@@ -17,6 +18,7 @@ if __name__ == "__main__":
     with Display(trials=33) as display:
         study.run(trials=33, watch=display)
     print(study.front().to_string())
+    print(*findings(study.history, most=5), sep="\n")
     print("best under 80 MB: trial", study.pick("size_mb <= 80").number)
     print("report:", write_report(study.history, "report.html").resolve())
     print("front: ", front_csv(study.history, "front.csv").resolve())
