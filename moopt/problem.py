@@ -213,8 +213,8 @@ CAPABILITIES: Mapping[str, type] = {
 
 
 def capabilities(problem: Problem) -> frozenset[str]:
-    """The names of the optional methods that a problem has."""
-    return frozenset(name for name, protocol in CAPABILITIES.items() if isinstance(problem, protocol))
+    """The names of the optional methods that a problem has; one set to None says that it cannot after all."""
+    return frozenset(name for name in CAPABILITIES if callable(getattr(problem, name, None)))
 
 
 def _named(name: object, what: str) -> None:

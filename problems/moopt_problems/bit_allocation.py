@@ -315,9 +315,7 @@ class BitAllocation(Problem):
                 "Objectives of your own go into metrics=."
             )
         if taken := [m.name for m in self._metrics if m.name in {*MEASURED, *KNOWN}]:
-            raise ProblemError(
-                f"A metric of your own is named {taken[0]!r}, which moopt measures; give it another name."
-            )
+            raise ProblemError(f"A metric of your own is named {taken[0]!r}, which is moopt's; give it another name.")
         own = tuple(Objective(m.name, m.direction, m.unit) for m in self.search_metrics)
         return (*(known[n] for n in names), *own)
 
