@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -142,7 +141,8 @@ class SequentialKnapsack(Algorithm):
         given = self.budgets
         if given is None:
             given = sorted({knapsack.cost(self._choice(config)) for config in problem.baselines().values()})
-            given += [(cheap + dear) // 2 for cheap, dear in pairwise(given) if len(given) == 2]
+        if given == [knapsack.least, knapsack.most]:
+            given = [sum(given) // 2]
         found = [b for b in given if knapsack.least < b < knapsack.most]
         if not found:
             raise AlgorithmError(

@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 
 SEQUENCE = 128
 """Tokens of a sequence: short ones give more independent samples for the same cost."""
-AT_ONCE = 8
+AT_ONCE = 4
 """Sequences of one backward pass."""
 
 
