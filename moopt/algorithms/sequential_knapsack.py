@@ -27,6 +27,8 @@ IntArray = npt.NDArray[np.int64]
 
 RADII = (3, 7, 14)
 """How many decisions a step may change, about: small steps are the ones that pay."""
+NEW_A_STEP = 2
+"""About how many candidates of a step are new."""
 OPENING = 15
 """About how many trials a study opens with."""
 FIRST_EXPECTATION = 0.1
@@ -112,7 +114,7 @@ class SequentialKnapsack(Algorithm):
         return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n)
 
     def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
-        return {"gradient": (max(0, trials - OPENING) // len(RADII), self.tokens)}
+        return {"gradient": (max(0, trials - OPENING) // NEW_A_STEP, self.tokens)}
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)

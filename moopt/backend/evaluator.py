@@ -97,10 +97,10 @@ class LanguageEvaluator(Evaluator):
     def head(self) -> Head:
         """The head of the candidate as it is set now."""
         assert self._head_name is not None
-        bits = self.candidate.current.get(self._head_name)
-        weight = self.candidate.weight(self._head_name, bits)
-        original = self._original
-        return Head(weight, original.bias, original.scale)
+        bits, original = self.candidate.current.get(self._head_name), self._original
+        if bits not in self._heads:
+            self._heads = {bits: Head(self.candidate.weight(self._head_name, bits), original.bias, original.scale)}
+        return self._heads[bits]
 
     def reference(self, fidelity: Fidelity, ids: Tensor) -> tuple[language.Reference, int]:
         """The original on sequences, for candidates with the present head; and the forward tokens that took."""

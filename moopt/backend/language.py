@@ -16,6 +16,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,9 +46,14 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
 
+    @cached_property
+    def factor(self) -> Tensor:
+        """The weight as `product` takes it; converted once, as that costs as much as a product with few rows."""
+        return self.weight if self.weight.device.type == "cuda" else self.weight.float()
+
     def logits(self, hidden: Tensor, columns: slice = slice(None)) -> Tensor:
         """Logits [n, columns] in float32 from hidden states [n, k]."""
-        z = product(hidden, self.weight[columns])
+        z = product(hidden, self.factor[columns])
         if self.bias is not None:
             z += self.bias[columns].float()
         if self.scale != 1.0:
@@ -70,12 +76,12 @@ def whole_rows(head: Head) -> int:
     return max(16, LOGITS // len(head.weight))
 
 
-def product(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Hidden [n, k] @ weight [v, k]' in float32, from factors in their own (possibly 16-bit) type."""
+def product(hidden: Tensor, factor: Tensor) -> Tensor:
+    """Hidden [n, k] @ factor [v, k]' in float32; both may be 16-bit, on a CPU the factor as float32 of such numbers."""
     if hidden.device.type == "cuda" and hidden.dtype != torch.float32:
-        return torch.mm(hidden, weight.T, out_dtype=torch.float32)
+        return torch.mm(hidden, factor.T, out_dtype=torch.float32)
     with _sixteen_bit_factors(hidden.dtype):
-        return hidden.float() @ weight.float().T
+        return hidden.float() @ factor.T
 
 
 @contextlib.contextmanager
@@ -142,7 +148,7 @@ def observe(model: Any, ids: Tensor, head: Head, candidate_head: Head) -> Refere
             top.append(likeliest[:, 0])
             mass.append(p.sum(-1, dtype=torch.float32))
             entropy.append(z.mul_(p).sum(-1))
-            expected.append(product(p, candidate_head.weight.T) * candidate_head.scale)
+            expected.append(product(p, candidate_head.factor.T) * candidate_head.scale)
             offset = candidate_head.bias
             bias.append(z.new_zeros(len(z)) if offset is None else p.float() @ offset.float() * candidate_head.scale)
     kept = (torch.cat(found) for found in (expected, bias, entropy, mass, top))

@@ -65,8 +65,8 @@ class _Trial:
             self._bench.evaluator.candidate.prepare({w.name: decision.options for w in decision.weights})
         self.quantize_seconds = (time.perf_counter() - began) / self.share
         self.resident = _status("VmRSS")
-        self.evaluation = self._timed(self._evaluate) / self._tokens
-        self.backward = self._timed(self._backward) / (AT_ONCE * SEQUENCE) if problem.is_language else 0.0
+        self.evaluation = self._evaluation_seconds() / self._tokens
+        self.backward = self._backward_seconds() / (AT_ONCE * SEQUENCE) if problem.is_language else 0.0
         self.activations = max(0, _status("VmHWM") - self.resident)
 
     def variants(self) -> int:
@@ -81,33 +81,32 @@ class _Trial:
     def _tokens(self) -> int:
         return min(self._problem.fidelity.tokens, 4 * self._problem.context)
 
-    def _evaluate(self) -> None:
-        self._bench.evaluator.measure(self._widths(), Fidelity(self._tokens, 0))
+    def _evaluation_seconds(self) -> float:
+        """Of an evaluation, once the original has been observed on its batch."""
+        evaluator, fidelity = self._bench.evaluator, Fidelity(self._tokens, 0)
+        evaluator.measure(self._widths(), fidelity)
+        return _seconds(lambda: evaluator.measure(self._widths(), fidelity))
 
-    def _backward(self) -> None:
+    def _backward_seconds(self) -> float:
+        """Of a backward pass with every decision tapped, extrapolated from passes with few and with more of them."""
         evaluator = self._bench.evaluator
         assert isinstance(evaluator, LanguageEvaluator)
         evaluator.use(self._widths())
         ids = evaluator.tokens.draws("search", AT_ONCE * SEQUENCE, SEQUENCE, seed=0).to(evaluator.candidate.device)
         few = self._part[: max(1, len(self._part) // BLOCKS)]
-        began = time.perf_counter()
-        sensitivity.sampled_fisher(evaluator.candidate, few, evaluator.head(), ids, seed=0)
-        some = time.perf_counter()
-        sensitivity.sampled_fisher(evaluator.candidate, self._part, evaluator.head(), ids, seed=0)
-        more = time.perf_counter()
-        tapped = max(0.0, (more - some) - (some - began)) / max(len(self._part) - len(few), 1)
-        self.backward_seconds = (some - began) + tapped * (len(self._problem.decided) - len(few))
+
+        def fisher(decisions: list[Decision]) -> float:
+            return _seconds(
+                lambda: sensitivity.sampled_fisher(evaluator.candidate, decisions, evaluator.head(), ids, seed=0)
+            )
+
+        fisher(few)  # the first pass of a process is slow
+        some, more = fisher(few), fisher(self._part)
+        tapped = max(0.0, more - some) / max(len(self._part) - len(few), 1)
+        return some + tapped * (len(self._problem.decided) - len(few))
 
     def _widths(self) -> dict[str, int]:
         return {w.name: max(d.options) for d in self._part for w in d.weights}
-
-    def _timed(self, work: Callable[[], None]) -> float:
-        work()
-        if work == self._backward:
-            return self.backward_seconds
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
 
 
 def make_plan(
@@ -156,6 +155,12 @@ def make_plan(
 def _blocks(decisions: list[Decision]) -> int:
     numbers = {w.block for d in decisions for w in d.weights if w.block is not None}
     return len(numbers) or math.ceil(len(decisions) / BLOCKS)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def _status(entry: str) -> int:

@@ -27,7 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 
 SEQUENCE = 128
 """Tokens of a sequence: short ones give more independent samples for the same cost."""
-AT_ONCE = 4
+AT_ONCE = 6
 """Sequences of one backward pass."""
 
 
@@ -76,7 +76,10 @@ class _Taps:
 def changes(candidate: Candidate, weight: Weight, options: Sequence[int]) -> Tensor:
     """W(b) - W(now) of every option, [options, n * k]."""
     now = candidate.weight(weight.name, candidate.current.get(weight.name))
-    return torch.stack([candidate.weight(weight.name, bits) for bits in options]).sub_(now).flatten(1)
+    found = now.new_empty(len(options), *now.shape)
+    for row, bits in zip(found, options, strict=True):
+        torch.sub(candidate.weight(weight.name, bits), now, out=row)
+    return found.flatten(1)
 
 
 def sampled_fisher(

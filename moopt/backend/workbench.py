@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moopt.backend import sensitivity, weights
+from moopt.backend import memory, sensitivity, weights
 from moopt.backend.evaluator import EncoderEvaluator, Evaluator, LanguageEvaluator
 from moopt.backend.grid import Grid, find_grid
 from moopt.backend.metrics import Metric
@@ -108,8 +108,10 @@ class Workbench:
         assert isinstance(self.evaluator, LanguageEvaluator)
         candidate.use({})
         candidate.prepare({w.name: d.options for d in decisions for w in d.weights})
+        memory.give_back()
         ids = self.evaluator.tokens.draws("search", tokens, SEQUENCE, seed=0).to(candidate.device)
         table = sensitivity.sampled_fisher(candidate, decisions, self.evaluator.head(), ids, seed=0)
+        memory.give_back()
         tables = [i for i, d in enumerate(decisions) if d.weights[0].kind != "linear"]
         if tables:  # an embedding is no linear layer: it is measured
             table[tables] = self._probes(tables, self._problem.fidelity.tokens)[tables]
@@ -124,9 +126,11 @@ class Workbench:
         number = int(fidelity.batch)
         ids = evaluator.tokens.draws("search", fidelity.tokens, SEQUENCE, seed=1000 + number)
         reference = evaluator.observed(ids.to(evaluator.candidate.device))
+        memory.give_back()
         kl, linear, curvature = sensitivity.gradient(
             evaluator.candidate, decisions, evaluator.head(), reference, seed=number
         )
+        memory.give_back()
         for row, decision in enumerate(decisions):  # an embedding has no slopes: it stays as it is
             if decision.weights[0].kind != "linear":
                 width = config[list(self._problem.decided)[row]]
