@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from moopt import __version__
-from moopt.cli_output import front_points, print_front, print_json, print_needs, print_table, summary
+from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError, StudyMismatch
 
 if TYPE_CHECKING:
@@ -106,6 +106,14 @@ def run(
         str | None, typer.Option(help="auto, sequential-knapsack, nsga2, random, tpe, or a plug-in.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many candidates are evaluated at a time.")] = 1,
+    executor: Annotated[
+        str | None, typer.Option(help="Where: inline, processes, or a plug-in. Left out: processes for workers.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds an evaluation may take before it is stopped and failed.")
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a failed evaluation is tried on a fresh worker.")] = 1,
     changes: Changes = None,
     score: Annotated[
         str | None,
@@ -120,6 +128,9 @@ def run(
     when: Annotated[
         When, typer.Option("--eval-when", help="every: an objective. finalists: only for the front, at the end.")
     ] = "finalists",
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="JSON lines on standard error in place of the live display.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -129,28 +140,33 @@ def run(
 
       moopt run bit-allocation --model smollm2-135m --trials 120 --storage bits.journal
 
-      moopt run my_study.py --trials 200
+      moopt run my_study.py --trials 200 --workers 4
 
       moopt run my_study.py:study --set bits=2,4,8 --set group_size=32
 
       moopt run my_study.py --eval "python my_eval.py {model}" --metric json:score
     """
     from moopt.cli_targets import with_overrides
+    from moopt.logs import json_lines
     from moopt.progress import Display
 
     study = _study(target, changes, model=model, storage=storage, algorithm=algorithm, seed=seed)
     if score is not None:
         study = with_overrides(study, {"metrics": _metrics(study, score, metric, direction, when)})
-    with Display(trials) as watch:
-        _run(study, trials, watch)
+    with json_lines() if log_json else Display(trials) as watch:
+        _run(study, trials, watch, workers=workers, executor=executor, timeout=timeout, retries=retries)
     if as_json:
-        print_json({**summary(study.history), **front_points(study.history), "storage": study.storage.location})
+        print_json({**summary(study.history), **front_points(study.history), "storage": study.storage.shown})
+    else:
+        print_front(study.history)
+    if study.stopped:
+        raise KeyboardInterrupt
+    if as_json:
         return
-    print_front(study.history)
     if study.storage.location is None:
         _say("The study was kept in memory alone; --storage FILE keeps it.")
     else:
-        _say(f"Stored in {study.storage.location}. For a page to look at: moopt report {study.storage.location}")
+        _say(f"Stored in {study.storage.shown}. For a page to look at: moopt report {study.storage.shown}")
 
 
 @command
@@ -246,20 +262,22 @@ def status(storage: Stored, name: Named = None, as_json: AsJson = False, debug: 
     from moopt.storage import Storage
 
     opened = Storage(storage)
-    opened.open(own=False)
+    opened.open()
     names = [name] if name is not None else opened.studies()
     if not names:
-        raise StudyError(f"{storage} has no moopt study in it.")
+        raise StudyError(f"{opened.shown} has no moopt study in it.")
     found = [summary(_history(storage, each)) for each in names]
     if as_json:
-        print_json({"storage": storage, "studies": found})
+        print_json({"storage": opened.shown, "studies": found})
         return
     columns = ("study", "algorithm", "seed", "complete", "failed", "running", "front", "hypervolume", "forward tokens")
     rows = [
         (s["study"], s["algorithm"], s["seed"], *s["trials"].values(), s["front_size"], s["hypervolume"], s["tokens"])
         for s in found
     ]
-    print_table(columns, rows, str(storage))
+    print_table(columns, rows, opened.shown)
+    for each in found:
+        print_run(each)
 
 
 def main() -> None:
@@ -285,11 +303,11 @@ def _metrics(study: Study, command: str, metric: str, direction: Direction, when
     return (*arguments.get("metrics", ()), added)
 
 
-def _run(study: Study, trials: int, watch: Any) -> None:
+def _run(study: Study, trials: int, watch: Any, **options: Any) -> None:
     from moopt.jobs import Failure
 
     try:
-        study.run(trials, watch=watch)
+        study.run(trials, watch=watch, **options)
     except StudyMismatch:
         raise
     except StudyError as error:

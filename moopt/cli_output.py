@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -13,7 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from moopt.executors import WorkerState
     from moopt.history import History, Trial
+
+
+SILENCE = 60
+"""Seconds after which a run that says nothing is thought to be in trouble; a working one says something every five."""
 
 
 def summary(history: History) -> dict[str, Any]:
@@ -30,7 +36,43 @@ def summary(history: History) -> dict[str, Any]:
         "hypervolume": history.hypervolume() if found else None,
         "tokens": history.tokens,
         "seconds": sum(event.seconds for event in history.events),
+        "run": dict(history.pulse),
+        "workers": [_worker(worker) for worker in history.workers],
     }
+
+
+def _worker(worker: WorkerState) -> dict[str, Any]:
+    return {
+        "name": worker.name,
+        "place": worker.place,
+        "doing": worker.doing,
+        "trial": None if worker.job is None else worker.job.trial,
+        "seconds": worker.seconds,
+        "done": worker.done,
+        "failed": worker.failed,
+    }
+
+
+def print_run(found: Mapping[str, Any]) -> None:
+    """What runs a study now, given its `summary`, and what each worker does."""
+    run = found["run"]
+    if not run:
+        return
+    ago = max(0, round((datetime.now(UTC) - datetime.fromisoformat(run["at"])).total_seconds()))
+    where = f"process {run['process']} on {run['host']}"
+    if "ended" in run:
+        print(f"{found['study']}: not running; the last run, {where}, {run['ended']} {ago} s ago.")
+    elif ago > SILENCE:
+        print(f"{found['study']}: {where} has said nothing for {ago} s; it is stuck in an evaluation, or gone.")
+    else:
+        print(f"{found['study']}: running, {where}, last heard of {ago} s ago.")
+    if found["workers"]:
+        columns = ("worker", "place", "does", "for seconds", "done", "failed")
+        rows = [
+            (w["name"], w["place"], w["doing"], round(w["seconds"], 1), w["done"], w["failed"])
+            for w in found["workers"]
+        ]
+        print_table(columns, rows, "")
 
 
 def front_points(history: History) -> dict[str, Any]:

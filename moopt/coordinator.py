@@ -6,10 +6,17 @@ Store first, then tell: what the algorithm knows can always be rebuilt from what
 from __future__ import annotations
 
 import logging
+import math
+import os
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
 
 from moopt.algorithms.base import Algorithm
 from moopt.errors import StudyError
@@ -17,12 +24,34 @@ from moopt.executors import Executor
 from moopt.history import Event, History, Trial
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Problem
+from moopt.records import worker_entry
 from moopt.storage import StoredStudy
 
 logger = logging.getLogger("moopt")
 
+DEATHS = 3
+"""How often a candidate's evaluation may be under way when the process it runs in dies."""
+PULSE = 5.0
+"""Seconds between two notes in the storage of how the run stands."""
+PATIENCE = 1.0
+"""Seconds after which waiting for workers looks up."""
+
 Watcher = Callable[[History, Event], None]
 """Called after every stored event, to show progress."""
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """A job on its way to a worker or on one.
+
+    Attributes:
+        failures: How often it failed before.
+        started: When it was given to the executor.
+    """
+
+    job: Job
+    failures: int = 0
+    started: float = 0.0
 
 
 class Coordinator:
@@ -31,47 +60,93 @@ class Coordinator:
     Args:
         stored: Where events are written before anything else learns of them.
         history: What is stored already; kept up to date.
+        retries: How often a job that fails is tried again on a fresh worker, where the executor has such.
         watch: Called after each event.
     """
 
     def __init__(
         self, problem: Problem, algorithm: Algorithm, seed: int, stored: StoredStudy, history: History,
-        executor: Executor, watch: Watcher | None = None,
+        executor: Executor, retries: int = 1, watch: Watcher | None = None,
     ) -> None:  # fmt: skip
         self._problem, self._algorithm, self._stored = problem, algorithm, stored
-        self._history, self._executor, self._watch = history, executor, watch
-        self._running: dict[Future[Outcome], tuple[Job, float]] = {}
+        self._history, self._executor, self._retries, self._watch = history, executor, retries, watch
+        self._waiting: deque[_Errand] = deque()
+        self._running: dict[Future[Outcome], _Errand] = {}
+        self._beat = -math.inf
+        self._interrupts, self._interruptible = 0, False
         algorithm.start(problem, seed)
         self._replay()
         self._seq = max((event.seq for event in history.events), default=-1) + 1
 
+    def interrupt(self) -> None:
+        """Once: `run` and `measure` return when what runs has ended. Twice: they are left at once.
+
+        To be called by a signal's handler: what is being stored is stored first, if a third call does not insist.
+        """
+        self._interrupts += 1
+        if self._interrupts > 2 or (self._interrupts == 2 and self._interruptible):
+            raise KeyboardInterrupt
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing new is begun; what runs is finished."""
+        return self._interrupts > 0
+
+    @contextmanager
+    def _left_at_once(self) -> Iterator[None]:
+        """Where a second interrupt does no harm."""
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
     def run(self, trials: int) -> None:
         """Go on until the study has that many finished trials, or nothing is left to ask."""
-        for job in self._interrupted():
-            self._dispatch(job)
-        while self._room(trials) or self._running:
-            jobs = self._algorithm.ask(self._room(trials)) if self._room(trials) else []
+        self._waiting.extend(self._interrupted())
+        while self._busy() or (self._room(trials) and not self.stopping):
+            jobs = self._algorithm.ask(self._room(trials)) if self._room(trials) and not self.stopping else []
             if jobs:
                 self._issue(jobs)
-            elif not self._running:
+            elif not self._busy():
                 logger.warning(
                     "Nothing new is left to try after %d trials: the space, or what the known constraints leave of it, "
                     "is exhausted.", len(self._history.trials),
                 )  # fmt: skip
                 return
-            self._collect(block=not jobs or len(self._running) >= self._executor.capacity)
+            self._collect(block=not jobs or not self._room(trials))
 
     def measure(self, jobs: Sequence[Job]) -> None:
         """Measure finished trials on other data; what was measured before is not measured again."""
-        for job in jobs:
-            if (job.trial, str(job.fidelity.batch)) not in self._history.measures:
-                self._issue([job], tell=False)
-                self._collect(block=True)
+        left = deque(job for job in jobs if (job.trial, str(job.fidelity.batch)) not in self._history.measures)
+        while self._busy() or (left and not self.stopping):
+            while left and not self.stopping and self._vacant():
+                self._issue([left.popleft()], tell=False)
+            self._collect(block=True)
+
+    def rest(self, why: str) -> None:
+        """Say that the run is over, and why: "finished", "stopped" or "failed"."""
+        if why == "stopped":  # what was under way is not to blame
+            for trial in self._history.trials:
+                if trial.state == "running" and not self._executor.isolated:
+                    trial.failures -= 1
+                    self._stored.attempt(trial)
+        self._history.workers = ()
+        self._note(ended=why)
+
+    def _busy(self) -> bool:
+        """Whether anything runs, or waits for a worker and may still begin."""
+        return bool(self._running or (self._waiting and not self.stopping))
+
+    def _vacant(self) -> int:
+        """How many workers have nothing to do."""
+        return max(0, self._executor.capacity - len(self._running) - len(self._waiting))
 
     def _room(self, trials: int) -> int:
-        """How many jobs may be started now."""
-        issued = len(self._history.trials)
-        return max(0, min(self._executor.capacity - len(self._running), trials - issued))
+        """How many trials may be begun now."""
+        return max(0, min(self._vacant(), trials - len(self._history.trials)))
 
     def _replay(self) -> None:
         """Rebuild the algorithm's state from the log: batches as they were issued, outcomes as they were told."""
@@ -89,16 +164,29 @@ class Coordinator:
         if batch:
             self._algorithm.issued([e.job for e in batch])
 
-    def _interrupted(self) -> list[Job]:
-        """Jobs that were dispatched but never finished: they are done again under their number."""
+    def _interrupted(self) -> list[_Errand]:
+        """Jobs that were dispatched but never finished: they are done again under their number.
+
+        A candidate that was under way each time a process died is not tried for ever.
+        """
         done = {_identity(e.job) for e in self._history.events if e.outcome is not None}
         jobs = [e.job for e in self._history.events if e.outcome is None and e.job.kind != "measure"]
-        again = [job for job in jobs if _identity(job) not in done]
-        for job in again:
-            if job.kind == "evaluate":
-                trial = self._history.trials[job.trial]
-                trial.attempts += 1
-                self._stored.attempt(trial)
+        again = []
+        for job in jobs:
+            if _identity(job) in done:
+                continue
+            if job.kind != "evaluate":
+                again.append(_Errand(job))
+                continue
+            trial = self._history.trials[job.trial]
+            trial.attempts += 1
+            trial.failures += not self._executor.isolated  # in this very process: it may be what ended it
+            self._stored.attempt(trial)
+            if trial.failures > max(self._retries, DEATHS - 1):
+                message = f"Its evaluation was under way each of the {trial.failures} times that a process died."
+                self._finish(_Errand(job, started=time.perf_counter()), Failure("quarantined", message))
+            else:
+                again.append(_Errand(job, trial.failures if self._executor.isolated else 0))
         return again
 
     def _issue(self, jobs: Sequence[Job], *, tell: bool = True) -> None:
@@ -112,21 +200,40 @@ class Coordinator:
         self._seq += 1
         if tell:
             self._algorithm.issued(jobs)
-        for job in jobs:
-            self._dispatch(job)
+        self._waiting.extend(_Errand(job) for job in jobs)
 
-    def _dispatch(self, job: Job) -> None:
-        started = time.perf_counter()
-        self._running[self._executor.submit(job)] = (job, started)
+    def _dispatch(self) -> None:
+        """Give workers what waits for them. An exclusive job runs alone."""
+        while self._waiting and len(self._running) < self._executor.capacity and not self.stopping:
+            errand = self._waiting[0]
+            alone = errand.job.exclusive or any(other.job.exclusive for other in self._running.values())
+            if self._running and alone:
+                return
+            self._waiting.popleft()
+            self._pulsate()
+            started = replace(errand, started=time.perf_counter())
+            with self._left_at_once():  # an inline executor runs the job here and now
+                future = self._executor.submit(errand.job, fresh=errand.failures > 0)
+            self._running[future] = started
 
     def _collect(self, *, block: bool) -> None:
-        """Store and tell what has ended; wait for at least one if `block`."""
-        ended = wait(self._running, timeout=None if block else 0, return_when=FIRST_COMPLETED).done
-        for future in sorted(ended, key=lambda f: self._running[f][0].trial):
-            job, started = self._running.pop(future)
-            self._finish(job, future.result(), time.perf_counter() - started)
+        """Dispatch what waits, store and tell what has ended; wait for at least one if `block`."""
+        self._dispatch()
+        ended: set[Future[Outcome]] = set()
+        while self._running and not ended:
+            with self._left_at_once():
+                ended = wait(self._running, timeout=PATIENCE if block else 0, return_when=FIRST_COMPLETED).done
+            self._pulsate()
+            if not block:
+                break
+        for future in sorted(ended, key=lambda f: self._running[f].job.trial):
+            outcome = future.result()  # an error here is the executor's: the job stays open in the log
+            self._finish(self._running.pop(future), outcome)
 
-    def _finish(self, job: Job, outcome: Outcome, seconds: float) -> None:
+    def _finish(self, errand: _Errand, outcome: Outcome) -> None:
+        job, seconds = errand.job, time.perf_counter() - errand.started
+        if isinstance(outcome, Failure) and self._again(errand, outcome):
+            return
         if job.kind == "sensitivity" and isinstance(outcome, Failure):  # not stored, so that the next run tries again
             raise StudyError(f"The sensitivities could not be computed: {outcome.message}")
         event = Event(self._seq, job, outcome, seconds, self._tokens(job, outcome))
@@ -136,14 +243,48 @@ class Coordinator:
             self._conclude(trial, event)
         self._stored.finish(event, trial, list(self._problem.objectives))
         self._history.events.append(event)
+        extra: dict[str, Any] = {
+            "trial": job.trial,
+            "kind": job.kind,
+            "seconds": round(seconds, 3),
+            "tokens": event.tokens,
+        }
         if isinstance(outcome, Failure):
-            logger.warning("%s failed: %s", _described(job), outcome.message)
-        elif job.kind == "measure":
-            self._history.measures[job.trial, str(job.fidelity.batch)] = outcome
+            logger.warning("%s failed: %s", _described(job), outcome.message, extra={**extra, "state": "failed"})
+        else:
+            values = trial.values if trial is not None else dict(outcome.values)
+            logger.info("%s is complete.", _described(job), extra={**extra, "state": "complete", "values": values})
+            if job.kind == "measure":
+                self._history.measures[job.trial, str(job.fidelity.batch)] = outcome
         if job.kind != "measure":
             self._algorithm.tell([(job, outcome)])
         if self._watch:
             self._watch(self._history, event)
+
+    def _again(self, errand: _Errand, failure: Failure) -> bool:
+        """Try a failed job once more on a fresh worker, if that makes sense."""
+        job, failures = errand.job, errand.failures + 1
+        if not self._executor.isolated or failures > self._retries or failure.kind == "quarantined":
+            return False
+        logger.warning("%s failed and is tried again on a fresh worker: %s", _described(job), failure.message)
+        if job.kind == "evaluate":
+            trial = self._history.trials[job.trial]
+            trial.attempts, trial.failures = trial.attempts + 1, failures
+            self._stored.attempt(trial)
+        self._waiting.appendleft(replace(errand, failures=failures))
+        return True
+
+    def _pulsate(self) -> None:
+        """Let others see how the run stands, now and then."""
+        self._history.workers = self._executor.workers()
+        if time.monotonic() - self._beat >= PULSE:
+            self._beat = time.monotonic()
+            self._note()
+
+    def _note(self, **more: str) -> None:
+        here = {"host": socket.gethostname(), "process": os.getpid()}
+        self._history.pulse = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **here, **more}
+        self._stored.pulse({**self._history.pulse, "workers": [worker_entry(w) for w in self._history.workers]})
 
     def _conclude(self, trial: Trial, event: Event) -> None:
         trial.seconds, trial.tokens = event.seconds, event.tokens

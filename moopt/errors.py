@@ -9,6 +9,9 @@
     ├── StudyError            a study that cannot be defined, loaded or run
     │   ├── StudyMismatch     the stored study is of another problem, algorithm or seed
     │   └── NoFeasibleTrial   nothing satisfies what was asked for
+    ├── ExecutorError         the workers that evaluate
+    │   ├── NotPortable       a problem that no other process can rebuild
+    │   └── WorkerError       no worker could be started or set up
     ├── StorageError          a storage that cannot be read or written, or is not moopt's
     │   └── StorageInUse      another process owns the study
     └── BackendError          the quantized-model backend
@@ -53,6 +56,26 @@ class StudyMismatch(StudyError):
 
 class NoFeasibleTrial(StudyError):
     """Nothing satisfies what was asked for."""
+
+
+class ExecutorError(MooptError):
+    """The workers that evaluate."""
+
+
+class NotPortable(ExecutorError):
+    """A problem that no other process can rebuild."""
+
+
+class WorkerError(ExecutorError):
+    """No worker could be started or set up.
+
+    Attributes:
+        traceback: What the worker said last.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 class StorageError(MooptError):

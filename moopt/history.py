@@ -12,6 +12,7 @@ import pandas as pd
 
 from moopt import pareto
 from moopt.errors import NoFeasibleTrial, StudyError
+from moopt.executors.base import WorkerState
 from moopt.jobs import Failure, Job
 from moopt.problem import Constraint, Evaluation, Objective
 from moopt.space import Config
@@ -25,6 +26,8 @@ class Trial:
 
     Attributes:
         number: Counted from 0 within the study.
+        attempts: How often its evaluation was begun.
+        failures: How many of the attempts failed, or ended with the process they ran in.
         values: Every objective and constraint of a completed trial, known ones included.
         violations: value - bound of every constraint.
         seconds: What its evaluation took.
@@ -40,6 +43,7 @@ class Trial:
     failure: Failure | None = None
     label: str | None = None
     attempts: int = 1
+    failures: int = 0
     seconds: float = 0.0
     tokens: int = 0
 
@@ -74,6 +78,8 @@ class History:
         trials: All trials by number.
         events: The log, in the order of `seq`.
         measures: What finished trials measured on other data, by (number, purpose).
+        workers: What the workers do, if the study runs.
+        pulse: How the run stood when that was last noted: `at`, `host`, `process`, `ended` if it has.
     """
 
     name: str
@@ -83,6 +89,8 @@ class History:
     trials: list[Trial] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     measures: dict[tuple[int, str], Evaluation] = field(default_factory=dict)
+    workers: Sequence[WorkerState] = ()
+    pulse: Mapping[str, Any] = field(default_factory=dict)
 
     def feasible(self) -> list[Trial]:
         """The completed trials that satisfy every constraint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import traceback
 from collections.abc import Mapping
@@ -98,12 +99,22 @@ def checked(problem: Problem, job: Job, evaluation: object) -> Outcome:
     for source, found in (("evaluate returned", values), ("known gives", known)):
         if bad := [f"{name} = {value}" for name, value in found.items() if not _finite(value)]:
             return Failure("nonfinite", f"{source} {', '.join(bad)}; expected finite numbers.")
-    return Evaluation(
-        {name: float(value) for name, value in values.items()},
-        _floats(evaluation.variances),
-        evaluation.samples,
-        evaluation.attributes,
-    )
+    try:
+        extra = json.loads(json.dumps([evaluation.samples, dict(evaluation.attributes)], default=_plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        message = (
+            f"evaluate returned samples or attributes that cannot be stored: {error}. Give plain numbers and text."
+        )
+        return Failure("contract", message)
+    floats = {name: float(value) for name, value in values.items()}
+    return Evaluation(floats, _floats(evaluation.variances), *extra)
+
+
+def _plain(value: object) -> object:
+    """What numpy has, as JSON has it."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{value!r} is no JSON")
 
 
 def _finite(value: object) -> bool:

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from moopt.executors import WorkerState
 from moopt.history import Event, History, Trial
 
 LINE_EVERY = 10.0
@@ -142,7 +143,7 @@ class Display:
         self._figures.rate = self._tokens / spent if spent else 0.0
         recent = self._seconds[-20:]
         remaining = max((self._figures.trials or 0) - self._figures.done, 0)
-        left = remaining * median(recent) if recent else 0.0
+        left = remaining * median(recent) / max(len(history.workers), 1) if recent else 0.0
         self._figures.left = left if left >= 1 else None
 
     def _line(self) -> None:
@@ -159,7 +160,8 @@ class Display:
             f"about {_clock(figures.left)} left" if figures.left else "",
         )
         facts = [f"{figures.doing} ...", *figures.found()]
-        return Group(bar, Text(" · ".join(facts), style="dim"), *_beaten(figures.comparisons))
+        workers = self._latest[0].workers if self._latest else ()
+        return Group(bar, Text(" · ".join(facts), style="dim"), *_beaten(figures.comparisons), *_at_work(workers))
 
 
 def measured(history: History, trials: int | None) -> Figures:
@@ -205,6 +207,18 @@ def _beaten(found: Sequence[Comparison]) -> list[RenderableType]:
     for c in better:
         row = (c.objective, f"{c.before:.3g}", f"-> {c.after:.3g}")
         table.add_row(f"no larger than {c.baseline}", *row, Text(f"{c.change:+.0%}", style="green"))
+    return [table]
+
+
+def _at_work(workers: Sequence[WorkerState]) -> list[RenderableType]:
+    """A row for every worker."""
+    if not workers:
+        return []
+    table = Table.grid(padding=(0, 2))
+    for worker in workers:
+        busy = f"{worker.doing}, {_clock(worker.seconds)}" if worker.job else worker.doing
+        failed = Text(f"{worker.failed} failed" if worker.failed else "", style="red")
+        table.add_row(Text(worker.name), Text(worker.place, style="dim"), busy, f"{worker.done} done", failed)
     return [table]
 
 

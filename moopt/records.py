@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from moopt.executors.base import WorkerState
 from moopt.history import Event, Trial
 from moopt.history import TrialState as State
 from moopt.jobs import Failure, Job, Outcome
@@ -49,10 +49,8 @@ def stored_trial(frozen: FrozenTrial, objectives: list[Objective]) -> tuple[Tria
     """A trial as Optuna has it -> ours, and the events of its log: issued, and told once it is finished."""
     issue, result = frozen.user_attrs["moopt:issue"], frozen.user_attrs.get("moopt:result")
     job = stored_job(issue, dict(frozen.params))
-    trial = Trial(
-        frozen.number, job.config, STATES[frozen.state], label=job.label,
-        attempts=frozen.user_attrs.get("moopt:attempts", 1),
-    )  # fmt: skip
+    tried = frozen.user_attrs.get("moopt:tried", {})
+    trial = Trial(frozen.number, job.config, STATES[frozen.state], label=job.label, **tried)
     events = [Event(issue["seq"], job)]
     if result is not None and frozen.state.is_finished():
         end = told(job, result)
@@ -88,14 +86,23 @@ def stored_job(entry: Mapping[str, Any], config: dict[str, Any]) -> Job:
     )  # fmt: skip
 
 
+def worker_entry(worker: WorkerState) -> dict[str, Any]:
+    """What a worker does -> JSON."""
+    return {**asdict(worker), "job": None if worker.job is None else job_entry(worker.job)}
+
+
+def stored_worker(entry: Mapping[str, Any]) -> WorkerState:
+    """The worker of an entry; the inverse of `worker_entry`, but for the configuration of its job."""
+    return WorkerState(**{**entry, "job": entry["job"] and stored_job(entry["job"], {})})
+
+
 def outcome_entry(outcome: Outcome) -> dict[str, Any]:
     """An evaluation or a failure -> JSON."""
     if isinstance(outcome, Failure):
         return {"failure": {"kind": outcome.kind, "message": outcome.message, "traceback": outcome.traceback}}
     optional = {"variances": outcome.variances, "samples": outcome.samples, "attributes": outcome.attributes}
     filled = {key: value for key, value in optional.items() if value}
-    plain: dict[str, Any] = json.loads(json.dumps({"values": outcome.values, **filled}, default=_plain))
-    return plain
+    return {"values": dict(outcome.values), **filled}
 
 
 def stored_outcome(entry: Mapping[str, Any]) -> Outcome:
@@ -103,9 +110,3 @@ def stored_outcome(entry: Mapping[str, Any]) -> Outcome:
     if "failure" in entry:
         return Failure(**entry["failure"])
     return Evaluation(entry["values"], entry.get("variances"), entry.get("samples"), entry.get("attributes", {}))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    return str(value)

@@ -6,18 +6,28 @@ import inspect
 import logging
 import os
 import platform
+import signal
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pandas as pd
 
-from moopt import algorithms
+from moopt import algorithms, executors
 from moopt.algorithms import Algorithm
 from moopt.algorithms.opening import Opening
 from moopt.coordinator import Coordinator, Watcher, measurements
-from moopt.errors import AlgorithmError, CapabilityError, ProblemError, StudyError, StudyMismatch
-from moopt.executors import InlineExecutor
+from moopt.errors import (
+    AlgorithmError,
+    CapabilityError,
+    NotPortable,
+    ProblemError,
+    StorageError,
+    StudyError,
+    StudyMismatch,
+)
+from moopt.executors import Executor
 from moopt.history import History, Trial
 from moopt.problem import CAPABILITIES, Problem, Resources, capabilities
 from moopt.space import Space
@@ -67,33 +77,53 @@ class Study:
         self._history: History | None = None
         self._version: object = None
         self._runs = False
+        self.stopped = False
         _require(self.algorithm, problem)
 
-    def run(self, trials: int, workers: int = 1, watch: Watcher | None = None) -> Study:
+    def run(
+        self,
+        trials: int,
+        workers: int = 1,
+        executor: str | None = None,
+        timeout: float | None = None,
+        retries: int = 1,
+        watch: Watcher | None = None,
+    ) -> Study:
         """Search until the study has `trials` finished trials in total, then measure its front on other data.
+
+        Ctrl-C (or SIGTERM) once lets what runs end and stores it; `stopped` is then true. Twice stops at once.
 
         Args:
             trials: Trials in total, those of earlier runs and the baselines included.
             workers: How many candidates are evaluated at a time.
+            executor: Where: "inline" (this process), "processes" (of this machine), or a plug-in's. None: processes if
+                there are several workers or a timeout, else inline.
+            timeout: Seconds an evaluation may take before it is stopped and counts as failed.
+            retries: How often a failed job is tried again on a fresh worker. The inline executor has none.
             watch: Called with the history and the event after every stored event.
 
         Raises:
             StudyMismatch: the storage has a study of that name with another problem, algorithm or seed.
             StorageInUse: another process runs the study.
+            ExecutorError: no worker can be started or set up.
         """
-        if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
-            raise StudyError(f"trials is {trials!r}; expected a whole number above 0.")
-        if workers != 1:
-            raise StudyError(f"workers is {workers!r}; this version evaluates one candidate at a time: workers=1.")
-        with self._coordinator(watch) as coordinator:
-            coordinator.run(trials)
-            for purpose in self.problem.measurements:
-                coordinator.measure(measurements(self.problem, self._finalists(), purpose))
+        _whole("trials", trials, 1)
+        _whole("workers", workers, 1)
+        _whole("retries", retries, 0)
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+            raise StudyError(f"timeout is {timeout!r}; expected seconds above 0, or None.")
+        self.stopped = False
+        with self._coordinator(self._executor(workers, executor, timeout), retries, watch) as coordinator:
+            with _stoppable(coordinator):
+                coordinator.run(trials)
+                for purpose in self.problem.measurements:
+                    coordinator.measure(measurements(self.problem, self._finalists(), purpose))
+            self.stopped = coordinator.stopping
         return self
 
     def measure(self, trial: int, purpose: str) -> Mapping[str, float]:
         """Measure a finished trial for a purpose of the problem, such as "held-out"; stored with the study."""
-        with self._coordinator(None) as coordinator:
+        with self._coordinator(self._executor(1, "inline", None), 0, None) as coordinator:
             coordinator.measure(measurements(self.problem, [self._numbered(trial)], purpose))
         return self.history.measures[trial, purpose].values
 
@@ -157,19 +187,44 @@ class Study:
             raise StudyError(f"{self.name!r} has no completed trial {number}; it has {len(trials)} trials.")
         return trials[number]
 
-    @contextmanager
-    def _coordinator(self, watch: Watcher | None) -> Iterator[Coordinator]:
-        self.storage.open(own=True)
-        executor = InlineExecutor(self.problem, self.resources)
+    def _executor(self, workers: int, name: str | None, timeout: float | None) -> Executor:
+        """The executor asked for; inline where the problem cannot leave this process and nobody insists."""
+        if worker := os.environ.get("MOOPT_WORKER"):
+            raise StudyError(
+                f"The study is run while {worker} reads the file that defines its problem; "
+                'put the call of run() under: if __name__ == "__main__":'
+            )
+        chosen = name or ("inline" if workers == 1 and timeout is None else "processes")
         try:
+            return executors.create(chosen, self.problem, self.resources, workers, timeout)
+        except NotPortable as error:
+            if name is not None:
+                raise
+            logger.warning("%s Until then one candidate is evaluated at a time, in this process.", error)
+            return executors.create("inline", self.problem, self.resources, 1, None)
+
+    @contextmanager
+    def _coordinator(self, executor: Executor, retries: int, watch: Watcher | None) -> Iterator[Coordinator]:
+        coordinator, ended = None, "failed"
+        try:
+            self.storage.open(own=self.name)
             opening = Opening(self.algorithm)
             opening.start(self.problem, self.seed)  # what cannot be searched is refused before it is stored
             stored = self._stored()
+            stored.begin()
             self._history, self._runs = stored.history(), True
-            yield Coordinator(self.problem, opening, self.seed, stored, self._history, executor, watch)
+            coordinator = Coordinator(self.problem, opening, self.seed, stored, self._history, executor, retries, watch)
+            yield coordinator
+            ended = "stopped" if coordinator.stopping else "finished"
+        except KeyboardInterrupt:
+            ended = "stopped"
+            raise
         finally:
-            self._version, self._runs = self.storage.version, False
             executor.close()
+            if coordinator is not None:
+                with suppress(StorageError):
+                    coordinator.rest(ended)
+            self._version, self._runs = self.storage.version, False
             self.storage.close()
 
     def _stored(self) -> StoredStudy:
@@ -182,13 +237,31 @@ class Study:
 
     def _read(self) -> History:
         empty = History(self.name, list(self.problem.objectives), list(self.problem.constraints), self.meta())
-        if self.storage.location is None and self.storage.optuna is None:
+        if not self.storage.exists:
             return empty
-        if self.storage.is_file and not os.path.exists(str(self.storage.location)):
-            return empty
-        self.storage.open(own=False)
+        self.storage.open()
         stored = self.storage.find(self.name)
         return empty if stored is None else stored.history()
+
+
+@contextmanager
+def _stoppable(coordinator: Coordinator) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops the coordinator in good order, the second at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not ours to handle
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if not coordinator.stopping:
+            os.write(2, b"\nStopping: what runs is finished and stored first. Interrupt again to stop now.\n")
+        coordinator.interrupt()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def load_history(storage: str | os.PathLike[str], name: str | None = None) -> History:
@@ -199,15 +272,15 @@ def load_history(storage: str | os.PathLike[str], name: str | None = None) -> Hi
         StudyError: it has no study of that name, or several and no name was given.
     """
     opened = Storage(storage)
-    opened.open(own=False)
+    opened.open()
     names = opened.studies()
     if not names:
-        raise StudyError(f"{storage} has no moopt study in it.")
+        raise StudyError(f"{opened.shown} has no moopt study in it.")
     if name is None and len(names) > 1:
-        raise StudyError(f"{storage} has several studies; name one of {', '.join(names)}.")
+        raise StudyError(f"{opened.shown} has several studies; name one of {', '.join(names)}.")
     stored = opened.find(name or names[0])
     if stored is None:
-        raise StudyError(f"{storage} has no study {name!r}; it has {', '.join(names)}.")
+        raise StudyError(f"{opened.shown} has no study {name!r}; it has {', '.join(names)}.")
     return stored.history()
 
 
@@ -279,6 +352,11 @@ def _require(algorithm: Algorithm, problem: Problem) -> None:
     if missing:
         what = ", ".join(f"{name} ({(CAPABILITIES[name].__doc__ or '').splitlines()[0]})" for name in missing)
         raise CapabilityError(f"{type(algorithm).__name__} needs what {type(problem).__name__} lacks: {what}")
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise StudyError(f"{name} is {value!r}; expected a whole number from {least}.")
 
 
 def _source(problem: Problem) -> str:

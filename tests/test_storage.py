@@ -69,10 +69,11 @@ def test_what_is_read_back_is_what_was_found(path: Path):
 
 def test_a_torn_last_line_is_cut_off(path: Path):
     run(path, Landscape(), 10)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-20])
+    *events, _ = path.read_bytes().splitlines(keepends=True)  # the last one says that the run is over
+    torn = b"".join(events)[:-20]
+    path.write_bytes(torn)
     assert sum(trial.state == "complete" for trial in moopt.load_history(path).trials) == 9  # watchers only skip it
-    assert path.read_bytes() == whole[:-20]
+    assert path.read_bytes() == torn
     history = run(path, Landscape(), 12).history
     assert [trial.state for trial in history.trials] == ["complete"] * 12
     assert history.trials[9].attempts == 2

@@ -286,7 +286,7 @@ def test_measurements_are_made_of_the_front_and_the_baselines_and_only_once(tmp_
         (lambda: moopt.Study("s", Landscape(), "nsga-2"), AlgorithmError, "no algorithm 'nsga-2'"),
         (lambda: moopt.Study("s", Landscape(), NSGA2), AlgorithmError, r"such as NSGA2\(\)"),
         (lambda: moopt.Study("s", Landscape(), seed=-1), StudyError, "whole number from 0"),
-        (lambda: moopt.Study("s", Landscape()).run(0), StudyError, "above 0"),
+        (lambda: moopt.Study("s", Landscape()).run(0), StudyError, "whole number from 1"),
         (lambda: NSGA2(0), AlgorithmError, "population_size is 0"),
         (lambda: moopt.Study("s", Landscape()).pick("f0 < 1"), NoFeasibleTrial, "no trial is complete"),
         (lambda: moopt.Study("s", Landscape()).knee(), NoFeasibleTrial, "no complete and feasible trial"),

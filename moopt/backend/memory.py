@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system: the allocator would keep it, and a process look as big as it ever was."""
+"""Freed memory goes back to the system: the allocator would keep it, and the process look as big as it ever was."""
 
 from __future__ import annotations
 

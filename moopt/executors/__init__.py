@@ -1,6 +1,41 @@
-"""Where jobs run. The contract is `Executor`; one file a kind."""
+"""Where jobs run. The contract is `Executor`; one file a kind, found by name; plug-ins by entry point."""
 
-from moopt.executors.base import Executor
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from moopt.errors import ExecutorError
+from moopt.executors.base import Executor, WorkerState
 from moopt.executors.inline import InlineExecutor
+from moopt.problem import Problem, Resources
 
-__all__ = ["Executor", "InlineExecutor"]
+Factory = Callable[[Problem, Resources, int, float | None], Executor]
+"""Makes an executor of a problem, the resources of a worker, the number of workers and the timeout in seconds."""
+
+NAMES: Mapping[str, str] = {
+    "inline": "moopt.executors.inline:in_this_process",
+    "processes": "moopt.executors.processes:ProcessExecutor",
+}
+"""moopt's own executors by name; plug-ins add to them by the entry point `moopt.executors`."""
+
+__all__ = ["Executor", "Factory", "InlineExecutor", "NAMES", "WorkerState", "create"]
+
+
+def create(name: str, problem: Problem, resources: Resources, workers: int, timeout: float | None) -> Executor:
+    """The executor of that name, ready for jobs.
+
+    Raises:
+        ExecutorError: there is none of that name, or it cannot do what is asked.
+        NotPortable: the problem cannot be rebuilt where the executor's workers are.
+    """
+    if name in NAMES:
+        module, _, attribute = NAMES[name].partition(":")
+        factory: Factory = getattr(import_module(module), attribute)
+        return factory(problem, resources, workers, timeout)
+    plugins = {point.name: point for point in entry_points(group="moopt.executors")}
+    if name not in plugins:
+        raise ExecutorError(f"There is no executor {name!r}; expected one of {', '.join([*NAMES, *plugins])}.")
+    made: Executor = plugins[name].load()(problem, resources, workers, timeout)
+    return made

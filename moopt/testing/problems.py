@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from moopt.problem import Constraint, Evaluation, Fidelity, Objective, Problem
+from moopt.problem import Constraint, Evaluation, Fidelity, Objective, Problem, Resources
 from moopt.space import Choice, Config, Float, Integer, Ordinal, Space
 
 LEVELS = Space({f"layer{i}": Ordinal(2, 3, 4, 8) for i in range(6)})
@@ -83,3 +87,54 @@ class Landscape(Problem):
         span = self.space.upper - self.space.lower
         scaled: npt.NDArray[np.float64] = (self.space.encode(config) - self.space.lower) / np.where(span > 0, span, 1)
         return scaled
+
+
+class Misbehaving(Problem):
+    """Does what its configuration says, well or badly, and tells in which process and how often that was set up.
+
+    Args:
+        setup: What `setup` does: "fine", "raise" or "kill".
+    """
+
+    space = Space(
+        {
+            "act": Choice("fine", "raise", "nonsense", "nan", "exit", "kill", "hang", "unsendable", "print"),
+            "n": Integer(0, 999),
+        }
+    )
+    objectives = (Objective("loss"), Objective("n", known=True))
+
+    def __init__(self, setup: Literal["fine", "raise", "kill"] = "fine") -> None:
+        self._setup, self.setups = setup, 0
+
+    def setup(self, resources: Resources) -> None:
+        self.setups += 1
+        self.threads = resources.threads
+        if self._setup == "raise":
+            raise FileNotFoundError("no such model")
+        if self._setup == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def known(self, config: Config) -> Mapping[str, float]:
+        return {"n": float(config["n"])}
+
+    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
+        match config["act"]:
+            case "raise":
+                raise ArithmeticError("nothing adds up")
+            case "nonsense":
+                return {"loss": 1.0}  # type: ignore[return-value]
+            case "nan":
+                return Evaluation({"loss": float("nan")})
+            case "exit":
+                sys.exit("leaving")
+            case "kill":
+                print("the last thing it said", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                threading.Event().wait()
+            case "print":
+                print("x" * 1_000_000, flush=True)  # far more than a pipe holds
+        about = {"pid": os.getpid(), "setups": self.setups, "threads": self.threads}
+        odd = {"lock": threading.Lock()} if config["act"] == "unsendable" else {}
+        return Evaluation({"loss": 1.0 / (1 + config["n"])}, attributes={**about, **odd})
