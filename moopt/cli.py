@@ -108,7 +108,7 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many candidates are evaluated at a time.")] = 1,
     executor: Annotated[
-        str | None, typer.Option(help="Where: inline, processes, or a plug-in. Left out: processes for workers.")
+        str | None, typer.Option(help="Where: inline, processes, ray, or a plug-in. Left out: processes for workers.")
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds an evaluation may take before it is stopped and failed.")

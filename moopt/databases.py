@@ -114,7 +114,8 @@ class _Tables(RDBStorage):
     """
 
     def __init__(self, url: str, shown: str) -> None:
-        super().__init__(url, engine_kwargs={"pool_pre_ping": True})
+        in_memory = url in ("sqlite://", "sqlite:///:memory:")
+        super().__init__(url, engine_kwargs={} if in_memory else {"poolclass": sql.NullPool})  # nothing left open
         self._shown = shown
         self._connection: sql.Connection | None = None
         self._locked: str | None = None

@@ -123,6 +123,8 @@ class Problem(ABC):
     fidelity: Fidelity = Fidelity()
     measurements: Mapping[str, Fidelity] = MappingProxyType({})
     """Data that the finalists are measured on after the search, by purpose, such as "held-out"."""
+    needs: Mapping[str, float] = MappingProxyType({})
+    """What a worker asks a cluster for, in Ray's terms: "CPU", "GPU", "memory" in bytes, or resources of one's own."""
     sensitivity: Fidelity | None = None
     """With `sensitivities` and `costs`: how the table a study opens with is made; its `batch` is the method."""
 

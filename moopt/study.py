@@ -96,8 +96,8 @@ class Study:
         Args:
             trials: Trials in total, those of earlier runs and the baselines included.
             workers: How many candidates are evaluated at a time.
-            executor: Where: "inline" (this process), "processes" (of this machine), or a plug-in's. None: processes if
-                there are several workers or a timeout, else inline.
+            executor: Where: "inline" (this process), "processes" (of this machine), "ray" (a cluster), or a plug-in's.
+                None: processes if there are several workers or a timeout, else inline.
             timeout: Seconds an evaluation may take before it is stopped and counts as failed.
             retries: How often a failed job is tried again on a fresh worker. The inline executor has none.
             watch: Called with the history and the event after every stored event.

@@ -103,7 +103,7 @@ def test_a_setup_that_fails_ends_the_run_and_leaves_the_study_as_it_was(tmp_path
         ({"workers": 2, "executor": "inline"}, ExecutorError, "2 workers need executor='processes'"),
         ({"timeout": -1}, StudyError, "timeout is -1"),
         ({"retries": -1}, StudyError, "retries is -1"),
-        ({"executor": "threads"}, ExecutorError, "no executor 'threads'; expected one of inline, processes"),
+        ({"executor": "threads"}, ExecutorError, "no executor 'threads'; expected one of inline, processes, ray"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict, error: type[Exception], message: str):

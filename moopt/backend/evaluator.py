@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moopt.backend import language, models, weights
+from moopt.backend import language, memory, models, weights
 from moopt.backend.candidate import Candidate, Widths, choose_device
 from moopt.backend.language import Head
-from moopt.backend.quantizers import named
+from moopt.backend.quantizers import VERSION, named
 from moopt.backend.text import Text, Tokens
+from moopt.backend.variants import VariantStore
 from moopt.errors import BackendError
 from moopt.problem import Fidelity, Resources
 
@@ -55,8 +56,11 @@ class Evaluator(ABC):
         loaded = models.load_model(model)
         matrices = weights.inventory(loaded).weights
         self.candidate = Candidate(
-            loaded, matrices, named(quantizer), group_size, device, self.dtype, lambda: models.load_model(model)
-        )
+            loaded, matrices, named(quantizer), group_size, device, self.dtype, lambda: models.load_model(model),
+            VariantStore(models.version(model)), f"{quantizer}-{VERSION}-group{group_size}",
+        )  # fmt: skip
+        del loaded
+        memory.give_back()  # the originals run from the store
         self.tokenizer = models.load_tokenizer(model)
         self.tokens: Tokens = text.tokenized(self.tokenizer)
         self.length, self._fixed = length, dict(fixed)
@@ -93,14 +97,20 @@ class LanguageEvaluator(Evaluator):
             )
         tables = {w.kind: w.name for w in self.candidate.weights if w.kind != "linear"}
         self._head_name = tables.get("head", tables.get("embedding"))
+        if self._head_name is not None:
+            self._original = self._head(self._head_name, None, self._original)
 
     def head(self) -> Head:
         """The head of the candidate as it is set now."""
         assert self._head_name is not None
         bits, original = self.candidate.current.get(self._head_name), self._original
         if bits not in self._heads:
-            self._heads = {bits: Head(self.candidate.weight(self._head_name, bits), original.bias, original.scale)}
+            self._heads = {bits: self._head(self._head_name, bits, original)}
         return self._heads[bits]
+
+    def _head(self, name: str, bits: int | None, like: Head) -> Head:
+        widened = self.candidate.widened(name, bits) if self.candidate.device.type == "cpu" else None
+        return replace(like, weight=self.candidate.weight(name, bits), widened=widened)
 
     def reference(self, fidelity: Fidelity, ids: Tensor) -> tuple[language.Reference, int]:
         """The original on sequences, for candidates with the present head; and the forward tokens that took."""

@@ -39,17 +39,21 @@ class Head:
         bias: v, or None.
         scale: Logits are multiplied by it.
         softcap: Logits are c * tanh(logits / c) if it is given.
+        widened: The weight in float32, if somebody has it already.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    widened: Tensor | None = None
 
     @cached_property
     def factor(self) -> Tensor:
         """The weight as `product` takes it; converted once, as that costs as much as a product with few rows."""
-        return self.weight if self.weight.device.type == "cuda" else self.weight.float()
+        if self.weight.device.type == "cuda":
+            return self.weight
+        return self.weight.float() if self.widened is None else self.widened
 
     def logits(self, hidden: Tensor, columns: slice = slice(None)) -> Tensor:
         """Logits [n, columns] in float32 from hidden states [n, k]."""

@@ -101,6 +101,16 @@ def identity(name: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def version(name: str) -> str:
+    """What identifies the very files that a model is loaded from: its identity, and when they were written."""
+    place = Path(location(name))
+    if place.is_dir():
+        written = [str(file.stat().st_mtime_ns) for file in sorted(place.iterdir()) if file.is_file()]
+    else:
+        written = [str(getattr(load_config(name), "_commit_hash", ""))]
+    return f"{place.name}-{identity(name)}-{hashlib.sha256(' '.join(written).encode()).hexdigest()[:8]}"
+
+
 def _loaded(load: Callable[[], Any], name: str) -> Any:
     try:
         return load()

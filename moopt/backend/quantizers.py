@@ -11,6 +11,8 @@ from torch import Tensor
 from moopt.errors import QuantizationError
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
+VERSION = 1
+"""To be raised when a quantizer gives other codes: what is stored of the old ones is then made again."""
 
 
 @dataclass(frozen=True)

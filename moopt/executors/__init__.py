@@ -17,6 +17,7 @@ Factory = Callable[[Problem, Resources, int, float | None], Executor]
 NAMES: Mapping[str, str] = {
     "inline": "moopt.executors.inline:in_this_process",
     "processes": "moopt.executors.processes:ProcessExecutor",
+    "ray": "moopt.executors.ray_cluster:RayExecutor",
 }
 """moopt's own executors by name; plug-ins add to them by the entry point `moopt.executors`."""
 
@@ -32,7 +33,10 @@ def create(name: str, problem: Problem, resources: Resources, workers: int, time
     """
     if name in NAMES:
         module, _, attribute = NAMES[name].partition(":")
-        factory: Factory = getattr(import_module(module), attribute)
+        try:
+            factory: Factory = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise ExecutorError(f"The executor {name!r} needs a package more; run: pip install {error.name}") from error
         return factory(problem, resources, workers, timeout)
     plugins = {point.name: point for point in entry_points(group="moopt.executors")}
     if name not in plugins:

@@ -1,0 +1,117 @@
+"""Matrices as they run, on disk: made once, read by memory map, one copy in memory for all workers of a machine.
+
+One safetensors file a matrix and variant: <cache>/variants/<model>/<kind>/<matrix>/<width>.safetensors, where the kind
+names the quantizer. It is written to a temporary name, synced and renamed; it carries a checksum; a lock per matrix
+keeps two workers from making the same one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from moopt.backend import cache
+from moopt.backend.cache import whole_file
+
+logger = logging.getLogger("moopt")
+
+SHARE_OF_DISK = 0.25
+"""Of what is free where the cache is, what the variants made in one process may take."""
+
+
+class VariantStore:
+    """The matrices of one model.
+
+    Args:
+        model: What identifies the model's weights.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._folder = cache.folder() / "variants" / model
+        self._room = SHARE_OF_DISK * _free(self._folder)
+
+    def fetch(self, kind: str, name: str, width: str, make: Callable[[], Tensor]) -> Tensor:
+        """A matrix, made and stored if it is missing.
+
+        The result is mapped from the file and must not be written to. Where there is no room to store it, it is what
+        `make` returned.
+
+        Args:
+            kind: How it is made: "original", or the quantizer with all its settings.
+            name: The matrix.
+            width: Its bits and the type it is stored in.
+            make: Makes it.
+        """
+        path = self._path(kind, name, width)
+        if (found := _read(path)) is not None:
+            return found
+        with _locked(path.parent):
+            if (found := _read(path)) is not None:  # another worker made it meanwhile
+                return found
+            made = make().contiguous()
+            if made.nbytes > self._room:
+                logger.debug("There is no room to store %s.", path)
+                return made
+            self._room -= made.nbytes
+            with whole_file(path) as temporary:
+                save_file({"weight": made}, temporary, {"crc32": str(_checksum(made))})
+            found = _read(path)
+        return made if found is None else found
+
+    def has(self, kind: str, name: str, width: str) -> bool:
+        """Whether it is stored, so that it takes no memory of this process alone."""
+        return self._path(kind, name, width).exists()
+
+    def _path(self, kind: str, name: str, width: str) -> Path:
+        return self._folder / kind / name / f"{width}.safetensors"
+
+
+def _read(path: Path) -> Tensor | None:
+    if not path.exists():
+        return None
+    weight, expected = torch.empty(0), None
+    try:
+        with safe_open(path, "pt") as file:
+            weight, expected = file.get_tensor("weight"), (file.metadata() or {}).get("crc32")
+    except (OSError, SafetensorError):
+        pass
+    if expected == str(_checksum(weight)):
+        return weight
+    logger.warning("%s is damaged and is made again.", path)
+    path.unlink(missing_ok=True)
+    return None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        for left in folder.glob(".*.safetensors-*"):  # of a worker that was killed while it wrote
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _checksum(weight: Tensor) -> int:
+    return zlib.crc32(weight.view(-1).view(torch.uint8).numpy().data)
+
+
+def _free(folder: Path) -> int:
+    """Bytes free where a folder is, or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
