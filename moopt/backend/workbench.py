@@ -78,6 +78,7 @@ class Workbench:
         problem, evaluator = self._problem, self.evaluator
         final = isinstance(fidelity.batch, str)
         found = evaluator.measure(problem.widths(config), fidelity)
+        memory.give_back()
         objectives: list[Objective] = list(problem.objectives)
         wanted = [o.name for o in objectives if o.name in found.values] if not final else list(found.values)
         values = {name: found.values[name] for name in wanted}
