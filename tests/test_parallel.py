@@ -1,5 +1,6 @@
 """A study on several workers: one truth, nothing lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,10 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import moopt
 from moopt.algorithms import NSGA2, Random
+from moopt.cli import app
 from moopt.errors import ExecutorError, StudyError, WorkerError
+from moopt.logs import json_lines
 from moopt.problem import Evaluation
 from moopt.testing.algorithms import drive
 from moopt.testing.problems import LEVELS, Landscape, Misbehaving
@@ -228,3 +232,31 @@ moopt.Study("s", Drill("fine", "kill", "fine"), Random(), {str(path)!r}).run(3)
 def test_pending_candidates_are_known_to_every_algorithm():
     """`drive` with several workers is what a run with several workers does."""
     assert len(drive(NSGA2(6), Landscape(), 20, workers=4)) > 20
+
+
+def test_the_log_for_programs_is_one_json_object_a_line(capsys: pytest.CaptureFixture[str]):
+    with json_lines():
+        moopt.Study("s", Drill("fine", "raise"), Random()).run(2, workers=2, retries=0)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    ended = {line["trial"]: line for line in lines if "trial" in line}
+    assert ended[0]["state"] == "complete"
+    assert ended[0]["values"] == {"loss": 1.0, "n": 0.0}
+    assert ended[1]["state"] == "failed"
+    assert "nothing adds up" in ended[1]["message"]
+    assert all(line["time"] and line["level"] for line in lines)
+
+
+def test_status_tells_what_each_worker_does(tmp_path: Path):
+    path = tmp_path / "moopt.journal"
+    with start(script(tmp_path, pause=1000)) as process:
+        while "evaluating" not in (said := status(path)):
+            pass
+        process.kill()
+        process.communicate()
+    assert f"running, process {process.pid}" in said
+    assert "worker 0" in said
+    assert "worker 1" in said
+
+
+def status(path: Path) -> str:
+    return CliRunner().invoke(app, ["status", str(path)]).stdout

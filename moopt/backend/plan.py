@@ -77,6 +77,11 @@ class _Trial:
         made = sum(w.count * size * len(d.options) for d in self._part for w in d.weights)
         return min(sum(every), room_for_variants(candidate.device) + made) - made
 
+    def on_disk(self) -> int:
+        """Bytes of the matrices that the cache will keep: the originals and every variant."""
+        size = self._bench.evaluator.candidate.dtype.itemsize
+        return sum(w.count * size * (len(d.options) + 1) for d in self._problem.decided.values() for w in d.weights)
+
     @property
     def _tokens(self) -> int:
         return min(self._problem.fidelity.tokens, 4 * self._problem.context)
@@ -140,7 +145,7 @@ def make_plan(
     tokens += gradients * problem.forward_tokens("gradient", Fidelity(gradient_tokens))
     tokens += problem.forward_tokens("sensitivity", method) if method else 0
     place = Path(models.location(problem.model))
-    disk = BYTES_PER_TRIAL * trials + REPORT_BYTES
+    disk = BYTES_PER_TRIAL * trials + REPORT_BYTES + trial.on_disk()
     disk += sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if place.is_dir() else 0
     return Plan(
         peak_memory_gib=(trial.resident + trial.variants() + trial.activations) / 2**30,
