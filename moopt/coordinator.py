@@ -111,10 +111,11 @@ class Coordinator:
             if jobs:
                 self._issue(jobs)
             elif not self._busy():
-                logger.warning(
-                    "Nothing new is left to try after %d trials: the space, or what the known constraints leave of it, "
-                    "is exhausted.", len(self._history.trials),
-                )  # fmt: skip
+                if not self.stopping:
+                    logger.warning(
+                        "Nothing new is left to try after %d trials: the space, or what the known constraints leave of "
+                        "it, is exhausted.", len(self._history.trials),
+                    )  # fmt: skip
                 return
             self._collect(block=not jobs or not self._room(trials))
 
@@ -128,11 +129,10 @@ class Coordinator:
 
     def rest(self, why: str) -> None:
         """Say that the run is over, and why: "finished", "stopped" or "failed"."""
-        if why == "stopped":  # what was under way is not to blame
-            for trial in self._history.trials:
-                if trial.state == "running" and not self._executor.isolated:
-                    trial.failures -= 1
-                    self._stored.attempt(trial)
+        for trial in self._history.trials:  # what was under way is not to blame: this process lives
+            if trial.state == "running" and not self._executor.isolated:
+                trial.failures -= 1
+                self._stored.attempt(trial)
         self._history.workers = ()
         self._note(ended=why)
 

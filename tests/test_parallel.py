@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import moopt
 from moopt.algorithms import NSGA2, Random
 from moopt.cli import app
 from moopt.errors import ExecutorError, StudyError, WorkerError
+from moopt.jobs import Job
 from moopt.logs import json_lines
 from moopt.problem import Evaluation
 from moopt.testing.algorithms import drive
@@ -260,3 +262,30 @@ def test_status_tells_what_each_worker_does(tmp_path: Path):
 
 def status(path: Path) -> str:
     return CliRunner().invoke(app, ["status", str(path)]).stdout
+
+
+class Timed(Landscape):
+    """Tells when it evaluated, by the clock that all processes of a machine share."""
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> Evaluation:
+        began = time.monotonic()
+        found = super().evaluate(config, fidelity)
+        time.sleep(0.02)
+        return Evaluation(found.values, attributes={"began": began, "ended": time.monotonic()})
+
+
+class Now(Random):
+    """Asks for some of its candidates to be evaluated alone."""
+
+    def ask(self, n: int) -> list[Job]:
+        return [replace(job, exclusive=job.trial % 3 == 0) for job in super().ask(n)]
+
+
+def test_an_exclusive_job_runs_alone():
+    history = moopt.Study("s", Timed(), Now()).run(18, workers=3).history
+    spans = {t.number: t.evaluation.attributes for t in history.trials if t.evaluation}
+    assert len(spans) == 18
+    for alone in range(0, 18, 3):
+        for other in spans.keys() - {alone}:
+            apart = spans[other]["ended"] <= spans[alone]["began"] or spans[alone]["ended"] <= spans[other]["began"]
+            assert apart
