@@ -114,6 +114,7 @@ class ProcessExecutor(Executor):
         self._said: set[str] = set()
         self._wakened, self._waken = os.pipe()
         self._closing = False
+        self._broken_by = WorkerError("No worker is left.")
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Job, *, fresh: bool = False) -> Future[Outcome]:
@@ -173,7 +174,8 @@ class ProcessExecutor(Executor):
                     self._assign()
                     sources = {w.connection: w for w in self._workers if w.connection}
                     outputs = {w.output: w for w in self._workers if w.process and not w.mute}
-                    sentinels = {w.sentinel: w for w in self._workers if w.sentinel is not None}
+                    # With the process: its descriptors are used again as soon as it is replaced.
+                    sentinels = {w.sentinel: (w, w.process) for w in self._workers if w.sentinel is not None}
                 found = wait([self._wakened, *sources, *outputs, *sentinels], self._patience())
                 with self._lock:
                     if self._wakened in found:
@@ -183,7 +185,7 @@ class ProcessExecutor(Executor):
                     for connection in sources.keys() & found:
                         self._hear(sources[connection], connection)
                     for sentinel in sentinels.keys() & found:
-                        self._ended(sentinels[sentinel], sentinel)
+                        self._ended(*sentinels[sentinel])
                 with self._lock:
                     self._stop_the_late()
         except BaseException as error:  # a fault of ours: nobody may wait for ever
@@ -242,6 +244,8 @@ class ProcessExecutor(Executor):
 
     def _assign(self) -> None:
         """Give what waits to workers that wait."""
+        if not self._workers:
+            self._give_up(self._broken_by)
         for task in list(self._queue):
             free = [w for w in self._workers if w.free]
             if not free:
@@ -285,9 +289,9 @@ class ProcessExecutor(Executor):
         else:
             self._done(worker, rest[0])
 
-    def _ended(self, worker: _Worker, sentinel: int) -> None:
+    def _ended(self, worker: _Worker, process: subprocess.Popen[bytes] | None) -> None:
         """A process is over; what it said last counts."""
-        while worker.sentinel == sentinel:
+        while worker.process is process:
             assert worker.connection is not None
             if worker.connection.poll():
                 self._hear(worker, worker.connection)
@@ -331,7 +335,8 @@ class ProcessExecutor(Executor):
         if self._workers:
             logger.warning("%s Going on with %d workers.", message, len(self._workers))
         else:
-            self._give_up(WorkerError(message, trace))
+            self._broken_by = WorkerError(message, trace)
+            self._give_up(self._broken_by)
 
     def _give_up(self, error: WorkerError) -> None:
         with self._lock:

@@ -120,6 +120,7 @@ class RayExecutor(Executor):
         self._queue: deque[_Task] = deque()
         self._lock = threading.RLock()
         self._started = self._closed = self._owner = False
+        self._broken_by = WorkerError("No worker is left.")
         self._news: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def submit(self, job: Job, *, fresh: bool = False) -> Future[Outcome]:
@@ -233,6 +234,8 @@ class RayExecutor(Executor):
                 self._assign()
 
     def _assign(self) -> None:
+        while self._queue and not self._slots:
+            _give_up(self._queue.popleft(), self._broken_by)
         for task in list(self._queue):
             free = [slot for slot in self._slots if slot.task is None]
             if not free:
@@ -291,8 +294,8 @@ class RayExecutor(Executor):
             logger.warning("%s Going on with %d workers.", message, len(self._slots))
             self._assign()
             return
-        while self._queue:
-            _give_up(self._queue.popleft(), WorkerError(message, trace))
+        self._broken_by = WorkerError(message, trace)
+        self._assign()
 
     def _limit(self, job: Job) -> float | None:
         if self._timeout is None:

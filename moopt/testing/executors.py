@@ -126,6 +126,18 @@ class IsolatedExecutorSuite(ExecutorSuite):
         with self.opened(problem=Misbehaving(setup="kill")) as executor, pytest.raises(WorkerError, match="set"):
             executor.submit(job(0)).result(PATIENCE)
 
+    def test_a_job_that_comes_when_no_worker_is_left_does_not_wait(self) -> None:
+        with self.opened(problem=Misbehaving(setup="raise")) as executor:
+            for n in range(2):
+                with pytest.raises(WorkerError, match="no such model"):
+                    executor.submit(job(n)).result(PATIENCE)
+
+    def test_many_deaths_in_a_row_are_survived(self) -> None:
+        with self.opened(workers=2) as executor:
+            outcomes = [executor.submit(job(n, "kill")) for n in range(8)] + [executor.submit(job(8))]
+            kinds = [getattr(future.result(PATIENCE), "kind", "fine") for future in outcomes]
+        assert kinds == ["killed"] * 8 + ["fine"]
+
     def test_closing_stops_what_runs(self) -> None:
         executor = self.executor(Misbehaving(), 2)
         future = executor.submit(job(0, "hang"))
