@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from moopt.errors import StorageError, StorageInUse
-from moopt.journal import Owner
+from moopt.journal import Batch, Owner
 
 logger = logging.getLogger("moopt")
 
@@ -104,6 +104,14 @@ class Database:
     def check_room(self) -> None:
         """The server's disk is the server's business."""
 
+    def begin(self, study_id: int) -> None:
+        assert self._storage is not None
+        self._storage.begin_epoch(study_id)
+
+    def trials(self, study_id: int) -> list[FrozenTrial]:
+        assert self._storage is not None
+        return self._storage.moopt_trials(study_id)
+
 
 class _Tables(RDBStorage):
     """Optuna's tables, written in bulk by one owner.
@@ -120,7 +128,7 @@ class _Tables(RDBStorage):
         self._connection: sql.Connection | None = None
         self._locked: str | None = None
         self._epoch: int | None = None
-        self._held: list[Statements] | None = None
+        self._batch: Batch[Statements] = Batch()
 
     # One owner.
 
@@ -193,24 +201,16 @@ class _Tables(RDBStorage):
 
         self._study_id = study_id
         self._epoch = None
-        self._write(count)
+        self._write([count])
 
     # Writing: in one transaction, again and again until the database answers.
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> contextlib.AbstractContextManager[None]:
         """Write what comes in one transaction."""
-        self._held = []
-        try:
-            yield
-            held, self._held = self._held, None
-            self._write(*held)
-        finally:
-            self._held = None
+        return self._batch.together(self._write)
 
-    def _write(self, *statements: Statements) -> None:
-        if self._held is not None:
-            self._held += statements
+    def _write(self, statements: Sequence[Statements]) -> None:
+        if self._batch.takes(statements):
             return
         waited = 0
         while True:
@@ -282,17 +282,17 @@ class _Tables(RDBStorage):
                 _insert(connection, _USER, {"trial_id": trial_id}, notes)
             found.append(trial_id)
 
-        self._write(create)
+        self._write([create])
         return found[-1]
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        self._write(lambda connection: _replace(connection, _STUDY_USER, {"study_id": study_id}, {key: value}))
+        self._write([lambda connection: _replace(connection, _STUDY_USER, {"study_id": study_id}, {key: value})])
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write(lambda connection: _replace(connection, _USER, {"trial_id": trial_id}, {key: value}))
+        self._write([lambda connection: _replace(connection, _USER, {"trial_id": trial_id}, {key: value})])
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self._write(lambda connection: _replace(connection, _SYSTEM, {"trial_id": trial_id}, {key: value}))
+        self._write([lambda connection: _replace(connection, _SYSTEM, {"trial_id": trial_id}, {key: value})])
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         def finish(connection: sql.Connection) -> None:
@@ -307,7 +307,7 @@ class _Tables(RDBStorage):
             ended = {"datetime_complete": _now()} if state.is_finished() else {}
             connection.execute(sql.update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(state=state, **ended))
 
-        self._write(finish)
+        self._write([finish])
         return True
 
     # Reading: without Optuna's rows of parameters and without its objects.

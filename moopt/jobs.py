@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt.errors import MooptError, ProblemError
-from moopt.problem import Evaluation, Fidelity, HasGradient, HasSensitivities, Problem
+from moopt.problem import Evaluation, Fidelity, HasGradient, HasSensitivities, Problem, Resources
 from moopt.space import Config
 
 JobKind = Literal["evaluate", "gradient", "sensitivity", "measure"]
@@ -53,6 +53,17 @@ class Failure:
 
 
 Outcome = Evaluation | Failure
+
+
+def set_up(load: Callable[[], Problem], resources: Resources) -> Problem | Failure:
+    """A problem that is ready for jobs, where a worker runs; or why there is none."""
+    try:
+        problem = load()
+        problem.setup(resources)
+    except (Exception, SystemExit) as error:
+        message = f"The problem cannot be set up: {error or type(error).__name__}"
+        return Failure(type(error).__name__, message, traceback.format_exc())
+    return problem
 
 
 def perform(problem: Problem, job: Job) -> Outcome:

@@ -6,10 +6,10 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from optuna.distributions import json_to_distribution
 from optuna.storages import BaseStorage, JournalStorage
@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal import _storage as journal_storage
 from optuna.storages.journal._file import get_lock_file
 from optuna.storages.journal._storage import JournalOperation
+from optuna.trial import FrozenTrial
 
 from moopt.errors import StorageError, StorageInUse
 
@@ -25,6 +26,38 @@ journal_storage.json_to_distribution = lru_cache(maxsize=None)(json_to_distribut
 
 SPARE = 4 << 20
 """Bytes that must be free on the disk before a trial is begun: room for what comes of it."""
+
+
+T = TypeVar("T")
+
+
+class Batch(Generic[T]):
+    """What is to be written in one piece: collected while a `together` block is open."""
+
+    def __init__(self) -> None:
+        self._held: list[T] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether entries are being collected."""
+        return self._held is not None
+
+    def takes(self, entries: Sequence[T]) -> bool:
+        """Collect entries if a block is open; else they are to be written now."""
+        if self._held is not None:
+            self._held += entries
+        return self._held is not None
+
+    @contextlib.contextmanager
+    def together(self, write: Callable[[list[T]], None]) -> Iterator[None]:
+        """Collect; write everything at the end, nothing if the block fails."""
+        self._held = []
+        try:
+            yield
+            held, self._held = self._held, None
+            write(held)
+        finally:
+            self._held = None
 
 
 class Owner:
@@ -77,6 +110,7 @@ class Journal:
         self._path = path
         self._owner = Owner(path)
         self._backend: _Backend | None = None
+        self._storage: BaseStorage | None = None
         self.shown = str(path)
 
     @property
@@ -105,11 +139,19 @@ class Journal:
         elif not create:
             raise StorageError(f"There is no storage at {self._path}.")
         self._backend = _Backend(str(self._path))
-        return JournalStorage(self._backend)
+        self._storage = JournalStorage(self._backend)
+        return self._storage
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         assert self._backend is not None
         return self._backend.together()
+
+    def begin(self, study_id: int) -> None:
+        """The lock is held as long as the process lives: there is no other owner."""
+
+    def trials(self, study_id: int) -> list[FrozenTrial]:
+        assert self._storage is not None
+        return self._storage.get_all_trials(study_id, deepcopy=False)
 
     def check_room(self) -> None:
         found = os.statvfs(self._path.parent)
@@ -130,11 +172,10 @@ class _Backend(JournalFileBackend):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        self._held: list[dict[str, Any]] | None = None
+        self._batch: Batch[dict[str, Any]] = Batch()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        if self._held is not None:
-            self._held += logs
+        if self._batch.takes(logs):
             return
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         before = None
@@ -151,18 +192,11 @@ class _Backend(JournalFileBackend):
             raise StorageError(f"Cannot write {self._file_path}: {error.strerror}. What it has is safe.") from error
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        if self._held is None:  # else what is to be read is not written yet
+        if not self._batch.is_open:  # else what is to be read is not written yet
             yield from super().read_logs(log_number_from)
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        self._held = []
-        try:
-            yield
-            held, self._held = self._held, None
-            self.append_logs(held)
-        finally:
-            self._held = None
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        return self._batch.together(self.append_logs)
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -81,6 +81,12 @@ class Place(Protocol):
             StorageError: there is none.
         """
 
+    def begin(self, study_id: int) -> None:
+        """Note that a new owner of a study begins: one that lost its connection meanwhile may not go on."""
+
+    def trials(self, study_id: int) -> list[FrozenTrial]:
+        """The trials of a study that moopt wrote, by number; their distributions may be left out."""
+
 
 class Memory:
     """This process's memory as a place for studies."""
@@ -96,13 +102,20 @@ class Memory:
         """Nobody else sees it."""
 
     def connect(self, *, create: bool) -> BaseStorage:
-        return InMemoryStorage()
+        self._optuna = InMemoryStorage()
+        return self._optuna
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def check_room(self) -> None:
         """There is, or the process ends."""
+
+    def begin(self, study_id: int) -> None:
+        """Nobody else does."""
+
+    def trials(self, study_id: int) -> list[FrozenTrial]:
+        return self._optuna.get_all_trials(study_id, deepcopy=False)
 
 
 class Storage:
@@ -114,23 +127,23 @@ class Storage:
 
     def __init__(self, location: str | os.PathLike[str] | None) -> None:
         self.location = None if location is None else os.fspath(location)
-        self._place = _place(self.location)
+        self.place = _place(self.location)
         self.optuna: BaseStorage | None = None
 
     @property
     def shown(self) -> str:
         """The location as people may see it: without a password."""
-        return self._place.shown
+        return self.place.shown
 
     @property
     def version(self) -> object:
         """Equal as long as nothing was written, where that is cheap to know; else never equal."""
-        return self._place.version
+        return self.place.version
 
     @property
     def exists(self) -> bool:
         """Whether there is something to read."""
-        return self.optuna is not None or self._place.exists
+        return self.optuna is not None or self.place.exists
 
     def open(self, *, own: str | None = None) -> None:
         """Connect; with `own` become the only writer of the study of that name.
@@ -142,24 +155,20 @@ class Storage:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             if own is not None:
-                self._place.own(own)
+                self.place.own(own)
             if self.optuna is None:
-                self.optuna = _opened(self._place, own is not None)
+                self.optuna = _opened(self.place, own is not None)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Give up ownership. What is stored stays."""
-        self._place.disown()
-
-    def check_room(self) -> None:
-        """Refuse to begin what there is no room to store."""
-        self._place.check_room()
+        self.place.disown()
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         """Write what comes in one piece, where the storage can."""
-        return self._place.together()
+        return self.place.together()
 
     def studies(self) -> list[str]:
         """The names of the moopt studies in it."""
@@ -217,13 +226,12 @@ class StoredStudy:
 
     def begin(self) -> None:
         """Note that a new owner begins: one that lost its connection meanwhile may not go on."""
-        if begin := getattr(self._optuna, "begin_epoch", None):
-            begin(self._id)
+        self._storage.place.begin(self._id)
 
     def issue(self, seq: int, job: Job, space: Space, known: Mapping[str, float]) -> None:
         """Store that a job was dispatched: a new trial, or an entry of the study for other kinds of job."""
         entry = {"seq": seq, **job_entry(job)}
-        self._storage.check_room()
+        self._storage.place.check_room()
         if job.kind != "evaluate":
             self._sides[_side_key(job)] = entry
             self._optuna.set_study_user_attr(self._id, _side_key(job), entry)
@@ -276,7 +284,7 @@ class StoredStudy:
         objectives = [Objective(**entry) for entry in meta["objectives"]]
         constraints = [Constraint(**entry) for entry in meta["constraints"]]
         history = History(self.name, objectives, constraints, meta)
-        for frozen in self._frozen():
+        for frozen in self._storage.place.trials(self._id):
             self._trial_ids[frozen.number] = frozen._trial_id
             trial, events = stored_trial(frozen, objectives)
             history.trials.append(trial)
@@ -298,12 +306,6 @@ class StoredStudy:
                 history.measures[int(number), purpose] = outcome
         history.events.sort(key=lambda event: (event.seq, event.job.trial))
         return history
-
-    def _frozen(self) -> list[FrozenTrial]:
-        """The trials as Optuna has them; by a shorter way where the storage has one."""
-        shorter = getattr(self._optuna, "moopt_trials", None)
-        found: list[FrozenTrial] = shorter(self._id) if shorter else self._optuna.get_all_trials(self._id, False)
-        return found
 
 
 def _side_key(job: Job) -> str:

@@ -54,8 +54,10 @@ class Executor(ABC):
     isolated: ClassVar[bool] = False
     """Whether a job that kills its worker leaves the study alive, so that trying again on a fresh one makes sense."""
 
-    capacity: int
-    """How many jobs it runs at a time."""
+    @property
+    @abstractmethod
+    def capacity(self) -> int:
+        """How many jobs it runs at a time."""
 
     @abstractmethod
     def submit(self, job: Job, *, fresh: bool = False) -> Future[Outcome]:

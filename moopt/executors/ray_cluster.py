@@ -11,8 +11,6 @@ import os
 import socket
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -26,13 +24,12 @@ from ray.exceptions import RayError
 
 from moopt.errors import NotPortable, WorkerError
 from moopt.executors.base import Executor, WorkerState
-from moopt.jobs import Failure, Job, Outcome, perform
+from moopt.executors.pool import Pool, Slot, Task
+from moopt.jobs import Failure, Job, Outcome, perform, set_up
 from moopt.problem import Problem, Resources
 
 logger = logging.getLogger("moopt")
 
-STARTS = 3
-"""How often a worker that dies while it sets up is started again."""
 PATIENCE = 30.0
 """Seconds without any worker after which it is said what the cluster lacks."""
 
@@ -44,50 +41,26 @@ class _Worker:
         sys.path.extend(entry for entry in path if entry not in sys.path)
         os.environ["MOOPT_WORKER"] = "a worker of Ray"
         self._pickled, self._resources = pickled, resources
-        self._problem: Problem | None = None
 
     def set_up(self) -> str | Failure:
         """Where it is, or why it cannot work."""
-        try:
-            problem: Problem = cloudpickle.loads(self._pickled)
-            problem.setup(self._resources)
-        except (Exception, SystemExit) as error:
-            import traceback
-
-            return Failure(type(error).__name__, str(error) or type(error).__name__, traceback.format_exc())
-        self._problem = problem
+        self._problem = set_up(lambda: cloudpickle.loads(self._pickled), self._resources)
+        if isinstance(self._problem, Failure):
+            return self._problem
         return f"{socket.gethostname()}, process {os.getpid()}"
 
     def perform(self, job: Job) -> Outcome:
         """Run a job."""
-        assert self._problem is not None
+        assert not isinstance(self._problem, Failure)
         return perform(self._problem, job)
 
 
-@dataclass
-class _Task:
-    job: Job
-    fresh: bool
-    future: Future[Outcome]
-    limit: float | None
-    timer: threading.Timer | None = None
-    late: bool = False
+@dataclass(eq=False)
+class _Place(Slot):
+    """A place with the actor that serves it now."""
 
-
-@dataclass
-class _Slot:
-    """A place for an actor, and the actor that has it now."""
-
-    name: str
     actor: Any = None
-    place: str = "waiting for the cluster"
-    ready: bool = False
-    used: bool = False
-    task: _Task | None = None
-    since: float = 0.0
-    starts: int = 0
-    done: int = 0
-    failed: int = 0
+    timer: threading.Timer | None = None
 
 
 class RayExecutor(Executor):
@@ -110,57 +83,41 @@ class RayExecutor(Executor):
     isolated = True
 
     def __init__(self, problem: Problem, resources: Resources, workers: int, timeout: float | None = None) -> None:
-        self._problem, self._resources, self._timeout = problem, resources, timeout
+        self._problem, self._resources = problem, resources
         try:
             self._pickled: bytes = cloudpickle.dumps(problem)
         except Exception as error:
             raise NotPortable(f"{type(problem).__name__} cannot be sent to a cluster: {error}") from error
-        self.capacity = workers
-        self._slots = [_Slot(f"worker {i}") for i in range(workers)]
-        self._queue: deque[_Task] = deque()
-        self._lock = threading.RLock()
+        slots = [_Place(f"worker {i}", "waiting for the cluster") for i in range(workers)]
+        self._pool: Pool[_Place] = Pool(self, slots, problem, timeout)
         self._started = self._closed = self._owner = False
-        self._broken_by = WorkerError("No worker is left.")
         self._news: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
+    @property
+    def capacity(self) -> int:
+        return self._pool.capacity
+
     def submit(self, job: Job, *, fresh: bool = False) -> Future[Outcome]:
-        future: Future[Outcome] = Future()
-        with self._lock:
+        with self._pool.lock:
             if self._closed:
                 raise WorkerError("The executor is closed.")
             if not self._started:
                 self._begin()
-            self._queue.append(_Task(job, fresh, future, self._limit(job)))
-            self._assign()
+            future = self._pool.add(job, fresh)
+            self._pool.assign()
         return future
 
     def workers(self) -> Sequence[WorkerState]:
-        now = time.monotonic()
-        with self._lock:
-            return [
-                WorkerState(
-                    s.name, s.place, s.task.job if s.task and s.ready else None,
-                    now - s.since if s.task and s.ready else 0.0, s.done, s.failed, s.ready,
-                )
-                for s in self._slots
-            ]  # fmt: skip
+        return self._pool.states()
 
     def close(self, grace: float = 0.0) -> None:
-        deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and any(slot.task for slot in self._slots):
-            time.sleep(0.05)
-        with self._lock:
-            if self._closed:
-                return
+        if self._closed:
+            return
+        self._pool.settle(grace)
+        with self._pool.lock:
             self._closed = True
-            slots, self._slots = self._slots, []
-            left = [*self._queue, *(slot.task for slot in slots if slot.task)]
-            self._queue.clear()
-        self._news.put(None)
-        for slot in slots:
-            self._kill(slot)
-        for task in left:
-            _give_up(task, WorkerError("The workers were stopped."))
+            self._news.put(None)
+            self._pool.give_up(WorkerError("The workers were stopped."))
         if self._owner:
             ray.shutdown()
 
@@ -173,8 +130,8 @@ class RayExecutor(Executor):
             self._owner = True
         self._started = True
         threading.Thread(target=self._listen, name="moopt workers", daemon=True).start()
-        for slot in self._slots:
-            self._start(slot)
+        for slot in self._pool.slots:
+            self._pool.start(slot)
         watch = threading.Timer(PATIENCE, self._say_what_lacks)
         watch.daemon = True
         watch.start()
@@ -199,113 +156,63 @@ class RayExecutor(Executor):
         gpus, memory = needs.pop("GPU", usual), needs.pop("memory", None)
         return {"num_cpus": cpus, "num_gpus": gpus, "resources": needs} | ({"memory": memory} if memory else {})
 
-    def _start(self, slot: _Slot) -> None:
+    def start(self, slot: _Place) -> None:
         actor = ray.remote(_Worker).options(max_restarts=0, **self._needs())
-        slot.ready = slot.used = False
         slot.actor = actor.remote([p for p in sys.path if p], self._pickled, self._resources)
         self._then(slot.actor.set_up.remote(), partial(self._set_up, slot, slot.actor))
 
-    def _kill(self, slot: _Slot) -> None:
-        actor, slot.actor, slot.ready = slot.actor, None, False
+    def stop(self, slot: _Place) -> None:
+        actor, slot.actor = slot.actor, None
+        if slot.timer is not None:
+            slot.timer.cancel()
         if actor is not None and ray.is_initialized():
             ray.kill(actor)
 
-    def _set_up(self, slot: _Slot, actor: Any, found: Future[str | Failure]) -> None:
-        """An actor is ready, broken or dead."""
-        with self._lock:
-            if slot.actor is not actor:
-                return
-            error = found.exception()
-            if error is not None:
-                slot.starts += 1
-                if slot.starts < STARTS:
-                    self._start(slot)
-                else:
-                    self._broken(slot, f"A worker died while it set the problem up: {_first(error)}", str(error))
-                return
-            said = found.result()
-            if isinstance(said, Failure):
-                self._broken(slot, f"The problem cannot be set up: {said.message}", said.traceback)
-                return
-            slot.place, slot.ready, slot.starts = said, True, 0
-            if slot.task is not None:
-                self._send(slot)
-            else:
-                self._assign()
-
-    def _assign(self) -> None:
-        while self._queue and not self._slots:
-            _give_up(self._queue.popleft(), self._broken_by)
-        for task in list(self._queue):
-            free = [slot for slot in self._slots if slot.task is None]
-            if not free:
-                return
-            slot = min(free, key=lambda s: (s.used if task.fresh else not s.ready, s.name))
-            self._queue.remove(task)
-            slot.task = task
-            if task.fresh and slot.used:
-                self._kill(slot)
-                self._start(slot)
-            elif slot.ready:
-                self._send(slot)
-
-    def _send(self, slot: _Slot) -> None:
+    def send(self, slot: _Place) -> None:
         task = slot.task
         assert task is not None
-        slot.since, slot.used = time.monotonic(), True
         if task.limit is not None:
-            task.timer = threading.Timer(task.limit, self._news.put, [partial(self._late, slot, task)])
-            task.timer.daemon = True
-            task.timer.start()
+            slot.timer = threading.Timer(task.limit, self._news.put, [partial(self._late, slot, task)])
+            slot.timer.daemon = True
+            slot.timer.start()
         self._then(slot.actor.perform.remote(task.job), partial(self._ended, slot, task))
 
-    def _late(self, slot: _Slot, task: _Task) -> None:
-        with self._lock:
-            if slot.task is task and slot.actor is not None:
-                task.late = True
-                ray.kill(slot.actor)
+    def _set_up(self, slot: _Place, actor: Any, found: Future[str | Failure]) -> None:
+        """An actor is ready, broken or dead."""
+        with self._pool.lock:
+            if slot.actor is not actor:
+                return
+            if (error := found.exception()) is not None:
+                self._pool.died(slot, _death(error))
+            elif isinstance(said := found.result(), Failure):
+                self._pool.broken(slot, said)
+            else:
+                slot.place = said
+                self._pool.is_ready(slot)
 
-    def _ended(self, slot: _Slot, task: _Task, found: Future[Outcome]) -> None:
+    def _ended(self, slot: _Place, task: Task, found: Future[Outcome]) -> None:
         """A job ended, or its actor did."""
-        with self._lock:
+        with self._pool.lock:
             if slot.task is not task:
                 return
-            slot.task = None
-            error = found.exception()
-            if error is None:
-                outcome = found.result()
+            if slot.timer is not None:
+                slot.timer.cancel()
+            if (error := found.exception()) is not None:
+                self._pool.died(slot, _death(error))
             else:
-                outcome = _failure(task, error)
-                self._start(slot)
-            slot.done += 1
-            slot.failed += isinstance(outcome, Failure)
-            self._assign()
-        if task.timer is not None:
-            task.timer.cancel()
-        task.future.set_result(outcome)
+                self._pool.finished(slot, found.result())
+            self._pool.assign()
 
-    def _broken(self, slot: _Slot, message: str, trace: str) -> None:
-        self._slots.remove(slot)
-        self._kill(slot)
-        self.capacity = max(1, len(self._slots))
-        if slot.task is not None:
-            self._queue.appendleft(slot.task)
-        if self._slots:
-            logger.warning("%s Going on with %d workers.", message, len(self._slots))
-            self._assign()
-            return
-        self._broken_by = WorkerError(message, trace)
-        self._assign()
-
-    def _limit(self, job: Job) -> float | None:
-        if self._timeout is None:
-            return None
-        usual = max(self._problem.forward_tokens("evaluate", self._problem.fidelity), 1)
-        return self._timeout * max(1.0, self._problem.forward_tokens(job.kind, job.fidelity) / usual)
+    def _late(self, slot: _Place, task: Task) -> None:
+        with self._pool.lock:
+            if slot.task is task:
+                self.stop(slot)
+                self._pool.died(slot, task.late())
+                self._pool.assign()
 
     def _say_what_lacks(self) -> None:
-        with self._lock:
-            if self._closed or any(slot.ready for slot in self._slots):
+        with self._pool.lock:
+            if self._closed or any(slot.ready for slot in self._pool.slots):
                 return
             has = {name: amount for name, amount in ray.cluster_resources().items() if not name.startswith("node:")}
             logger.warning(
@@ -314,17 +221,9 @@ class RayExecutor(Executor):
             )  # fmt: skip
 
 
-def _give_up(task: _Task, error: WorkerError) -> None:
-    if not task.future.done():
-        task.future.set_exception(error)
-
-
-def _failure(task: _Task, error: BaseException) -> Failure:
-    if task.late:
-        message = f"The {task.job.kind} job took more than {task.limit:.3g} s, the timeout; it was stopped."
-        return Failure("timeout", message)
+def _death(error: BaseException) -> Failure:
     kind = "killed" if isinstance(error, RayError) else type(error).__name__
-    return Failure(kind, f"The worker died: {_first(error)}", str(error))
+    return Failure(kind, f"The worker died: {_first(error)}.", str(error))
 
 
 def _first(error: BaseException) -> str:

@@ -18,13 +18,12 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from typing import Any
 
-from moopt.jobs import Failure, perform
-from moopt.problem import Problem, Resources
+from moopt.jobs import Failure, perform, set_up
+from moopt.problem import Problem
 
 PARENT_EVERY = 1.0
 """Seconds between two looks at whether the coordinator still lives."""
@@ -56,7 +55,7 @@ def main(descriptor: int) -> None:
         logger.addHandler(_Forwarding(connection, lock))
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        problem = _set_up(preparation, pickled, resources)
+        problem = set_up(lambda: _rebuilt(preparation, pickled), resources)
         first: tuple[Any, ...] = ("broken", problem) if isinstance(problem, Failure) else ("ready",)
         with lock:
             connection.send(first)
@@ -69,13 +68,9 @@ def main(descriptor: int) -> None:
         return
 
 
-def _set_up(preparation: dict[str, Any], pickled: bytes, resources: Resources) -> Problem | Failure:
-    try:
-        spawn.prepare(preparation)
-        problem: Problem = pickle.loads(pickled)
-        problem.setup(resources)
-    except (Exception, SystemExit) as error:
-        return Failure(type(error).__name__, str(error) or type(error).__name__, traceback.format_exc())
+def _rebuilt(preparation: dict[str, Any], pickled: bytes) -> Problem:
+    spawn.prepare(preparation)
+    problem: Problem = pickle.loads(pickled)
     return problem
 
 
