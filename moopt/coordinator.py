@@ -25,6 +25,7 @@ from moopt.history import Event, History, Trial
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Problem
 from moopt.records import worker_entry
+from moopt.stopping import Stop, Stopwatch
 from moopt.storage import StoredStudy
 
 logger = logging.getLogger("moopt")
@@ -103,21 +104,24 @@ class Coordinator:
         finally:
             self._interruptible = False
 
-    def run(self, trials: int) -> None:
-        """Go on until the study has that many finished trials, or nothing is left to ask."""
+    def run(self, stop: Stop) -> None:
+        """Go on until a limit is reached, or nothing is left to ask; what runs then is finished."""
         self._waiting.extend(self._interrupted())
-        while self._busy() or (self._room(trials) and not self.stopping):
-            jobs = self._algorithm.ask(self._room(trials)) if self._room(trials) and not self.stopping else []
+        stopwatch = Stopwatch(stop, self._history)
+        while self._busy() or self._room(stopwatch):
+            jobs = self._algorithm.ask(room) if (room := self._room(stopwatch)) else []
             if jobs:
                 self._issue(jobs)
             elif not self._busy():
-                if not self.stopping:
+                if room:
                     logger.warning(
                         "Nothing new is left to try after %d trials: the space, or what the known constraints leave of "
                         "it, is exhausted.", len(self._history.trials),
                     )  # fmt: skip
-                return
-            self._collect(block=not jobs or not self._room(trials))
+                break
+            self._collect(block=not jobs or not self._room(stopwatch))
+        if reason := stopwatch.reached():
+            logger.info("The search ends: %s.", reason)
 
     def measure(self, jobs: Sequence[Job]) -> None:
         """Measure finished trials on other data; what was measured before is not measured again."""
@@ -144,9 +148,12 @@ class Coordinator:
         """How many workers have nothing to do."""
         return max(0, self._executor.capacity - len(self._running) - len(self._waiting))
 
-    def _room(self, trials: int) -> int:
+    def _room(self, stopwatch: Stopwatch) -> int:
         """How many trials may be begun now."""
-        return max(0, min(self._vacant(), trials - len(self._history.trials)))
+        vacant, left = self._vacant(), stopwatch.room()
+        if not vacant or left == 0 or self.stopping or stopwatch.reached():
+            return 0
+        return vacant if left is None else min(vacant, left)
 
     def _replay(self) -> None:
         """Rebuild the algorithm's state from the log: batches as they were issued, outcomes as they were told."""

@@ -5,6 +5,7 @@
     ├── ProblemError          a problem that breaks its contract
     │   └── CapabilityError   an algorithm needs something the problem does not offer
     ├── AlgorithmError        an algorithm that does not exist or was given bad settings
+    │   └── SurrogateError    what was measured cannot be modelled; a search goes on without a model
     ├── BudgetError           a budget that no configuration meets
     ├── StudyError            a study that cannot be defined, loaded or run
     │   ├── StudyMismatch     the stored study is of another problem, algorithm or seed
@@ -40,6 +41,10 @@ class CapabilityError(ProblemError):
 
 class AlgorithmError(MooptError, ValueError):
     """An algorithm that does not exist or was given bad settings."""
+
+
+class SurrogateError(AlgorithmError):
+    """What was measured cannot be modelled; a search goes on without a model."""
 
 
 class BudgetError(MooptError, ValueError):

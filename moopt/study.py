@@ -31,6 +31,7 @@ from moopt.executors import Executor
 from moopt.history import History, Trial
 from moopt.problem import CAPABILITIES, Problem, Resources, capabilities
 from moopt.space import Space
+from moopt.stopping import Stop
 from moopt.storage import Storage, StoredStudy
 
 logger = logging.getLogger("moopt")
@@ -82,14 +83,18 @@ class Study:
 
     def run(
         self,
-        trials: int,
+        trials: int | None = None,
         workers: int = 1,
         executor: str | None = None,
         timeout: float | None = None,
         retries: int = 1,
         watch: Watcher | None = None,
+        seconds: float | None = None,
+        tokens: int | None = None,
+        hypervolume: float | None = None,
+        patience: int | None = None,
     ) -> Study:
-        """Search until the study has `trials` finished trials in total, then measure its front on other data.
+        """Search until `trials` trials are finished, or another limit is reached; then measure the front on other data.
 
         Ctrl-C (or SIGTERM) once lets what runs end and stores it; `stopped` is then true. Twice stops at once.
 
@@ -101,13 +106,18 @@ class Study:
             timeout: Seconds an evaluation may take before it is stopped and counts as failed.
             retries: How often a failed job is tried again on a fresh worker. The inline executor has none.
             watch: Called with the history and the event after every stored event.
+            seconds: Seconds of this run after which nothing new begins.
+            tokens: Forward tokens in total after which nothing new begins.
+            hypervolume: The hypervolume that is enough.
+            patience: Trials in a row that may fail to raise the hypervolume by more than its noise.
 
         Raises:
+            StudyError: no limit is given, or a setting is out of its range.
             StudyMismatch: the storage has a study of that name with another problem, algorithm or seed.
             StorageInUse: another process runs the study.
             ExecutorError: no worker can be started or set up.
         """
-        _whole("trials", trials, 1)
+        stop = Stop(trials, seconds, tokens, hypervolume, patience)
         _whole("workers", workers, 1)
         _whole("retries", retries, 0)
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
@@ -115,7 +125,7 @@ class Study:
         self.stopped = False
         with self._coordinator(self._executor(workers, executor, timeout), retries, watch) as coordinator:
             with _stoppable(coordinator):
-                coordinator.run(trials)
+                coordinator.run(stop)
                 for purpose in self.problem.measurements:
                     coordinator.measure(measurements(self.problem, self._finalists(), purpose))
             self.stopped = coordinator.stopping

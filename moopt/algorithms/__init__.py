@@ -12,12 +12,14 @@ from moopt.problem import Problem, capabilities
 _FILES = {
     "NSGA2": "nsga2",
     "OptunaSampler": "optuna_sampler",
+    "QNEHVI": "qnehvi",
     "Random": "random",
     "SequentialKnapsack": "sequential_knapsack",
 }
 
 NAMES = {
     "nsga2": "NSGA2",
+    "qnehvi": "QNEHVI",
     "random": "Random",
     "sequential-knapsack": "SequentialKnapsack",
     "tpe": "OptunaSampler",

@@ -33,6 +33,10 @@ class Archive:
         self.jobs: list[Job] = []
         self.values: list[FloatArray] = []
         """Objectives, signs turned to be minimised, [m] each."""
+        self.variances: list[FloatArray] = []
+        """The variances of their errors, [m] each; NaN where none was measured, 0 for what is known."""
+        self.excess: list[FloatArray] = []
+        """Value - bound of each constraint, [c]."""
         self.violations: list[float] = []
         """The sum of what the constraints are exceeded by; 0 is feasible."""
 
@@ -42,8 +46,13 @@ class Archive:
     def add(self, job: Job, evaluation: Evaluation) -> None:
         values = {**self._problem.known(job.config), **evaluation.values}
         self.jobs.append(job)
+        given = evaluation.variances or {}
         self.values.append(np.array([values[o.name] * o.sign for o in self._problem.objectives]))
-        self.violations.append(sum(max(values[c.name] - c.bound, 0.0) for c in self._problem.constraints))
+        self.variances.append(
+            np.array([0.0 if o.known else given.get(o.name, np.nan) for o in self._problem.objectives])
+        )
+        self.excess.append(np.array([values[c.name] - c.bound for c in self._problem.constraints]))
+        self.violations.append(float(np.maximum(self.excess[-1], 0.0).sum()))
 
 
 class Algorithm(ABC):

@@ -1,0 +1,10 @@
+"""What a model-based search evaluates next: beliefs about candidates, the improvement they promise, and proposals."""
+
+from __future__ import annotations
+
+from moopt.acquisition.beliefs import Beliefs
+from moopt.acquisition.improvement import Improvement
+from moopt.acquisition.known import Known
+from moopt.acquisition.proposals import Proposals
+
+__all__ = ["Beliefs", "Improvement", "Known", "Proposals"]

@@ -1,0 +1,65 @@
+"""What a search believes of every objective and constraint: known ones exactly, measured ones by their surrogates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.acquisition.known import Known
+from moopt.problem import Problem
+from moopt.surrogates import Surrogate
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Beliefs:
+    """Joint draws of everything that counts.
+
+    Args:
+        problem: Whose objectives and constraints.
+        known: What needs no belief.
+        surrogates: The others' by name, of values to be minimised.
+    """
+
+    def __init__(self, problem: Problem, known: Known, surrogates: Mapping[str, Surrogate]) -> None:
+        self._objectives, self._constraints = problem.objectives, problem.constraints
+        self._known, self.surrogates = known, surrogates
+
+    def drawn(self, codes: FloatArray, draws: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Objectives [s, n, m], signs turned, and what constraints are exceeded by [s, n, c], of candidates [n, d]."""
+        exact = dict(zip(self._known.names, self._known.values(codes), strict=True))
+        shape = (draws, len(codes))
+        found = {name: surrogate.sampled(codes, _normals(shape, rng)) for name, surrogate in self.surrogates.items()}
+        signs = {o.name: o.sign for o in self._objectives}
+        for name, values in exact.items():
+            found[name] = np.broadcast_to(values * signs.get(name, 1.0), shape)
+        objectives = [found[o.name] for o in self._objectives]
+        excess = [found[c.name] * signs.get(c.name, 1.0) - c.bound for c in self._constraints]
+        return np.stack(objectives, axis=2), np.stack(excess, axis=2) if excess else np.zeros((*shape, 0))
+
+    def tables(self, n: int, rng: np.random.Generator) -> FloatArray | None:
+        """Draws [n, m, decisions, options] of what each option adds to each objective; None unless all add up."""
+        found = []
+        for objective in self._objectives:
+            if objective.name in self.surrogates:
+                drawn = self.surrogates[objective.name].tables(n, rng)
+            else:
+                drawn = self._exact(objective.name, objective.sign, n)
+            if drawn is None:
+                return None
+            found.append(drawn)
+        return np.stack(found, axis=1)
+
+    def _exact(self, name: str, sign: float, n: int) -> FloatArray | None:
+        if self._known.tables is None:
+            return None
+        table = self._known.tables[self._known.names.index(name)]
+        return np.broadcast_to(np.where(np.isfinite(table), table * sign, np.inf), (n, *table.shape))
+
+
+def _normals(shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
+    """Standard normal numbers, each followed by its mirror image, so that their mean is that of the posterior."""
+    half = rng.standard_normal(((shape[0] + 1) // 2, shape[1]))
+    return np.vstack([half, -half])[: shape[0]]

@@ -1,0 +1,70 @@
+"""The hypervolume that candidates would add to a front, over draws of what they and the front are."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+AT_ONCE = 4_000_000
+"""Numbers that are held at a time."""
+
+
+class Improvement:
+    """The improvement over fronts, by splitting what they do not dominate into boxes (Daulton et al. 2020).
+
+    With three objectives and more, splitting takes tens of milliseconds a front: give one for all draws.
+
+    Args:
+        fronts: Values to be minimised, [s, n, m]; one front for each of s draws, or [1, n, m] for all. Dominated
+            values, and those beyond the reference, may be among them.
+        reference: The corner up to which volume counts, [m].
+    """
+
+    def __init__(self, fronts: FloatArray, reference: FloatArray) -> None:
+        self._lower, self._upper = _boxes(np.minimum(fronts, reference), reference)
+
+    def of(self, draws: FloatArray) -> FloatArray:
+        """The volume [s, n] that each draw [s, n, m] of candidates adds to its front."""
+        s, n, m = draws.shape
+        found = np.empty((s, n))
+        step = max(1, AT_ONCE // max(1, s * self._lower.shape[1] * m))
+        for begin in range(0, n, step):
+            part = draws[:, begin : begin + step, None, :]
+            sides = self._upper[:, None] - np.maximum(self._lower[:, None], part)
+            found[:, begin : begin + step] = np.maximum(sides, 0.0).prod(axis=3).sum(axis=2)
+        return found
+
+
+def _boxes(fronts: FloatArray, reference: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper corners [s, k, m] of boxes that fill what the fronts leave below the reference."""
+    s, n, m = fronts.shape
+    if n == 0:
+        return np.full((s, 1, m), -np.inf), np.broadcast_to(reference, (s, 1, m)).copy()
+    if m == 1:
+        return np.full((s, 1, 1), -np.inf), fronts.min(axis=1, keepdims=True)
+    if m == 2:
+        return _strips(fronts, reference)
+    import torch
+    from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
+
+    corner = torch.from_numpy(-reference)
+    splits = [FastNondominatedPartitioning(corner, torch.from_numpy(-front)).get_hypercell_bounds() for front in fronts]
+    lower, upper = np.full((2, s, max(split.shape[1] for split in splits), m), reference)
+    for k, split in enumerate(splits):
+        upper[k, : split.shape[1]], lower[k, : split.shape[1]] = -split.numpy()
+    return lower, upper
+
+
+def _strips(fronts: FloatArray, reference: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The same for two objectives: a strip between any two neighbours along the first."""
+    order = np.argsort(fronts[..., 0], axis=1, kind="stable")
+    first = np.take_along_axis(fronts[..., 0], order, axis=1)
+    second = np.minimum.accumulate(np.take_along_axis(fronts[..., 1], order, axis=1), axis=1)
+    s = len(fronts)
+    left = np.hstack([np.full((s, 1), -np.inf), first])
+    right = np.hstack([first, np.full((s, 1), reference[0])])
+    top = np.hstack([np.full((s, 1), reference[1]), second])
+    lower = np.stack([left, np.full(left.shape, -np.inf)], axis=2)
+    return lower, np.stack([right, top], axis=2)

@@ -1,0 +1,74 @@
+"""What `Problem.known` gives, for many candidates at once: by tables where it adds up over the decisions."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.problem import Problem
+from moopt.space import Config
+
+FloatArray = npt.NDArray[np.float64]
+
+PROBES = 8
+"""Random candidates that tables must give exactly before they are used."""
+MOST_OPTIONS = 64
+"""Options of a decision up to which tables are made."""
+
+
+class Known:
+    """The known objectives and constraints of candidates.
+
+    Args:
+        problem: What knows them.
+
+    Attributes:
+        names: The objectives and constraints that are known.
+        tables: What each option adds to each of them, [names, decisions, options], inf beyond a decision's options;
+            None where they do not add up.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._space = problem, problem.space
+        wanted = [o.name for o in problem.objectives if o.known] + [c.name for c in problem.constraints]
+        found = problem.known(problem.space.decode(problem.space.lower))
+        self.names = [name for name in dict.fromkeys(wanted) if name in found]
+        self.tables: FloatArray | None = None
+        counts = problem.space.upper - problem.space.lower + 1
+        if self.names and problem.space.discrete.all() and counts.max() <= MOST_OPTIONS:
+            self._base, tables = self._tabled(counts.astype(int))
+            self.tables = tables if self._exact(tables) else None
+
+    def values(self, codes: FloatArray) -> FloatArray:
+        """The known numbers [names, n] of candidates [n, d]."""
+        if self.tables is not None:
+            return self._summed(self.tables, codes)
+        if not self.names:
+            return np.zeros((0, len(codes)))
+        return np.array([self._of(self._space.decode(row)) for row in codes]).reshape(len(codes), -1).T
+
+    def _of(self, config: Config) -> list[float]:
+        known = self._problem.known(config)
+        return [float(known[name]) for name in self.names]
+
+    def _tabled(self, counts: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+        """The numbers [names] of the lowest candidate, and what each option adds to them."""
+        base = np.array(self._of(self._space.decode(self._space.lower)))
+        tables = np.full((len(self.names), len(counts), int(counts.max())), np.inf)
+        for i, count in enumerate(counts):
+            for option in range(count):
+                row = self._space.lower.copy()
+                row[i] += option
+                tables[:, i, option] = np.array(self._of(self._space.decode(row))) - base
+        return base, tables
+
+    def _exact(self, tables: FloatArray) -> bool:
+        rng = np.random.default_rng(0)
+        codes = np.array([self._space.encode(self._space.sample(rng)) for _ in range(PROBES)])
+        truth = np.array([self._of(self._space.decode(row)) for row in codes]).T
+        return bool(np.allclose(self._summed(tables, codes), truth, rtol=1e-9, atol=0))
+
+    def _summed(self, tables: FloatArray, codes: FloatArray) -> FloatArray:
+        options = (codes - self._space.lower).astype(np.int64)
+        found: FloatArray = self._base[:, None] + tables[:, np.arange(codes.shape[1]), options].sum(axis=2)
+        return found

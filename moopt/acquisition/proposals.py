@@ -1,0 +1,125 @@
+"""Candidates worth a look, as rows of codes: optima of drawn tables, variations of the front, spread points."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import qmc
+
+from moopt.problem import HasMoves, Problem
+from moopt.space import Choice, Ordinal
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+MOVED = 0.25
+"""The share of variations that the problem's own moves make, where it has some."""
+
+
+class Proposals:
+    """Makes candidates [n, d] in a problem's space.
+
+    Args:
+        problem: Whose space, and moves.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        space = problem.space
+        self._space = space
+        self._moves = problem.moves if isinstance(problem, HasMoves) else None
+        self._choice = np.array([isinstance(v, Choice) for v in space.values()])
+        self._ordinal = np.array([isinstance(v, Ordinal) for v in space.values()])
+        self._known = any(objective.known for objective in problem.objectives)
+        self._span = space.upper - space.lower
+
+    def spread(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Candidates over the whole space (scrambled Sobol points); with a known objective also over its range.
+
+        Drawn uniformly, many levels average out to the middle of what is known, such as bytes; so levels are then drawn
+        near one share of their range for each candidate.
+        """
+        dimensions = len(self._space)
+        if dimensions <= qmc.Sobol.MAXDIM:
+            unit = qmc.Sobol(dimensions, rng=rng).random_base2(int(np.ceil(np.log2(max(n, 2)))))[:n]
+        else:
+            unit = rng.random((n, dimensions))
+        margin = np.where(self._space.discrete, 0.5, 0.0)
+        rows = self._clipped(self._space.lower - margin + unit * (self._span + 2 * margin))
+        if self._known and self._ordinal.any():
+            shares = rng.permutation((np.arange(n) + rng.random()) / n)
+            near = rng.binomial(self._span.astype(np.int64) * self._ordinal, shares[:, None])
+            rows = np.where(self._ordinal, self._space.lower + near, rows)
+        return rows
+
+    def optima(self, tables: FloatArray, each: int, rng: np.random.Generator) -> FloatArray:
+        """What minimises weighted sums of drawn tables [n, m, decisions, options]: n * each candidates.
+
+        The weights of two objectives are drawn so that a random step is worth as much in each: they cover whatever
+        range of trade-offs the tables have.
+        """
+        n, m, decisions, _ = tables.shape
+        steps = np.abs(np.diff(np.where(np.isfinite(tables), tables, np.nan), axis=3)).reshape(n, m, -1)
+        which = rng.integers(steps.shape[2], size=(n, each, m))
+        drawn = steps[np.arange(n)[:, None, None], np.arange(m), which]
+        typical = np.nanmedian(steps, axis=2)[:, None]
+        weights = 1 / np.maximum(np.where(drawn > 0, drawn, typical), 1e-300)
+        rows = np.empty((n, each, decisions))
+        for k in range(n):
+            total = np.einsum("em,mdo->edo", weights[k], np.where(np.isfinite(tables[k]), tables[k], 0.0))
+            rows[k] = np.where(np.isfinite(tables[k]).all(axis=0), total, np.inf).argmin(axis=2)
+        return rows.reshape(-1, decisions) + self._space.lower
+
+    def approached(self, goals: FloatArray, parents: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Parents [p, d] that take over some of what a goal [n, d] has: a trust region of 1 to d changes around each.
+
+        A goal's parent is the one that differs least.
+        """
+        distance = (goals[:, None] != parents[None]).sum(axis=2)
+        nearest = parents[distance.argmin(axis=1)]
+        radius = np.exp(rng.random(len(goals)) * np.log(np.maximum(distance.min(axis=1), 1)))
+        share = radius / np.maximum(distance.min(axis=1), 1)
+        return np.where(rng.random(goals.shape) < share[:, None], goals, nearest)
+
+    def varied(self, parents: FloatArray, n: int, scale: float, rng: np.random.Generator) -> FloatArray:
+        """Variations of parents [p, d]: [n, d].
+
+        Args:
+            parents: What is varied.
+            n: How many.
+            scale: How far numbers move, as a share of their range, on average; levels move by one or by that.
+            rng: The generator.
+        """
+        rows = parents[rng.integers(len(parents), size=n)]
+        d = rows.shape[1]
+        wanted = np.exp(rng.random(n) * np.log(max(d / 2, 2.0)))
+        changed = rng.random(rows.shape) < (wanted / d)[:, None]
+        changed[np.arange(n), rng.integers(d, size=n)] = True
+        step = rng.standard_normal(rows.shape) * scale * self._span
+        step = np.where(self._space.discrete, np.sign(step) * np.maximum(1.0, np.round(np.abs(step))), step)
+        step = np.where(self._ordinal, np.sign(step), step)
+        resampled = self._space.lower + np.floor(rng.random(rows.shape) * (self._span + 1))
+        moved = np.where(self._choice, resampled, rows + step)
+        found = self._clipped(np.where(changed, moved, rows))
+        if self._moves is not None:
+            for k in range(int(n * MOVED)):
+                found[k] = self._space.encode(self._moves(self._space.decode(rows[k]), rng))
+        return found
+
+    def neighbours(self, row: FloatArray, most: int, rng: np.random.Generator) -> FloatArray:
+        """Every candidate one step in one discrete variable away from a row [d], or `most` of them drawn."""
+        found = []
+        for i in np.flatnonzero(self._space.discrete):
+            codes = (
+                np.arange(self._space.lower[i], self._space.upper[i] + 1) if self._choice[i] else row[i] + [-1.0, 1.0]
+            )
+            for code in codes:
+                if code != row[i] and self._space.lower[i] <= code <= self._space.upper[i]:
+                    found.append(row.copy())
+                    found[-1][i] = code
+        rows = np.array(found).reshape(-1, len(row))
+        return rows if len(rows) <= most else rows[rng.permutation(len(rows))[:most]]
+
+    def _clipped(self, rows: FloatArray) -> FloatArray:
+        exact = np.where(self._space.discrete, np.floor(rows + 0.5), rows)
+        found: FloatArray = np.clip(exact, self._space.lower, self._space.upper) + 0.0  # no negative zeros
+        return found

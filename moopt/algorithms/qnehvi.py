@@ -1,0 +1,307 @@
+"""qNEHVI: Bayesian optimisation of the front, by the expected hypervolume improvement of discrete candidates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt import pareto
+from moopt.acquisition import Beliefs, Improvement, Known, Proposals
+from moopt.algorithms.base import Algorithm, positive
+from moopt.errors import SurrogateError
+from moopt.jobs import Job, Outcome
+from moopt.problem import Evaluation, HasFeatures, HasRepair, Problem
+from moopt.space import Config
+from moopt.surrogates import Data, Surrogate, fit
+
+logger = logging.getLogger("moopt")
+
+FloatArray = npt.NDArray[np.float64]
+
+DRAWS, DRAWN_TABLES, TRADE_OFFS = 64, 24, 24
+"""Draws of the posterior; tables among them that are optimised exactly, each for so many trade-offs."""
+POOL, BEST, ROUNDS = 400, 8, 3
+"""Candidates of a round, how many of them the next round looks around, and how many rounds follow the first."""
+REFIT = 1.1
+"""Hyperparameters are fitted again when the data has grown by this factor."""
+NOISE = 0.02
+"""The share of an objective's range from which the error of a measured value is taken into account."""
+LARGEST_FRONT = 64
+"""How many measured points of a noisy front are drawn again."""
+
+
+class QNEHVI(Algorithm):
+    """Noisy expected hypervolume improvement (Daulton, Balandat and Bakshy 2021), in batches, over the space itself.
+
+    Every measured objective and constraint has a surrogate of its own (see `moopt.surrogates`), known ones have none.
+    The improvement is averaged over joint draws of the candidates, of what is pending and, where values are noisy, of
+    the front. Candidates are never rounded: they are optima of drawn tables where the objectives add up over the
+    decisions, steps towards those, and variations of the front, looked around in a few rounds.
+
+    Args:
+        initial: Trials before a surrogate is fitted, those a study opens with included; None: as the space needs.
+        prior: Whether the problem's sensitivities are a prior of the first measured objective.
+        trust_region: Whether steps of a few changes towards the optima are looked at beside the optima.
+    """
+
+    def __init__(self, initial: int | None = None, prior: bool = True, trust_region: bool = True) -> None:
+        self.initial = None if initial is None else positive("initial", initial)
+        self.prior, self.trust_region = prior, trust_region
+
+    def start(self, problem: Problem, seed: int) -> None:
+        super().start(problem, seed)
+        space = problem.space
+        usual = 8 if space.discrete.all() else min(2 * len(space), 20)
+        self._initial = min(self.initial or usual, max(3, int(min(space.size, 1e6)) // 2))
+        self._known, self._proposals = Known(problem), Proposals(problem)
+        self._features = _Features(problem) if isinstance(problem, HasFeatures) else None
+        self._table: FloatArray | None = None
+        self._reference: FloatArray | None = None
+        self._pending: dict[int, FloatArray] = {}
+        self._issued_rows: set[bytes] = set()
+        self._fitted: dict[str, tuple[int, Surrogate]] = {}
+        self._beliefs: tuple[int, Beliefs | None] | None = None
+
+    def ask(self, n: int) -> list[Job]:
+        rng = self.rng()
+        completed = len(self.archive)
+        if completed < self._initial or not (beliefs := self._believed()):
+            return self.jobs(self.unseen(self._scattered(rng), n, rng))
+        reference = self._corner()
+        chosen: list[Config] = []
+        rows = list(self._pending.values())
+        for _ in range(n):
+            found = self._next(beliefs, reference, rows, rng)
+            if found is None:
+                break
+            chosen.append(found)
+            rows.append(self.problem.space.encode(found))
+        return self._noted(self.jobs(chosen), reference)
+
+    def issued(self, jobs: Sequence[Job]) -> None:
+        super().issued(jobs)
+        for job in jobs:
+            if job.kind == "evaluate":
+                row = self.problem.space.encode(job.config)
+                self._pending[job.trial] = row
+                self._issued_rows.add(row.tobytes())
+                if "reference" in job.note:
+                    self._reference = np.array(job.note["reference"])
+
+    def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
+        super().tell(outcomes)
+        for job, outcome in outcomes:
+            self._pending.pop(job.trial, None)
+            if job.kind == "sensitivity" and isinstance(outcome, Evaluation) and self.prior:
+                self._table = np.array(outcome.attributes["table"])
+
+    def _noted(self, jobs: list[Job], reference: FloatArray) -> list[Job]:
+        """The jobs, with the reference point if it is not stored yet."""
+        if self._reference is not None or not jobs:
+            return jobs
+        return [replace(jobs[0], note={"reference": reference.tolist()}), *jobs[1:]]
+
+    def _scattered(self, rng: np.random.Generator) -> Iterator[Config]:
+        """Candidates without end, spread over the space, and variations of the front once there is one to vary."""
+        while True:
+            yield from map(self.problem.space.decode, self._proposals.spread(64, rng))
+
+    def _corner(self) -> FloatArray:
+        """The reference point [m]: declared, else inferred once from the trials so far; see `moopt.pareto`."""
+        if self._reference is not None:
+            return self._reference
+        declared = [None if o.reference is None else o.reference * o.sign for o in self.problem.objectives]
+        archive = self.archive
+        feasible = [i for i, violation in enumerate(archive.violations) if violation <= 0]
+        opening = [i for i in feasible if archive.jobs[i].label is not None] or feasible or range(len(archive))
+        return pareto.reference_point(np.array([archive.values[i] for i in opening]), declared)
+
+    def _believed(self) -> Beliefs | None:
+        """Beliefs from what was told; None if no surrogate can be fitted, which is said."""
+        n = len(self.archive)
+        if self._beliefs is None or self._beliefs[0] != n:
+            try:
+                surrogates = {name: self._surrogate(name, data) for name, data in self._data().items()}
+                self._beliefs = n, Beliefs(self.problem, self._known, surrogates)
+            except SurrogateError as error:
+                logger.warning("QNEHVI goes on without a model for now: %s", error)
+                self._beliefs = n, None
+        return self._beliefs[1]
+
+    def _data(self) -> dict[str, Data]:
+        """What was measured of each objective and constraint that is not known."""
+        archive, problem = self.archive, self.problem
+        codes = np.array([problem.space.encode(job.config) for job in archive.jobs])
+        values, variances = np.array(archive.values), np.array(archive.variances)
+        found = {o.name: Data(codes, values[:, j], _given(variances[:, j])) for j, o in enumerate(problem.objectives)}
+        for k, constraint in enumerate(problem.constraints):
+            column = np.array(archive.excess)[:, k] + constraint.bound
+            found.setdefault(constraint.name, Data(codes, column))
+        return {name: data for name, data in found.items() if name not in self._known.names}
+
+    def _surrogate(self, name: str, data: Data) -> Surrogate:
+        """The surrogate of one number: fitted when the data has grown by a tenth, conditioned on the rest."""
+        n = self._initial
+        while (larger := max(n + 1, int(n * REFIT))) <= len(data):
+            n = larger
+        if self._fitted.get(name, (0, None))[0] != n:
+            first = next(o.name for o in self.problem.objectives if o.name not in self._known.names)
+            prior = self._table if name == first else None
+            self._fitted[name] = n, fit(data.first(n), self.problem.space, prior, self._features)
+        surrogate = self._fitted[name][1]
+        return surrogate if n == len(data) else surrogate.conditioned(data)
+
+    def _next(
+        self, beliefs: Beliefs, reference: FloatArray, beside: list[FloatArray], rng: np.random.Generator
+    ) -> Config | None:
+        """The new candidate that improves most beside what is pending; None when nothing is left."""
+        front = self._front(reference)
+        pool = self._first_pool(beliefs, front.parents, rng)
+        best: list[tuple[float, FloatArray]] = []
+        for later in range(ROUNDS + 1):
+            pool = self._fresh(pool, beside)
+            if len(pool):
+                scores = self._scored(beliefs, front, pool, beside, rng)
+                best = _best([*best, *zip(scores.tolist(), pool, strict=True)])
+            if not best:
+                break
+            pool = self._around(np.array([row for _, row in best]), 0.1 * 0.4**later, rng)
+        for _, row in best:
+            return self.problem.space.decode(row)
+        taken = {row.tobytes() for row in beside}
+        left = self.unseen(self._scattered(rng), len(beside) + 1, rng)
+        return next((c for c in left if self.problem.space.encode(c).tobytes() not in taken), None)
+
+    def _first_pool(self, beliefs: Beliefs, parents: FloatArray, rng: np.random.Generator) -> FloatArray:
+        proposals = self._proposals
+        pools = [proposals.varied(parents, POOL // 2, 0.1, rng)]
+        tables = beliefs.tables(DRAWN_TABLES, rng)
+        if tables is None:
+            pools += [proposals.spread(POOL // 4, rng), proposals.varied(parents, POOL // 4, 0.3, rng)]
+        else:
+            goals = np.unique(proposals.optima(tables, TRADE_OFFS, rng), axis=0)
+            goals = goals[rng.permutation(len(goals))[:POOL]]
+            pools.append(goals)
+            if self.trust_region:
+                pools.append(proposals.approached(goals, parents, rng))
+        return np.vstack(pools)
+
+    def _around(self, rows: FloatArray, scale: float, rng: np.random.Generator) -> FloatArray:
+        """What the next round looks at: neighbours of the best and their variations."""
+        near = [self._proposals.neighbours(row, POOL // 2 // len(rows), rng) for row in rows]
+        return np.vstack([*near, self._proposals.varied(rows, POOL // 4, scale, rng)])
+
+    def _fresh(self, pool: FloatArray, beside: list[FloatArray]) -> FloatArray:
+        """The rows of a pool that may be evaluated: repaired, different, never issued, within the known bounds."""
+        space, problem = self.problem.space, self.problem
+        if isinstance(problem, HasRepair):
+            rng = self.rng()
+            pool = np.array([space.encode(problem.repair(space.decode(row), rng)) for row in pool])
+        taken = {row.tobytes() for row in beside}
+        rows = {key: row for row in pool if (key := row.tobytes()) not in self._issued_rows and key not in taken}
+        if not rows:
+            return pool[:0]
+        found = np.array(list(rows.values()))
+        exact = dict(zip(self._known.names, self._known.values(found), strict=True))
+        allowed = np.ones(len(found), dtype=bool)
+        for constraint in problem.constraints:
+            if constraint.name in exact:
+                allowed &= exact[constraint.name] <= constraint.bound
+        return found[allowed]
+
+    def _front(self, reference: FloatArray) -> _Front:
+        """What is to be improved on."""
+        archive = self.archive
+        values, violations = np.array(archive.values), np.array(archive.violations)
+        feasible = np.flatnonzero(violations <= 0)
+        if not len(feasible):
+            nearest = np.argsort(violations, kind="stable")[:BEST]
+            return _Front(self._rows(nearest), values[:0], reference, nearest[:0])
+        ranks = pareto.ranks(values[feasible])
+        on = feasible[ranks == 0]
+        if not (values[on] < reference).all(axis=1).any():  # nothing is near enough yet: improve on what there is
+            reference = np.maximum(reference, pareto.reference_point(values[on]))
+        uncertain = self._uncertain(values)
+        again = feasible[np.argsort(ranks, kind="stable")][:LARGEST_FRONT] if uncertain else on[:0]
+        return _Front(self._rows(on), values[on], reference, again)
+
+    def _uncertain(self, values: FloatArray) -> bool:
+        """Whether errors of measured values are large enough to hide what is on the front."""
+        given = np.array(self.archive.variances)
+        spread = np.ptp(values, axis=0)
+        errors = np.sqrt(np.nanmedian(np.where(np.isnan(given).all(axis=0), 0.0, given), axis=0))
+        return bool((errors > NOISE * spread).any())
+
+    def _rows(self, indices: npt.NDArray[np.int64]) -> FloatArray:
+        return np.array([self.problem.space.encode(self.archive.jobs[i].config) for i in indices])
+
+    def _scored(
+        self, beliefs: Beliefs, front: _Front, pool: FloatArray, beside: list[FloatArray], rng: np.random.Generator
+    ) -> FloatArray:
+        """What each candidate of a pool [n, d] is expected to add, [n]."""
+        again = self._rows(front.again) if len(front.again) else pool[:0]
+        rows = np.vstack([*beside, again, pool])
+        values, excess = beliefs.drawn(rows, DRAWS, rng)
+        feasible: npt.NDArray[np.bool_] = np.all(excess <= 0, axis=2)
+        split = len(rows) - len(pool)
+        if not len(front.values):
+            short = np.maximum(excess[:, split:], 0).sum(axis=2).mean(axis=0) / (1 + np.abs(excess).max())
+            nearest: FloatArray = feasible[:, split:].mean(axis=0) - short
+            return nearest
+        other = np.where(feasible[:, :split, None], values[:, :split], front.reference)
+        if values.shape[2] > 2:
+            other = other.mean(axis=0, keepdims=True)
+        sure = front.values[None] if not len(again) else front.values[None, :0]
+        shared = len(other) if split else 1
+        fronts = np.concatenate([np.broadcast_to(sure, (shared, *sure.shape[1:])), other[:shared]], axis=1)
+        gains = Improvement(fronts, front.reference).of(values[:, split:]) * feasible[:, split:]
+        found: FloatArray = gains.mean(axis=0)
+        return found
+
+
+class _Front(NamedTuple):
+    """What is to be improved on.
+
+    Attributes:
+        parents: The candidates on it, [p, d]; without a feasible one those that exceed constraints least.
+        values: Their measured values, [p, m].
+        reference: Where volume ends, [m].
+        again: The archive's indices of measured candidates that are drawn again, because their values are uncertain.
+    """
+
+    parents: FloatArray
+    values: FloatArray
+    reference: FloatArray
+    again: npt.NDArray[np.int64]
+
+
+class _Features:
+    """The problem's own features of encoded candidates."""
+
+    def __init__(self, problem: Problem) -> None:
+        assert isinstance(problem, HasFeatures)
+        self._of, self._space = problem.features, problem.space
+
+    def __call__(self, codes: FloatArray) -> FloatArray:
+        return np.array([self._of(self._space.decode(row)) for row in codes])
+
+
+def _best(scored: list[tuple[float, FloatArray]]) -> list[tuple[float, FloatArray]]:
+    """The best few, each candidate once."""
+    found: dict[bytes, tuple[float, FloatArray]] = {}
+    for score, row in sorted(scored, key=lambda pair: -pair[0]):
+        found.setdefault(row.tobytes(), (score, row))
+        if len(found) == BEST:
+            break
+    return list(found.values())
+
+
+def _given(variances: FloatArray) -> FloatArray | None:
+    """Measured variances [n], what is missing filled with their mean; None if there are none."""
+    measured = ~np.isnan(variances)
+    return np.where(measured, variances, variances[measured].mean()) if measured.any() else None

@@ -1,0 +1,117 @@
+"""When a search ends: by trials, time, forward tokens, a hypervolume that is reached, or when nothing improves."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from moopt import pareto
+from moopt.errors import NoFeasibleTrial, StudyError
+from moopt.history import History, Trial
+
+DRAWS = 64
+"""Draws of the front's values that the noise of a hypervolume is estimated from."""
+LEAST_GAIN = 1e-4
+"""The relative growth of the hypervolume that counts as an improvement where values have no noise."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Limits of a search; the first that is reached ends it. None sets no limit.
+
+    Attributes:
+        trials: Trials in total.
+        seconds: Seconds of this run.
+        tokens: Forward tokens in total.
+        hypervolume: What the front is to dominate, up to the study's reference point.
+        patience: Trials in a row that may fail to raise the hypervolume by more than the noise of the front's values.
+
+    Raises:
+        StudyError: a limit is not a number above 0, or there is none at all.
+    """
+
+    trials: int | None = None
+    seconds: float | None = None
+    tokens: int | None = None
+    hypervolume: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = vars(self)
+        for name, limit in limits.items():
+            whole = name in ("trials", "tokens", "patience")
+            kinds = (int,) if whole else (int, float)
+            if limit is None:
+                continue
+            if isinstance(limit, bool) or not isinstance(limit, kinds) or not limit > 0 or not math.isfinite(limit):
+                raise StudyError(f"{name} is {limit!r}; expected a {"whole " if whole else ""}number above 0.")
+        if all(limit is None for limit in limits.values()):
+            raise StudyError(f"Nothing says when to stop; give one of {', '.join(limits)}.")
+
+
+class Stopwatch:
+    """Holds a search's limits against its history.
+
+    Args:
+        stop: The limits.
+        history: What is found so far; read anew each time.
+    """
+
+    def __init__(self, stop: Stop, history: History) -> None:
+        self._stop, self._history = stop, history
+        self._began = time.monotonic()
+        self._finished = 0
+        self._best, self._since = -math.inf, 0
+
+    def room(self) -> int | None:
+        """How many trials may still begin; None for any number."""
+        return None if self._stop.trials is None else max(0, self._stop.trials - len(self._history.trials))
+
+    def reached(self) -> str | None:
+        """Which limit is reached, in words; None if none is."""
+        stop, history = self._stop, self._history
+        if stop.seconds is not None and time.monotonic() - self._began >= stop.seconds:
+            return f"{stop.seconds:g} seconds have passed"
+        if stop.tokens is not None and history.tokens >= stop.tokens:
+            return f"{history.tokens} forward tokens are spent, of {stop.tokens}"
+        if stop.hypervolume is not None and (found := _hypervolume(history)) >= stop.hypervolume:
+            return f"the hypervolume is {found:.6g}, {stop.hypervolume:g} was wanted"
+        if stop.patience is not None and self._idle() >= stop.patience:
+            return f"the last {stop.patience} trials have not raised the hypervolume beyond the noise"
+        return None
+
+    def _idle(self) -> int:
+        """The finished trials since the last that raised the hypervolume beyond its noise."""
+        finished = [trial for trial in self._history.trials if trial.state != "running"]
+        if len(finished) != self._finished:
+            self._finished = len(finished)
+            found = _hypervolume(self._history)
+            if found > self._best + max(LEAST_GAIN * abs(self._best), _noise(self._history)) or self._best == -math.inf:
+                self._best, self._since = found, len(finished)
+        return self._finished - self._since
+
+
+def _hypervolume(history: History) -> float:
+    try:
+        return history.hypervolume()
+    except NoFeasibleTrial:
+        return 0.0
+
+
+def _noise(history: History) -> float:
+    """The standard deviation of the front's hypervolume under the measured variances of its values."""
+    front = history.front()
+    deviations = np.array([[_deviation(trial, o.name) for o in history.objectives] for trial in front])
+    if not deviations.any():
+        return 0.0
+    rng, reference, values = np.random.default_rng(0), history.reference(), history.values(front)
+    draws = values + deviations * rng.standard_normal((DRAWS, *values.shape))
+    return float(np.std([pareto.hypervolume(draw, reference) for draw in draws]))
+
+
+def _deviation(trial: Trial, name: str) -> float:
+    variances = trial.evaluation.variances if trial.evaluation else None
+    return math.sqrt((variances or {}).get(name, 0.0))

@@ -1,0 +1,424 @@
+"""Additive surrogates: every decision adds its share to the objective, and a Gaussian process has what is left.
+
+What one option of one decision adds, theta, has a Gaussian prior: around a table that the problem estimates, or around
+a trend over the levels. The latent number is linear in theta near the most probable theta, so that the posterior of
+theta and of the residual is one Gaussian (the Laplace approximation, found by Gauss-Newton steps).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_solve, solve_triangular
+
+from moopt.space import Space
+from moopt.surrogates.base import Data, FloatArray, Surrogate, factor, left_out
+
+IntArray = npt.NDArray[np.int64]
+
+STEPS, TOLERANCE = 40, 1e-3
+"""Gauss-Newton steps at most, and the change of theta, or of the loss for each value, that ends them."""
+SHARES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+"""How much of a step is taken: the first that lowers the loss."""
+
+REACH = 0.1
+"""How far the residual reaches: the mean squared difference of levels, as shares of their range, at which it is 1/e."""
+
+GRIDS = {
+    "decision": (0.05, 0.2, 0.4, 0.8, 1.5, 2.5),
+    "option": (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "residual": (0.003, 0.01, 0.03, 0.1, 0.3, 0.6),
+    "noise": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+}
+"""The prior's scales that a fit tries, one after the other."""
+
+PASSES = 2
+"""How often a fit goes through all scales."""
+
+
+class Options:
+    """The options of the decisions of a discrete space, each with a place in one long list.
+
+    Attributes:
+        counts: How many each decision has, [d].
+        starts: Where each decision's options begin in the list, [d].
+        total: The length of the list, t.
+        level: The level of each place, [t].
+        owner: The decision of each place, [t].
+        trend: The trend of each place, [t]: decisions with equal variables share one for each level.
+        trends: How many trends there are, k.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._lower = space.lower
+        self.counts: IntArray = (space.upper - space.lower + 1).astype(np.int64)
+        self.starts: IntArray = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        self.total = int(self.counts.sum())
+        self.owner: IntArray = np.repeat(np.arange(len(self.counts)), self.counts)
+        self.level: IntArray = np.arange(self.total) - self.starts[self.owner]
+        kinds: dict[tuple[str, int], int] = {}
+        names = [repr(variable) for variable in space.values()]
+        places = zip(self.owner.tolist(), self.level.tolist(), strict=True)
+        self.trend: IntArray = np.array([kinds.setdefault((names[i], b), len(kinds)) for i, b in places])
+        self.trends = len(kinds)
+
+    def places(self, codes: FloatArray) -> IntArray:
+        """Where the options of candidates [n, d] are in the list, [n, d]."""
+        return (codes - self._lower).astype(np.int64) + self.starts
+
+    def shares(self, codes: FloatArray) -> FloatArray:
+        """The levels of candidates [n, d] as shares of their range, [n, d]."""
+        return (codes - self._lower) / np.maximum(self.counts - 1, 1)
+
+    def tables(self, rows: FloatArray) -> FloatArray:
+        """Rows [n, t] as tables [n, d, options]; inf where a decision has fewer options."""
+        found = np.full((len(rows), len(self.counts), int(self.counts.max())), np.inf)
+        found[:, self.owner, self.level] = rows
+        return found
+
+    def listed(self, table: npt.ArrayLike) -> FloatArray:
+        """A table [d, options] as a row [t]."""
+        return np.asarray(table, dtype=float)[self.owner, self.level]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Standard deviations of the prior: of a decision's theta, of each option's beside it, of trends, and of the rest.
+
+    Residual and noise are in units of the latent number.
+    """
+
+    decision: float
+    option: float
+    trend: float
+    residual: float = 0.05
+    noise: float = 0.01
+
+
+class _View(NamedTuple):
+    """The latent number of candidates as theta tells it, and its derivatives: by option, by decision, by trend."""
+
+    latent: FloatArray
+    option: FloatArray
+    decision: FloatArray
+    trend: FloatArray
+
+
+class _Parts(NamedTuple):
+    """Theta beside its prior mean, in the parts that the prior speaks of: by option [t], decision [d] and trend [k]."""
+
+    option: FloatArray
+    decision: FloatArray
+    trend: FloatArray
+
+    @classmethod
+    def none(cls, options: Options) -> _Parts:
+        return cls(np.zeros(options.total), np.zeros(len(options.counts)), np.zeros(options.trends))
+
+    def theta(self, options: Options) -> FloatArray:
+        return self.option + self.decision[options.owner] + self.trend[options.trend]
+
+    def towards(self, goal: _Parts, share: float) -> _Parts:
+        return _Parts(*(a + share * (b - a) for a, b in zip(self, goal, strict=True)))
+
+    def improbable(self, scales: Scales) -> float:
+        """Half the squared distance from the prior, in its standard deviations."""
+        spreads = (scales.option, scales.decision, scales.trend)
+        return 0.5 * float(sum((part @ part) / spread**2 for part, spread in zip(self, spreads, strict=True)))
+
+
+class _State(NamedTuple):
+    """A solution: theta, the view of the data from it, the covariance's factor, its residuals, and the evidence."""
+
+    parts: _Parts
+    view: _View
+    factored: FloatArray
+    residuals: FloatArray
+    weights: FloatArray
+    evidence: float
+
+
+class AdditiveSurrogate(Surrogate):
+    """The base of both links.
+
+    Args:
+        data: What was measured.
+        options: The decisions.
+        prior: What each option is estimated to add, [decisions, options], in the objective's unit; None: a trend.
+    """
+
+    def __init__(self, data: Data, options: Options, prior: npt.ArrayLike | None = None) -> None:
+        self._options = options
+        self._start(data)
+        self._load(data)
+        if prior is None:
+            self._prior, self._scales = self._trend(), Scales(1.0, 0.3, 3.0)
+        else:
+            self._prior, self._scales = self._known(options.listed(prior)), Scales(0.4, 0.2, 0.5)
+        self._state = self._solved(self._scales)
+        self._fit()
+        self.score = self._left_out()
+
+    def conditioned(self, data: Data) -> Self:
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new._load(data)
+        new._state = new._solved(new._scales, self._state.parts)
+        return new
+
+    def posterior(self, codes: FloatArray) -> tuple[FloatArray, FloatArray]:
+        state, view = self._state, self._viewed(codes, self._theta)
+        across = self._covariance(view, state.view) + self._residual(codes, self._data.codes)
+        mean = view.latent - view.option @ (self._theta - self._prior) + across @ state.weights
+        explained = solve_triangular(state.factored, across.T, lower=True)
+        covariance = self._covariance(view, view) + self._residual(codes, codes) - explained.T @ explained
+        return mean, covariance
+
+    def tables(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws from the posterior by Matheron's rule; the first is the most probable table."""
+        state, scales, options = self._state, self._scales, self._options
+        noise = factor(self._rest(scales))
+        drawn = [self._theta]
+        for _ in range(n - 1):
+            prior = _Parts(
+                scales.option * rng.standard_normal(options.total),
+                scales.decision * rng.standard_normal(len(options.counts)),
+                scales.trend * rng.standard_normal(options.trends),
+            ).theta(options)
+            error = state.residuals - state.view.option @ prior - noise @ rng.standard_normal(len(noise))
+            more = self._explained(state.view, scales, cho_solve((state.factored, True), error)).theta(options)
+            drawn.append(self._prior + prior + more)
+        return options.tables(self._added(np.array(drawn)))
+
+    @abstractmethod
+    def _start(self, data: Data) -> None:
+        """Find the scale of the latent number."""
+
+    @abstractmethod
+    def _latent(self, data: Data) -> tuple[FloatArray, FloatArray]:
+        """The latent numbers [n] and the variances of their errors [n]."""
+
+    @abstractmethod
+    def _known(self, row: FloatArray) -> FloatArray:
+        """Theta [t] of what each option is estimated to add [t]."""
+
+    @abstractmethod
+    def _added(self, theta: FloatArray) -> FloatArray:
+        """What each option adds to the objective, up to a common constant; the shape of theta."""
+
+    @abstractmethod
+    def _summed(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The latent number [n] of thetas [n, d], and its derivative by each, [n, d]."""
+
+    @abstractmethod
+    def _spread(self, total: FloatArray, slope: float, level: FloatArray) -> FloatArray:
+        """Theta [t] of a latent number that falls along a line over the levels (shares of their range, [t])."""
+
+    def _load(self, data: Data) -> None:
+        self._data = data
+        self._targets, self._errors = self._latent(data)
+        self._distance = self._distances(data.codes, data.codes)
+
+    def _trend(self) -> FloatArray:
+        """The prior theta [t] where the problem has no table: one line over the levels, fitted to the data."""
+        options = self._options
+        level = options.shares(self._data.codes).mean(axis=1)
+        columns = np.column_stack([np.ones(len(level)), level])
+        start, slope = np.linalg.lstsq(columns, self._targets, rcond=None)[0]
+        shares = options.level / np.maximum(options.counts[options.owner] - 1, 1)
+        return self._spread(start, float(slope), shares)
+
+    def _viewed(self, codes: FloatArray, theta: FloatArray) -> _View:
+        options, places = self._options, self._options.places(codes)
+        latent, shares = self._summed(theta[places])
+        option = np.zeros((len(codes), options.total))
+        np.put_along_axis(option, places, shares, axis=1)
+        trend = np.zeros((len(codes), options.trends))
+        np.add.at(trend, (np.arange(len(codes))[:, None], options.trend[places]), shares)
+        return _View(latent, option, shares, trend)
+
+    def _covariance(self, left: _View, right: _View, scales: Scales | None = None) -> FloatArray:
+        scales = scales or self._scales
+        found: FloatArray = (
+            scales.option**2 * left.option @ right.option.T
+            + scales.decision**2 * left.decision @ right.decision.T
+            + scales.trend**2 * left.trend @ right.trend.T
+        )
+        return found
+
+    def _explained(self, view: _View, scales: Scales, weights: FloatArray) -> _Parts:
+        """What theta is where the data, seen linearly, has these weights [n]."""
+        return _Parts(
+            scales.option**2 * (view.option.T @ weights),
+            scales.decision**2 * (view.decision.T @ weights),
+            scales.trend**2 * (view.trend.T @ weights),
+        )
+
+    def _distances(self, left: FloatArray, right: FloatArray) -> FloatArray:
+        a, b = self._options.shares(left), self._options.shares(right)
+        squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
+        found: FloatArray = np.maximum(squares, 0.0) / a.shape[1]
+        return found
+
+    def _residual(self, left: FloatArray, right: FloatArray) -> FloatArray:
+        found: FloatArray = self._scales.residual**2 * np.exp(-self._distances(left, right) / REACH)
+        return found
+
+    def _rest(self, scales: Scales) -> FloatArray:
+        """The covariance [n, n] of what theta does not explain in the data."""
+        found: FloatArray = scales.residual**2 * np.exp(-self._distance / REACH)
+        found[np.diag_indices_from(found)] += np.where(np.isnan(self._errors), scales.noise**2, self._errors + 1e-10)
+        return found
+
+    def _solved(self, scales: Scales, parts: _Parts | None = None) -> _State:
+        """The most probable theta: Gauss-Newton steps, each halved until it is one."""
+        codes, options = self._data.codes, self._options
+        parts = parts or _Parts.none(options)
+        rest = self._rest(scales)
+        noise = factor(rest)
+        view = self._viewed(codes, self._prior + parts.theta(options))
+        loss = self._loss(view, noise, parts, scales)
+        for _ in range(STEPS):
+            factored, residuals, weights = self._linear(view, scales, parts, rest)
+            wanted = self._explained(view, scales, weights)
+            if float(np.abs(wanted.theta(options) - parts.theta(options)).max()) < TOLERANCE:
+                break
+            before = loss
+            for share in SHARES:
+                tried = parts.towards(wanted, share)
+                seen = self._viewed(codes, self._prior + tried.theta(options))
+                if (found := self._loss(seen, noise, tried, scales)) < loss:
+                    parts, view, loss = tried, seen, found
+                    break
+            if before - loss < TOLERANCE * len(codes):
+                break
+        factored, residuals, weights = self._linear(view, scales, parts, rest)
+        evidence = -loss - float(np.log(np.diag(factored)).sum())
+        return _State(parts, view, factored, residuals, weights, evidence)
+
+    def _linear(
+        self, view: _View, scales: Scales, parts: _Parts, rest: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The data seen linearly from a theta: the factor of its covariance, its residuals, and their weights."""
+        factored = factor(self._covariance(view, view, scales) + rest)
+        residuals = self._targets - view.latent + view.option @ parts.theta(self._options)
+        return factored, residuals, cho_solve((factored, True), residuals)
+
+    def _loss(self, view: _View, noise: FloatArray, parts: _Parts, scales: Scales) -> float:
+        """Half the squared distance from data and prior, in standard deviations."""
+        away = solve_triangular(noise, self._targets - view.latent, lower=True)
+        return 0.5 * float(away @ away) + parts.improbable(scales)
+
+    def _fit(self) -> None:
+        """The scales under which the data is most probable, by coordinate search from where they are."""
+        noisy = not np.isnan(self._errors).any()
+        names = [name for name in GRIDS if not (name == "noise" and noisy)]
+        for _ in range(PASSES):
+            before = self._scales
+            for name in names:
+                for value in GRIDS[name]:
+                    scales = replace(self._scales, **{name: value})
+                    if scales == self._scales:
+                        continue
+                    state = self._solved(scales, self._state.parts)
+                    if state.evidence > self._state.evidence + 1e-6:
+                        self._scales, self._state = scales, state
+            if self._scales == before:
+                break
+
+    @property
+    def _theta(self) -> FloatArray:
+        found: FloatArray = self._prior + self._state.parts.theta(self._options)
+        return found
+
+    def _left_out(self) -> float:
+        """The mean log density of each value given all others, in the objective's unit."""
+        density = left_out(self._state.factored, self._state.residuals)
+        return float(np.mean(density + self._stretch()))
+
+    @abstractmethod
+    def _stretch(self) -> FloatArray | float:
+        """The log derivative of the latent number by the objective at the data, [n] or a number."""
+
+
+class LogAdditive(AdditiveSurrogate):
+    """Losses that add up: the objective is a sum of positive parts, exp(theta), times the exponential of a residual."""
+
+    def values(self, latent: FloatArray) -> FloatArray:
+        found: FloatArray = np.exp(np.minimum(latent, 700.0))
+        return found
+
+    def _start(self, data: Data) -> None:
+        pass
+
+    def _latent(self, data: Data) -> tuple[FloatArray, FloatArray]:
+        variances = np.full(len(data), np.nan) if data.variances is None else data.variances / data.values**2
+        return np.log(data.values), variances
+
+    def _known(self, row: FloatArray) -> FloatArray:
+        least = 1e-9 * float(row[np.isfinite(row)].max(initial=0.0)) or 1e-12
+        theta = np.log(np.maximum(np.where(np.isfinite(row), row, least), least))
+        latent, _ = self._summed(theta[self._options.places(self._data.codes)])
+        found: FloatArray = theta + np.median(self._targets - latent)
+        return found
+
+    def _added(self, theta: FloatArray) -> FloatArray:
+        return self.values(theta)
+
+    def _summed(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        top = theta.max(axis=1, keepdims=True)
+        parts = np.exp(theta - top)
+        total = parts.sum(axis=1)
+        return np.log(total) + top[:, 0], parts / total[:, None]
+
+    def _spread(self, total: Any, slope: float, level: FloatArray) -> FloatArray:
+        found: FloatArray = total - np.log(len(self._options.counts)) + slope * level
+        return found
+
+    def _stretch(self) -> FloatArray:
+        found: FloatArray = -self._targets
+        return found
+
+
+class LinearAdditive(AdditiveSurrogate):
+    """Any number that is a sum of one part for each decision, such as an accuracy; modelled after standardising."""
+
+    def values(self, latent: FloatArray) -> FloatArray:
+        found: FloatArray = self._centre + self._scale * latent
+        return found
+
+    def _start(self, data: Data) -> None:
+        self._centre, self._scale = float(data.values.mean()), float(data.values.std()) or 1.0
+
+    def _latent(self, data: Data) -> tuple[FloatArray, FloatArray]:
+        variances = np.full(len(data), np.nan) if data.variances is None else data.variances / self._scale**2
+        return (data.values - self._centre) / self._scale, variances
+
+    def _known(self, row: FloatArray) -> FloatArray:
+        scaled = np.where(np.isfinite(row), row, 0.0) / self._scale / self._unit
+        latent, _ = self._summed(scaled[self._options.places(self._data.codes)])
+        found: FloatArray = scaled + np.median(self._targets - latent) / self._unit / len(self._options.counts)
+        return found
+
+    def _added(self, theta: FloatArray) -> FloatArray:
+        found: FloatArray = theta * (self._unit * self._scale)
+        return found
+
+    def _summed(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return self._unit * theta.sum(axis=1), np.full(theta.shape, self._unit)
+
+    def _spread(self, total: Any, slope: float, level: FloatArray) -> FloatArray:
+        found: FloatArray = (total + slope * level) / len(self._options.counts) / self._unit
+        return found
+
+    def _stretch(self) -> float:
+        return -float(np.log(self._scale))
+
+    @property
+    def _unit(self) -> float:
+        """What a theta of 1 adds to the latent number, so that the same prior scales suit any number of decisions."""
+        return float(1 / np.sqrt(len(self._options.counts)))

@@ -1,0 +1,69 @@
+"""Which surrogate an objective gets: the one that predicts each measured value best from all the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.errors import SurrogateError
+from moopt.space import Space
+from moopt.surrogates.additive import LinearAdditive, LogAdditive, Options
+from moopt.surrogates.base import Data, Surrogate
+from moopt.surrogates.gaussian import Encoding, Features, GaussianProcess, LogGaussianProcess
+
+MOST_OPTIONS = 64
+"""Options of a decision up to which each has a share of its own in an additive surrogate."""
+LARGEST = 1e100
+"""The size of values that can be modelled."""
+MOST_DECISIONS = 30
+"""Decisions of a discrete space up to which a general Gaussian process is tried beside the additive ones."""
+
+
+def fit(data: Data, space: Space, prior: npt.ArrayLike | None = None, features: Features | None = None) -> Surrogate:
+    """The surrogate of what was measured that predicts it best, each value from all the others.
+
+    Args:
+        data: What was measured, three values at least.
+        space: What the candidates are of.
+        prior: What each option is estimated to add to the values, [decisions, options], where the problem knows.
+        features: The problem's own numbers for a general surrogate; None: the encoded candidates.
+
+    Raises:
+        SurrogateError: none can be fitted; says why.
+    """
+    if not np.abs(data.values).max() < LARGEST:
+        raise SurrogateError(f"Values of {np.abs(data.values).max():.3g} are too large for a surrogate.")
+    found: list[Surrogate] = []
+    reasons: list[str] = []
+    for make in _candidates(data, space, prior, features or Encoding(space)):
+        try:
+            surrogate = make()
+        except (SurrogateError, np.linalg.LinAlgError) as error:
+            reasons.append(str(error))
+            continue
+        if np.isfinite(surrogate.score):
+            found.append(surrogate)
+    if not found:
+        raise SurrogateError(f"No surrogate fits {len(data)} values: {'; '.join(reasons) or 'no score is finite'}")
+    return max(found, key=lambda surrogate: surrogate.score)
+
+
+def _candidates(
+    data: Data, space: Space, prior: npt.ArrayLike | None, features: Features
+) -> Iterator[Callable[[], Surrogate]]:
+    positive = bool((data.values > 0).all())
+    if space.discrete.all() and len(space) > 1 and (space.upper - space.lower).max() < MOST_OPTIONS:
+        options = Options(space)
+        if prior is not None:
+            yield partial(LogAdditive if positive else LinearAdditive, data, options, prior)
+        yield partial(LinearAdditive, data, options)
+        if positive:
+            yield partial(LogAdditive, data, options)
+        if len(space) > MOST_DECISIONS:
+            return
+    yield partial(GaussianProcess, data, features)
+    if positive:
+        yield partial(LogGaussianProcess, data, features)

@@ -1,0 +1,93 @@
+"""QNEHVI: the contract, and what is special to it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+import moopt
+from moopt import pareto
+from moopt.algorithms import QNEHVI, Algorithm
+from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
+from moopt_problems.synthetic import BitToy
+
+
+class TestContract(AlgorithmSuite):
+    trials = 18
+
+    def algorithm(self) -> Algorithm:
+        return QNEHVI(initial=6)
+
+
+class Bowl(moopt.Problem):
+    """Two smooth objectives of mixed variables, the second known or not."""
+
+    space = moopt.Space({"x": moopt.Float(0, 1), "n": moopt.Integer(0, 20), "kind": moopt.Choice("a", "b")})
+    objectives = (moopt.Objective("near"), moopt.Objective("far"))
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        x, n = config["x"], config["n"] / 20
+        penalty = 0.3 * (config["kind"] == "b")
+        return moopt.Evaluation({"near": x**2 + n**2 + penalty, "far": (x - 1) ** 2 + (n - 1) ** 2 + penalty})
+
+
+def hypervolume(problem: moopt.Problem, algorithm: Algorithm, trials: int, reference: Mapping[str, float]) -> float:
+    return moopt.Study("s", problem, algorithm).run(trials).hypervolume(reference)
+
+
+def test_it_beats_random_search_on_mixed_variables() -> None:
+    reference = {"near": 2.0, "far": 2.0}
+    ours, blind = (hypervolume(Bowl(), a, 24, reference) for a in (QNEHVI(), moopt.algorithms.Random()))
+    assert ours > blind + 0.05
+
+
+def test_it_finds_an_additive_front_in_a_few_dozen_trials() -> None:
+    problem = BitToy(12)
+    table, costs = problem.sensitivities("", 0), problem.costs()
+    knapsack = moopt.budgets.Knapsack(table, costs)
+    rows = np.arange(12)
+    exact = [
+        (table[rows, choice].sum(), costs[rows, choice].sum() / 8)
+        for choice in (knapsack.at(budget) for budget in range(knapsack.least, knapsack.most + 1, 8))
+    ]
+    study = moopt.Study("s", problem, QNEHVI(prior=False)).run(40)
+    values = study.history.values(study.history.feasible())
+    reference = values[:5].max(axis=0)
+    assert pareto.hypervolume(values, reference) > 0.97 * pareto.hypervolume(exact, reference)
+
+
+def test_the_reference_point_is_inferred_once_and_stored() -> None:
+    log = drive(QNEHVI(initial=6), Bowl(), 12)
+    noted = [job for job in evaluated(log) if job.note]
+    assert [job.trial for job in noted] == [6]
+    assert len(noted[0].note["reference"]) == 2
+
+
+def test_a_declared_reference_point_is_kept() -> None:
+    class Declared(Bowl):
+        objectives = (moopt.Objective("near", reference=1.0), moopt.Objective("far", reference=1.5))
+
+    log = drive(QNEHVI(initial=6), Declared(), 8)
+    assert next(job.note["reference"] for job in evaluated(log) if job.note) == [1.0, 1.5]
+
+
+def test_a_batch_is_not_one_candidate_eight_times() -> None:
+    algorithm = QNEHVI(initial=6)
+    drive(algorithm, Bowl(), 10)
+    batch = algorithm.ask(8)
+    xs = np.array([job.config["x"] for job in batch])
+    assert len(batch) == 8
+    assert np.ptp(xs) > 0.1
+
+
+def test_what_cannot_be_modelled_is_said_and_searched_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Huge(Bowl):
+        def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+            return moopt.Evaluation({"near": 1e308 * (1 if config["x"] < 0.5 else -1), "far": config["x"]})
+
+    with caplog.at_level(logging.WARNING, logger="moopt"):
+        assert len(evaluated(drive(QNEHVI(initial=6), Huge(), 12))) == 12
+    assert "without a model" in caplog.text
