@@ -22,7 +22,7 @@ def test_no_candidate_beats_the_front_and_the_maximum_holds(function: str) -> No
     rng = np.random.default_rng(0)
     found = [problem.evaluate(problem.space.sample(rng), problem.fidelity).values for _ in range(50)]
     feasible = [v for v in found if all(v[c.name] <= 0 for c in problem.constraints)]
-    values = np.array([[v[o.name] for o in problem.objectives] for v in feasible]).reshape(len(feasible), -1)
+    values = np.array([[v[o.name] for o in problem.objectives] for v in feasible]).reshape(-1, len(problem.objectives))
     front = problem.front()
     reference = np.array([o.reference for o in problem.objectives])
     assert (front < reference).all()
@@ -49,7 +49,7 @@ def test_constraints_hold_where_pymoo_says_so() -> None:
     rng = np.random.default_rng(1)
     for config in (problem.space.sample(rng) for _ in range(20)):
         found = problem.evaluate(config, problem.fidelity).values
-        feasible = bool(theirs.evaluate(problem.space.encode(config), return_values_of=["feas"])[0])
+        feasible = bool(theirs.evaluate(problem.space.encode(config), return_values_of=["feas"]))
         assert all(found[c.name] <= c.bound for c in problem.constraints) == feasible
 
 
