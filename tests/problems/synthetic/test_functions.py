@@ -6,7 +6,6 @@ import pickle
 
 import numpy as np
 import pytest
-from pymoo.problems import get_problem
 
 import moopt
 from moopt import pareto
@@ -44,12 +43,12 @@ def test_pymoo_and_botorch_agree_on_what_both_have() -> None:
     assert one.maximum_hypervolume() == pytest.approx(other.maximum_hypervolume())
 
 
-def test_constraints_hold_where_pymoo_says_so() -> None:
-    problem, theirs = PymooFunction("bnh"), get_problem("bnh")
-    rng = np.random.default_rng(1)
+def test_constraints_hold_where_the_paper_says_so() -> None:
+    problem, rng = PymooFunction("bnh"), np.random.default_rng(1)
     for config in (problem.space.sample(rng) for _ in range(20)):
         found = problem.evaluate(config, problem.fidelity).values
-        feasible = bool(theirs.evaluate(problem.space.encode(config), return_values_of=["feas"]))
+        x, y = config["x0"], config["x1"]
+        feasible = (x - 5) ** 2 + y**2 <= 25 and (x - 8) ** 2 + (y + 3) ** 2 >= 7.7
         assert all(found[c.name] <= c.bound for c in problem.constraints) == feasible
 
 
