@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -88,6 +89,12 @@ def parse(text: str) -> tuple[str, Any]:
     if "," not in value:
         return key.strip(), _scalar(value)
     return key.strip(), tuple(_scalar(part) for part in value.split(",") if part.strip())
+
+
+def with_settings(text: str) -> tuple[str, dict[str, Any]]:
+    """A name and what follows it after an @: `dtlz2@variables=6,objectives=3`, `bit-toy@layers=100,bits=2,4,8`."""
+    name, _, rest = text.partition("@")
+    return name, dict(parse(part) for part in re.split(r",(?=\w+=)", rest) if part)
 
 
 def _scalar(text: str) -> Any:

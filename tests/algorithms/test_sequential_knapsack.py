@@ -27,7 +27,7 @@ class Failing(BitToy):
 
 
 def test_steps_improve_on_the_additive_knapsack_where_layers_interact() -> None:
-    problem = Tabled(12, interaction=30_000.0)
+    problem = Tabled(12, interaction=300.0)
     study = moopt.Study("toy", problem, SequentialKnapsack()).run(40)
     history = study.history
     gains = []
@@ -39,7 +39,7 @@ def test_steps_improve_on_the_additive_knapsack_where_layers_interact() -> None:
 
 
 def test_every_candidate_keeps_a_budget() -> None:
-    problem = BitToy(12, interaction=100.0)
+    problem = BitToy(12, interaction=1.0)
     log = drive(SequentialKnapsack(budgets=[2000]), problem, 40)
     steps = [job for entry in log if not isinstance(entry, tuple) for job in entry if job.kind == "gradient"]
     assert steps
@@ -49,7 +49,7 @@ def test_every_candidate_keeps_a_budget() -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_replay_at_any_point_asks_the_same(workers: int) -> None:
-    problem = BitToy(8, interaction=100.0)
+    problem = BitToy(8, interaction=1.0)
     asked: list[tuple[int, list[object]]] = []
 
     def watch(algorithm: object, entry: int) -> None:

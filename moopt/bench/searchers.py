@@ -1,0 +1,87 @@
+"""What a benchmark drives: our algorithms and the loops of others behind one pair of methods, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Protocol, cast
+
+from moopt import algorithms
+from moopt.algorithms import Algorithm
+from moopt.algorithms.opening import Opening
+from moopt.errors import AlgorithmError, CapabilityError
+from moopt.jobs import Job, Outcome
+from moopt.problem import Problem, capabilities
+
+PEERS: Mapping[str, tuple[str, str, str]] = {
+    "botorch-qlognehvi": ("botorch_loop", "BotorchLoop", "qlognehvi"),
+    "optuna-gp": ("optuna_loop", "OptunaLoop", "gp"),
+    "optuna-nsga2": ("optuna_loop", "OptunaLoop", "nsga2"),
+    "optuna-tpe": ("optuna_loop", "OptunaLoop", "tpe"),
+    "pymoo-nsga2": ("pymoo_loop", "PymooLoop", "nsga2"),
+    "pymoo-nsga3": ("pymoo_loop", "PymooLoop", "nsga3"),
+}
+"""The loops of others: the module in `moopt.bench.peers`, the class, and what it is to run."""
+
+
+class Searcher(Protocol):
+    """A search under way."""
+
+    def ask(self) -> Job | None:
+        """The next job; None where nothing is left, or where it waits for what is pending."""
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """This came of a job."""
+
+
+class Ours:
+    """One of our algorithms, opened with the problem's baselines as every study is."""
+
+    def __init__(self, algorithm: Algorithm, problem: Problem, seed: int) -> None:
+        if missing := sorted(algorithm.requires - capabilities(problem)):
+            raise CapabilityError(
+                f"{type(algorithm).__name__} needs {', '.join(missing)}, which {type(problem).__name__} lacks; "
+                "leave it out of this race."
+            )
+        self._algorithm = Opening(algorithm)
+        self._algorithm.start(problem, seed)
+
+    def ask(self) -> Job | None:
+        jobs = self._algorithm.ask(1)
+        self._algorithm.issued(jobs)
+        return jobs[0] if jobs else None
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        self._algorithm.tell([(job, outcome)])
+
+
+def searcher(name: str, problem: Problem, evaluations: int, seed: int) -> Searcher:
+    """The search of that name, at its beginning.
+
+    Args:
+        name: One of `PEERS`, or one of our algorithms, with settings if need be: "nsga2@population_size=20".
+        problem: What is searched.
+        evaluations: How many evaluations there will be; the peers size their populations and first samples by it.
+        seed: The same seed gives the same search.
+
+    Raises:
+        AlgorithmError: there is none of that name; lists what there is.
+        CapabilityError: it needs something that the problem lacks.
+    """
+    if name in PEERS:
+        module, kind, what = PEERS[name]
+        found = getattr(import_module(f"moopt.bench.peers.{module}"), kind)
+        return cast(Searcher, found(what, problem, evaluations, seed))
+    return Ours(algorithm(name), problem, seed)
+
+
+def algorithm(name: str) -> Algorithm:
+    """One of our algorithms by its name, with settings if need be: "nsga2@population_size=20,other=3"."""
+    from moopt.cli_targets import with_settings
+
+    plain, settings = with_settings(name)
+    try:
+        made = algorithms.create(plain)
+        return type(made)(**settings) if settings else made
+    except (AlgorithmError, TypeError) as error:
+        raise AlgorithmError(f"{error} The peers are {', '.join(PEERS)}.") from None

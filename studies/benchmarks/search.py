@@ -1,0 +1,212 @@
+"""Fewer evaluations than anyone? Our algorithms against pymoo's, Optuna's and botorch's, suite by suite.
+
+    python studies/benchmarks/search.py                              what suites there are
+    python studies/benchmarks/search.py continuous toys --workers 2  run them; again, and it goes on where it stopped
+    python studies/benchmarks/search.py toys --only optuna-tpe,nsga2 --seeds 3
+
+Prints a table of every suite, and what we ask of ourselves as PASS or FAIL; exits with an error if something fails.
+Everyone is told the same: the problem's known objectives are free, its baselines (where it has some) are evaluated
+first, and every evaluation counts. The toys tell nothing: neither sensitivities nor uniform baselines.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from moopt import algorithms
+from moopt.bench import plots, runner, scores, table
+from moopt.bench.races import Race
+from moopt_problems.synthetic import BitToy, DigitsBits, Noisy, PymooFunction
+
+OURS = [name for name in ("qnehvi", "chebyshev", "nsga2", "random") if name in algorithms.NAMES]
+GAUSSIAN = ["botorch-qlognehvi", "optuna-gp"]
+QUICK = ["optuna-tpe", "optuna-nsga2", "pymoo-nsga2", "pymoo-nsga3"]
+PEERS = [*GAUSSIAN, *QUICK]
+
+toy = partial(BitToy, scale="log", sensitivities=False, uniform=False)
+noisy_toy = partial(toy, 20)
+
+
+def noisy(make, given):
+    return Noisy(make(), share=0.1, given=given)
+
+
+SUITES = {
+    "continuous": [
+        Race("dtlz2 d=6", partial(PymooFunction, "dtlz2", 6, 2), 60, [*OURS, *PEERS]),
+        Race("dtlz2 d=10", partial(PymooFunction, "dtlz2", 10, 2), 100, [*OURS, *PEERS]),
+    ],
+    "toys": [
+        Race("toy 20", partial(toy, 20), 140, [*OURS, *PEERS]),
+        Race("toy 20, interaction x3", partial(toy, 20, interaction=3.0), 140, [*OURS, *PEERS]),
+        Race("toy 100", partial(toy, 100), 300, [*OURS, *QUICK]),
+        Race("toy 100, one probe a layer", partial(toy, 100, sensitivities="counted"), 300, OURS),
+    ],
+    "digits": [
+        Race("digits transformer", partial(DigitsBits, "transformer"), 300, [*OURS, *PEERS]),
+        Race("digits transformer, long", partial(DigitsBits, "transformer"), 1000, [*OURS[1:], *QUICK]),
+    ],
+    "noise": [
+        Race(
+            "noisy dtlz2 d=6", partial(noisy, partial(PymooFunction, "dtlz2", 6, 2), True), 100, [*OURS, "optuna-tpe"]
+        ),
+        Race("noisy dtlz2 d=6, blind", partial(noisy, partial(PymooFunction, "dtlz2", 6, 2), False), 100, OURS),
+        Race("noisy toy 20", partial(noisy, noisy_toy, True), 140, [*OURS, "optuna-tpe"]),
+        Race("noisy toy 20, blind", partial(noisy, noisy_toy, False), 140, OURS),
+    ],
+    "nsga2": [
+        *(
+            Race(f"{name}, 10,000", partial(PymooFunction, name), 10_000, ["nsga2@population_size=100", "pymoo-nsga2"])
+            for name in ("zdt1", "zdt2", "zdt3", "dtlz2")
+        ),
+        *(
+            Race(f"{name}, 8 workers", partial(PymooFunction, name), 10_000, ["nsga2@population_size=100"], pending=8)
+            for name in ("zdt1", "zdt2", "zdt3", "dtlz2")
+        ),
+    ],
+}
+
+
+class Results:
+    """Medians over the seeds that are finished; NaN where there are none."""
+
+    def __init__(self, races, units):
+        self.units = units
+        self.races = {race.name: race for race in races}
+        self.targets = {name: scores.target(race, units) for name, race in self.races.items() if self.of(name)}
+
+    def of(self, race, algorithm=None):
+        return [u for u in self.units if u.race == race and algorithm in (None, u.algorithm)]
+
+    def share(self, race, algorithm, evaluations=None):
+        spent = evaluations or self.races[race].evaluations
+        found = [self.targets[race].share(unit.front(spent)) for unit in self.of(race, algorithm)]
+        return np.median(found) if found else np.nan
+
+    def best(self, race, names, evaluations=None):
+        found = [self.share(race, name, evaluations) for name in names]
+        return np.nanmax(found) if not np.isnan(found).all() else np.nan
+
+    def seconds(self, race, algorithm):
+        found = [unit.seconds / len(unit.values) for unit in self.of(race, algorithm)]
+        return np.median(found) if found else np.nan
+
+
+def continuous(results):
+    one, ten = "dtlz2 d=6", "dtlz2 d=10"
+    mine, theirs = results.share(one, "qnehvi"), results.share(one, "botorch-qlognehvi")
+    yield f"{one}, 60: qnehvi over botorch's loop", mine / theirs, ">=", 0.98
+    ours, loop = results.seconds(one, "qnehvi"), results.seconds(one, "botorch-qlognehvi")
+    yield f"{one}, 60: its seconds a suggestion over botorch's", ours / loop, "<=", 1.0
+    yield f"{one}, 60: qnehvi over Optuna's GP", mine / results.share(one, "optuna-gp"), ">=", 1.1
+    yield f"{ten}, 100: qnehvi clearly above 0", results.share(ten, "qnehvi"), ">=", 0.05
+    yield (
+        f"{ten}, 100: the best of both GPs of others, which we expected to stay at 0",
+        results.best(ten, GAUSSIAN),
+        "<=",
+        0,
+    )
+
+
+def toys(results):
+    yield "toy 20, 60: qnehvi", results.share("toy 20", "qnehvi", 60), ">=", 0.98
+    yield "toy 20, 140: qnehvi", results.share("toy 20", "qnehvi"), ">=", 0.99
+    for race in ("toy 100", "toy 100, one probe a layer"):
+        yield f"{race}, 141: qnehvi", results.share(race, "qnehvi", 141), ">=", 0.975
+        yield f"{race}, 300: qnehvi", results.share(race, "qnehvi"), ">=", 0.985
+    strong = "toy 20, interaction x3"
+    for spent in (60, 140):
+        ratio = results.share(strong, "qnehvi", spent) / results.best(strong, PEERS, spent)
+        yield f"{strong}, {spent}: qnehvi over the best peer", ratio, ">=", 1.3
+
+
+def digits(results):
+    race, long = "digits transformer", "digits transformer, long"
+    ratio = results.share(race, "qnehvi", 100) / results.best(race, PEERS)
+    yield f"{race}: qnehvi at 100 over the best peer at 300", ratio, ">=", 1.0
+    for name in ("nsga2", "chebyshev"):
+        yield (
+            f"{long}, 1000: {name} over the best peer",
+            results.share(long, name) / results.best(long, QUICK),
+            ">=",
+            1.0,
+        )
+
+
+def noise(results):
+    for race in ("noisy dtlz2 d=6", "noisy toy 20"):
+        mine = results.share(race, "qnehvi")
+        blind, tpe = results.share(f"{race}, blind", "qnehvi"), results.share(race, "optuna-tpe")
+        yield f"{race}: qnehvi that is told variances over the blind one", mine / blind, ">", 1.0
+        yield f"{race}: and over TPE", mine / tpe, ">", 1.0
+
+
+def nsga2(results):
+    mine = "nsga2@population_size=100"
+    for name in ("zdt1", "zdt2", "zdt3", "dtlz2"):
+        plain = results.share(f"{name}, 10,000", mine)
+        yield f"{name}: nsga2 over pymoo's", plain / results.share(f"{name}, 10,000", "pymoo-nsga2"), ">=", 0.99
+        parallel = f"{name}, 8 workers"
+        yield f"{name}: with 8 workers over one", results.share(parallel, mine) / plain, ">=", 0.97
+        yield f"{name}: times a worker idled", max((u.idle for u in results.of(parallel)), default=np.nan), "<=", 0
+
+
+CHECKS = {"continuous": continuous, "toys": toys, "digits": digits, "noise": noise, "nsga2": nsga2}
+HOLDS = {">=": np.greater_equal, "<=": np.less_equal, ">": np.greater}
+
+
+def races(suite, only, seeds):
+    """The races of a suite, with fewer algorithms or seeds if asked for."""
+    for race in SUITES[suite]:
+        names = [name for name in race.algorithms if not only or name in only]
+        if names:
+            yield Race(race.name, race.make, race.evaluations, names, range(seeds), race.pending)
+
+
+def judged(suite, chosen, units):
+    """Print what a suite asks; whether nothing of what was measured falls short."""
+    good = True
+    for text, value, sign, bound in CHECKS[suite](Results(chosen, units)) if units else ():
+        held = bool(HOLDS[sign](value, bound))
+        verdict = "not measured" if np.isnan(value) else "PASS" if held else "FAIL"
+        good = good and verdict != "FAIL"
+        print(f"{verdict:12} {text}: {value:.4f} ({sign} {bound})")
+    return good
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suites", nargs="*", choices=[[], *SUITES], metavar="SUITE", help=", ".join(SUITES))
+    parser.add_argument("--out", type=Path, default=Path("runs/search"), help="where units, tables and plots go")
+    parser.add_argument("--workers", type=int, default=1, help="searches at a time, one thread each")
+    parser.add_argument("--seeds", type=int, default=11)
+    parser.add_argument("--only", default="", help="algorithms, with commas between")
+    parser.add_argument("--against", default="optuna-tpe", help="what the others are compared with")
+    parser.add_argument("--show", action="store_true", help="run nothing; show what is finished")
+    asked = parser.parse_args()
+    only = [name for name in asked.only.split(",") if name]
+    good = True
+    for suite in asked.suites:
+        chosen = list(races(suite, only, asked.seeds))
+        if not asked.show:
+            runner.run(chosen, asked.out, asked.workers, told)
+        everyone = list(races(suite, [], asked.seeds))
+        units = runner.finished(everyone, asked.out)
+        print(f"\n== {suite}\n{table.text(table.summary(table.units_frame(everyone, units), asked.against))}")
+        plots.write(everyone, units, asked.out / f"{suite}.html")
+        good = judged(suite, everyone, units) and good
+    if not asked.suites:
+        for suite, listed in SUITES.items():
+            print(f"{suite}: " + "; ".join(f"{race.name}, {race.evaluations} evaluations" for race in listed))
+    sys.exit(0 if good else 1)
+
+
+def told(unit, done, total):
+    print(f"{done}/{total} {unit.race}, {unit.algorithm}, seed {unit.seed}: {unit.seconds:.1f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
