@@ -33,6 +33,8 @@ class Archive:
         self.jobs: list[Job] = []
         self.values: list[FloatArray] = []
         """Objectives, signs turned to be minimised, [m] each."""
+        self.codes: list[FloatArray] = []
+        """The encoded configurations, [d] each."""
         self.violations: list[float] = []
         """The sum of what the constraints are exceeded by; 0 is feasible."""
 
@@ -42,6 +44,7 @@ class Archive:
     def add(self, job: Job, evaluation: Evaluation) -> None:
         values = {**self._problem.known(job.config), **evaluation.values}
         self.jobs.append(job)
+        self.codes.append(self._problem.space.encode(job.config))
         self.values.append(np.array([values[o.name] * o.sign for o in self._problem.objectives]))
         self.violations.append(sum(max(values[c.name] - c.bound, 0.0) for c in self._problem.constraints))
 
