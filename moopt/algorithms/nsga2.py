@@ -1,4 +1,4 @@
-"""NSGA-II: non-domination ranks, then crowding distances, in our own loop, so that it replays and runs asynchronously."""
+"""NSGA-II: survivors by non-domination rank, then by crowding distance. The loop is that of `genetic`."""
 
 from __future__ import annotations
 
