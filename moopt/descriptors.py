@@ -96,5 +96,5 @@ def cells(descriptors: Sequence[Descriptor], points: FloatArray) -> IntArray:
     """The cell of each point [n, k] in the map that they span, [n, k]."""
     low, high = ranges(descriptors, points)
     bins = np.array([d.bins for d in descriptors])
-    found = np.floor((points - low) / (high - low) * bins + EDGE).astype(np.int64)
-    return np.clip(found, 0, bins - 1)
+    found: FloatArray = np.floor((points - low) / (high - low) * bins + EDGE)
+    return np.clip(found, 0, bins - 1).astype(np.int64)

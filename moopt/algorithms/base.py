@@ -124,6 +124,7 @@ class Algorithm(ABC):
         space, found = self.problem.space, dict[tuple[Any, ...], Config]()
         taken = {space.key(config) for config in besides}
         small = space.size <= SMALL
+        n = min(n, int(space.size) - len(self._seen)) if small else n
         if isinstance(self.problem, HasRepair):
             repair = self.problem.repair
             draws = (repair(config, rng) for config in draws)

@@ -24,11 +24,11 @@ class Survivors(NamedTuple):
     """Who may have offspring.
 
     Attributes:
-        index: Numbers in the archive, [p].
+        places: Numbers in the archive, [p].
         fitness: What tournaments compare, [p, k]: the first column decides, less is better, then the next.
     """
 
-    index: IntArray
+    places: IntArray
     fitness: FloatArray
 
 
@@ -99,7 +99,7 @@ class Genetic(Algorithm):
             size = first if first > 0 else self.population_size
             return self._offspring(spread(self.problem, size, rng), size, candidates, rng)
         survivors = self.survivors(np.array(candidates), rng)
-        return self._offspring(self._bred_of(survivors, rng), self.population_size, survivors.index.tolist(), rng)
+        return self._offspring(self._bred_of(survivors, rng), self.population_size, survivors.places.tolist(), rng)
 
     def _offspring(
         self, draws: Iterator[Config], size: int, parents: list[int], rng: np.random.Generator
@@ -108,9 +108,9 @@ class Genetic(Algorithm):
 
     def _bred_of(self, survivors: Survivors, rng: np.random.Generator) -> Iterator[Config]:
         """Offspring without end, a population at a time."""
-        codes = np.array([self.archive.codes[i] for i in survivors.index])
-        places = np.unique(survivors.fitness, axis=0, return_inverse=True)[1].reshape(-1)
+        codes = np.array([self.archive.codes[i] for i in survivors.places])
+        order = np.unique(survivors.fitness, axis=0, return_inverse=True)[1].reshape(-1)
         pairs = (self.population_size + 1) // 2
         while True:
-            parents = tournaments(places, 2 * pairs, rng).reshape(2, pairs)
+            parents = tournaments(order, 2 * pairs, rng).reshape(2, pairs)
             yield from self._variation.configs(self._variation.crossed(codes[parents], rng), rng)

@@ -202,7 +202,7 @@ def _from_hub(package: str) -> Factory:
         names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
         raise AlgorithmError(f"OptunaHub's {package!r} has {names} for a sampler; expected one. Give what makes it.")
     kind: Any = kinds.pop()
-    return lambda seed: kind(seed=seed)  # type: ignore[no-any-return]
+    return lambda seed: kind(seed=seed)
 
 
 def _distributions(space: Space) -> dict[str, BaseDistribution]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from moopt import pareto
 from moopt.algorithms.base import Algorithm, positive
+from moopt.algorithms.gaussian_process import GaussianProcess
 from moopt.algorithms.variation import Variation, spread
 from moopt.jobs import Job, Outcome
 from moopt.problem import Problem
@@ -113,22 +113,23 @@ class ParEGO(Algorithm):
         kept = np.argsort(targets, kind="stable")
         if len(kept) > FITTED:
             kept = np.concatenate([kept[: FITTED // 2], rng.permutation(kept[FITTED // 2 :])[: FITTED // 2]])
-        observed = self._features([self.archive.codes[i] for i in kept])
-        pending = [*self._pending.values(), *planned]
-        codes = [self.problem.space.encode(config) for config in [*pending, *drawn]]
-        features = self._features(codes)
+        best = targets[kept]
+        under_way = [self.problem.space.encode(config) for config in [*self._pending.values(), *planned]]
+        codes = [self.problem.space.encode(config) for config in drawn]
         try:
-            promise = _improvement(
-                observed, targets[kept], features[: len(pending)], features[len(pending) :], int(rng.integers(2**31))
+            process = GaussianProcess(
+                self._features([self.archive.codes[i] for i in kept]), (best - best.mean()) / (best.std() or 1.0)
             )
-        except Exception as error:  # whatever linear algebra may raise: a search is never stopped by its model
+            process.believe(self._features(under_way))
+            promise = process.improvement(self._features(codes))
+        except (np.linalg.LinAlgError, ValueError, FloatingPointError) as error:
             logger.warning("ParEGO fits no Gaussian process to %d trials and goes on at random: %s", len(kept), error)
             return []
         return [drawn[int(np.argmax(promise))]]
 
     def _features(self, codes: Sequence[FloatArray]) -> FloatArray:
         """Codes [n, d] in the unit cube, [n, f]; a choice has one side for each of its values."""
-        space, rows = self.problem.space, np.array(codes).reshape(len(codes), -1)
+        space, rows = self.problem.space, np.array(codes).reshape(len(codes), len(self.problem.space))
         columns: list[Any] = []
         for column, (variable, low, high) in enumerate(zip(space.values(), space.lower, space.upper, strict=True)):
             if isinstance(variable, Choice):
@@ -136,39 +137,3 @@ class ParEGO(Algorithm):
             elif high > low:
                 columns.append((rows[:, column] - low) / (high - low))
         return np.column_stack(columns).astype(float) if columns else np.zeros((len(rows), 1))
-
-
-def _improvement(
-    observed: FloatArray, targets: FloatArray, pending: FloatArray, candidates: FloatArray, seed: int
-) -> FloatArray:
-    """The logarithm of the expected improvement below the least target, [c].
-
-    Args:
-        observed: Features of what was told, [n, f].
-        targets: What is minimised there, [n].
-        pending: Features of what is under way, [p, f].
-        candidates: Features of candidates, [c, f].
-        seed: For the restarts of a fit that fails at first.
-    """
-    import torch
-    from botorch import fit_gpytorch_mll
-    from botorch.acquisition import LogExpectedImprovement
-    from botorch.models import SingleTaskGP
-    from botorch.utils.sampling import manual_seed
-    from gpytorch.mlls import ExactMarginalLogLikelihood
-
-    spread = float(targets.std()) or 1.0
-    wanted = torch.as_tensor(-(targets - targets.mean()) / spread)[:, None]
-    with warnings.catch_warnings(), manual_seed(seed):
-        warnings.simplefilter("ignore")
-        model = SingleTaskGP(torch.as_tensor(observed), wanted, outcome_transform=None)
-        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-        if len(pending):
-            under_way = torch.as_tensor(pending)
-            with torch.no_grad():
-                expected = model.posterior(under_way).mean
-            model = model.condition_on_observations(under_way, expected)
-        with torch.no_grad():
-            promise = LogExpectedImprovement(model, best_f=wanted.max())(torch.as_tensor(candidates)[:, None])
-    found: FloatArray = promise.numpy()
-    return found

@@ -60,7 +60,8 @@ def test_parents_are_the_best_of_their_cells_and_those_of_the_card():
 def test_it_fills_a_map_better_than_random_search():
     problem = BitToy(20)
     ours, random = (
-        elites_map(moopt.Study("s", problem, algorithm).run(300).history).elites for algorithm in (MAPElites(), Random())
+        elites_map(moopt.Study("s", problem, algorithm).run(300).history).elites
+        for algorithm in (MAPElites(), Random())
     )
     common = ours.keys() & random.keys()
     assert len(ours) >= 18
@@ -68,7 +69,7 @@ def test_it_fills_a_map_better_than_random_search():
 
 
 def test_a_descriptor_that_a_candidate_lacks_is_named():
-    with pytest.raises(AlgorithmError, match="'speed' is None .* Candidates have f0, f1"):
+    with pytest.raises(AlgorithmError, match=r"'speed' is None .* Candidates have f0, f1"):
         drive(MAPElites(["speed"]), Landscape(), 2)
 
 
