@@ -108,7 +108,7 @@ class ChebyshevAnnealing(Algorithm):
     """Moves from the candidate that is best for a preference, drawn anew for every trial (after MOCHA).
 
     The preference is Dirichlet(1) distributed, the parent has the least augmented Chebyshev value among what was
-    accepted. A candidate is accepted by one of two gates: the exploring one early, the exploiting one late. What is
+    accepted; half of the candidates are also crossed with another one of those. A candidate is accepted by one of two gates: the exploring one early, the exploiting one late. What is
     infeasible is never accepted, and a parent only while nothing feasible is known.
 
     Args:
@@ -126,7 +126,7 @@ class ChebyshevAnnealing(Algorithm):
     def __init__(
         self,
         trials: int = 1000,
-        opening: int = 20,
+        opening: int = 30,
         explore: Gate = Contribution(),
         exploit: Gate = Improvement(),
         schedule: Schedule = Decay(),
@@ -181,18 +181,20 @@ class ChebyshevAnnealing(Algorithm):
         return spread(self.problem, self.opening, rng), {}
 
     def _moved(self, issued: int, rng: np.random.Generator) -> tuple[Iterator[Config], dict[str, Any]]:
-        """Moves without end from the parent for a preference, and what the gate is to know of it."""
+        """Candidates from the parent for a preference, and what the gate is to know of it."""
         weights = rng.dirichlet(np.ones(len(self.problem.objectives)))
         explores = bool(rng.random() < self.schedule(issued / self.trials))
         parent = self._parent(weights)
         note = {"weights": weights.tolist(), "explores": explores, "parent": self.archive.jobs[parent].trial}
-        rows = np.repeat(self.archive.codes[parent][None], 8, axis=0)
+        return self._offspring(parent, rng), note
 
-        def moves() -> Iterator[Config]:
-            while True:
-                yield from self._variation.configs(rows, rng)
-
-        return moves(), note
+    def _offspring(self, parent: int, rng: np.random.Generator) -> Iterator[Config]:
+        """Moves without end: of the parent itself, and of its crossing with another accepted candidate, in turn."""
+        codes, mates = self.archive.codes, self._accepted or [parent]
+        while True:
+            mate = mates[int(rng.integers(len(mates)))]
+            child = self._variation.crossed(np.array([[codes[parent]], [codes[mate]]]), rng)[0]
+            yield from self._variation.configs(np.array([codes[parent], child])[rng.permutation(2)], rng)
 
     def _parent(self, weights: FloatArray) -> int:
         """The archive's number of the best for a preference [m], or of the least infeasible."""
@@ -202,10 +204,10 @@ class ChebyshevAnnealing(Algorithm):
 
     def _passes(self, place: int, job: Job) -> bool:
         """Whether the gate accepts; what was not moved here, such as a baseline, meets the exploring one."""
-        if not self._accepted:
+        made_of = self._places[job.note["parent"]] if job.note else place
+        if not self._accepted or self.archive.violations[made_of] > 0:
             return True
-        candidate = self._scaled([place])[0]
-        parent = self._scaled([self._places[job.note["parent"]]])[0] if job.note else candidate
+        candidate, parent = self._scaled([place, made_of])
         weights = np.array(job.note.get("weights", np.ones(len(candidate)) / len(candidate)))
         gate = self.explore if job.note.get("explores", True) else self.exploit
         return gate(Step(candidate, parent, self._scaled(self._accepted), weights))
