@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import call
+from operator import call, itemgetter
 from typing import Any
 
 import numpy as np
@@ -181,6 +181,7 @@ class Space(Mapping[str, Variable]):
         self._variables = dict(variables)
         self._encoders, self._decoders = zip(*(v.codec() for v in self._variables.values()), strict=True)
         self.names = tuple(self._variables)
+        self._values = itemgetter(*self.names)
         self.lower: FloatArray = np.array([v.lower for v in self._variables.values()])
         self.upper: FloatArray = np.array([v.upper for v in self._variables.values()])
         self.discrete: npt.NDArray[np.bool_] = np.array([v.discrete for v in self._variables.values()])
@@ -256,7 +257,7 @@ class Space(Mapping[str, Variable]):
 
     def key(self, config: Mapping[str, Any]) -> tuple[Any, ...]:
         """What is equal exactly for equal configurations, and hashable."""
-        return tuple(map(config.__getitem__, self.names))
+        return self._values(config) if len(self.names) > 1 else (config[self.names[0]],)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """A JSON description, equal for equal spaces."""

@@ -108,8 +108,9 @@ class ChebyshevAnnealing(Algorithm):
     """Moves from the candidate that is best for a preference, drawn anew for every trial (after MOCHA).
 
     The preference is Dirichlet(1) distributed, the parent has the least augmented Chebyshev value among what was
-    accepted; half of the candidates are also crossed with another one of those. A candidate is accepted by one of two gates: the exploring one early, the exploiting one late. What is
-    infeasible is never accepted, and a parent only while nothing feasible is known.
+    accepted. Half of the candidates are moves of the parent, half of its crossing with another accepted one. A
+    candidate is accepted by one of two gates: the exploring one early, the exploiting one late. What is infeasible is
+    never accepted, and a parent only while nothing feasible is known.
 
     Args:
         trials: The budget the schedule is made for; a study may end before or go on after it.
