@@ -24,6 +24,7 @@ _HOMES = {
     "Study": "study",
     "Trial": "history",
     "load_history": "study",
+    "optuna_sampler": "samplers",
 }
 
 __all__ = ["__version__", "algorithms", "errors", *_HOMES]
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from moopt.problem import Objective as Objective
     from moopt.problem import Problem as Problem
     from moopt.problem import Resources as Resources
+    from moopt.samplers import optuna_sampler as optuna_sampler
     from moopt.space import Choice as Choice
     from moopt.space import Config as Config
     from moopt.space import Float as Float

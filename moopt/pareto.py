@@ -74,6 +74,24 @@ def reference_point(values: npt.ArrayLike, declared: Sequence[float | None] | No
     return inferred
 
 
+def scaled(values: npt.ArrayLike, within: npt.ArrayLike) -> FloatArray:
+    """Values [n, m] on a scale on which `within` [k, m] goes from 0 to 1 in each objective; 0 where it is constant."""
+    points, bounds = np.asarray(values, dtype=float), np.asarray(within, dtype=float)
+    low, span = bounds.min(axis=0), np.ptp(bounds, axis=0)
+    found: FloatArray = np.where(span > 0, (points - low) / np.where(span > 0, span, 1.0), 0.0)
+    return found
+
+
+def chebyshev(values: npt.ArrayLike, weights: npt.ArrayLike, rho: float = 0.05) -> FloatArray:
+    """The augmented Chebyshev values [n] of [n, m] scaled objectives: how far each is from the ideal point 0.
+
+    max_j w_j v_j + rho sum_j w_j v_j for weights [m]; the least is non-dominated (Knowles 2006, equation 2).
+    """
+    weighted = np.asarray(values, dtype=float) * np.asarray(weights, dtype=float)
+    found: FloatArray = weighted.max(axis=-1) + rho * weighted.sum(axis=-1)
+    return found
+
+
 def knee(values: npt.ArrayLike) -> int:
     """The index of the knee: the point of [n, m] farthest below the plane through the front's extremes.
 

@@ -32,6 +32,13 @@ class Distributions(dict[str, BaseDistribution]):
         return self
 
 
+class Parameters(dict[str, Any]):
+    """The parameters of a trial. Their values never change, so that the deep copy that Optuna makes need not be one."""
+
+    def __deepcopy__(self, memo: object) -> Parameters:
+        return Parameters(self)
+
+
 def distributions(space: Space) -> Distributions:
     """The Optuna distribution of each variable: lists as categorical with their true values."""
     found = Distributions()

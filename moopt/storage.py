@@ -24,6 +24,7 @@ from moopt.jobs import Job
 from moopt.problem import Constraint, Evaluation, Objective
 from moopt.records import (
     Distributions,
+    Parameters,
     distributions,
     job_entry,
     outcome_entry,
@@ -239,7 +240,7 @@ class StoredStudy:
         self._distributions = self._distributions or distributions(space)
         template = FrozenTrial(
             number=-1, trial_id=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.now(),
-            datetime_complete=None, params=dict(job.config), distributions=self._distributions,
+            datetime_complete=None, params=Parameters(job.config), distributions=self._distributions,
             user_attrs={"moopt:issue": entry, "moopt:known": dict(known)}, system_attrs={}, intermediate_values={},
         )  # fmt: skip
         trial_id = self._optuna.create_new_trial(self._id, template)

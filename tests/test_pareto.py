@@ -71,3 +71,14 @@ def test_minimised_turns_signs():
     objectives = [Objective("loss"), Objective("speed", direction="max")]
     assert pareto.minimised([{"loss": 1, "speed": 2}], objectives).tolist() == [[1, -2]]
     assert pareto.minimised([], objectives).shape == (0, 2)
+
+
+@given(points)
+def test_the_best_for_any_preference_is_not_dominated(values):
+    weights = np.random.default_rng(0).dirichlet(np.ones(values.shape[1]))
+    best = np.argmin(pareto.chebyshev(pareto.scaled(values, values), weights))
+    assert not any(dominates(other, values[best]) for other in values)
+
+
+def test_scaled_values_go_from_0_to_1_within_and_constants_are_0():
+    assert pareto.scaled([[2.0, 5.0], [6.0, 5.0]], [[0.0, 5.0], [4.0, 5.0]]).tolist() == [[0.5, 0.0], [1.5, 0.0]]

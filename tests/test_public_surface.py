@@ -14,7 +14,7 @@ def test_exported_names():
     assert sorted(moopt.__all__) == [
         "Choice", "Config", "Constraint", "Evaluation", "Fidelity", "Float", "History", "Integer", "Objective",
         "Ordinal", "Problem", "Resources", "Space", "Study", "Trial", "__version__", "algorithms", "errors",
-        "load_history",
+        "load_history", "optuna_sampler",
     ]  # fmt: skip
     assert all(getattr(moopt, name) is not None for name in moopt.__all__)
     assert dir(moopt) == sorted(moopt.__all__)
@@ -39,7 +39,7 @@ def test_folders_of_packages_are_no_packages(folder: str):
 
 
 def test_every_algorithm_name_makes_one():
-    for name in ("nsga2", "random", "tpe"):
+    for name in algorithms.NAMES:
         assert isinstance(algorithms.create(name), algorithms.Algorithm)
-    with pytest.raises(moopt.errors.AlgorithmError, match="nsga2, random"):
+    with pytest.raises(moopt.errors.AlgorithmError, match="nsga2, nsga3"):
         algorithms.create("nsga-2")

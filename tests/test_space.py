@@ -37,6 +37,12 @@ def test_any_row_decodes_to_a_valid_configuration(space: Space, seed: int):
 
 
 @given(spaces, seeds)
+def test_rows_are_decoded_at_once_as_one_by_one(space: Space, seed: int):
+    rows = np.random.default_rng(seed).normal(0, 100, (3, len(space)))
+    assert space.decode_all(rows) == [space.decode(row) for row in rows]
+
+
+@given(spaces, seeds)
 def test_neighbours_differ_in_one_variable(space: Space, seed: int):
     config = space.sample(np.random.default_rng(seed))
     for other in space.neighbours(config):
@@ -117,3 +123,5 @@ def test_rows_of_another_shape_or_with_nan_are_refused():
         space.decode([0, 0, 0])
     with pytest.raises(SpaceError, match="'x' is NaN"):
         space.decode([0, float("nan")])
+    with pytest.raises(SpaceError, match="'bits' got 5"):
+        space.encode({"bits": 5, "x": 0.5})

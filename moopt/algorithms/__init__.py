@@ -10,18 +10,28 @@ from moopt.errors import AlgorithmError
 from moopt.problem import Problem, capabilities
 
 _FILES = {
+    "ChebyshevAnnealing": "chebyshev",
+    "MAPElites": "map_elites",
     "NSGA2": "nsga2",
+    "NSGA3": "nsga3",
     "OptunaSampler": "optuna_sampler",
+    "ParEGO": "parego",
     "QNEHVI": "qnehvi",
     "Random": "random",
     "SequentialKnapsack": "sequential_knapsack",
+    "Sobol": "sobol",
 }
 
 NAMES = {
+    "chebyshev": "ChebyshevAnnealing",
+    "map-elites": "MAPElites",
     "nsga2": "NSGA2",
+    "nsga3": "NSGA3",
+    "parego": "ParEGO",
     "qnehvi": "QNEHVI",
     "random": "Random",
     "sequential-knapsack": "SequentialKnapsack",
+    "sobol": "Sobol",
     "tpe": "OptunaSampler",
 }
 """The strings that `Study(algorithm=...)` understands."""

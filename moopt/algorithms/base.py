@@ -37,6 +37,8 @@ class Archive:
         """The variances of their errors, [m] each; NaN where none was measured, 0 for what is known."""
         self.excess: list[FloatArray] = []
         """Value - bound of each constraint, [c]."""
+        self.codes: list[FloatArray] = []
+        """The encoded configurations, [d] each."""
         self.violations: list[float] = []
         """The sum of what the constraints are exceeded by; 0 is feasible."""
 
@@ -46,8 +48,9 @@ class Archive:
     def add(self, job: Job, evaluation: Evaluation) -> None:
         values = {**self._problem.known(job.config), **evaluation.values}
         self.jobs.append(job)
-        given = evaluation.variances or {}
+        self.codes.append(self._problem.space.encode(job.config))
         self.values.append(np.array([values[o.name] * o.sign for o in self._problem.objectives]))
+        given = evaluation.variances or {}
         self.variances.append(
             np.array([0.0 if o.known else given.get(o.name, np.nan) for o in self._problem.objectives])
         )
@@ -117,33 +120,39 @@ class Algorithm(ABC):
         fidelity = self.problem.fidelity
         return [Job(self.next_trial + i, config, fidelity=fidelity) for i, config in enumerate(configs)]
 
-    def unseen(self, draws: Iterator[Config], n: int, rng: np.random.Generator) -> list[Config]:
+    def unseen(
+        self, draws: Iterator[Config], n: int, rng: np.random.Generator, besides: Iterable[Config] = ()
+    ) -> list[Config]:
         """The first n different candidates of `draws` that were not issued and break no known constraint.
+
+        Nor are they among `besides`, what the same ask has found already.
 
         What is drawn is repaired where the problem can. When the draws keep repeating, what is left of a small
         discrete space is searched from a random start; fewer than n means that nothing is left.
         """
         space, found = self.problem.space, dict[tuple[Any, ...], Config]()
+        taken = {space.key(config) for config in besides}
         small = space.size <= SMALL
+        n = min(n, int(space.size) - len(self._seen)) if small else n
         if isinstance(self.problem, HasRepair):
             repair = self.problem.repair
             draws = (repair(config, rng) for config in draws)
         if n > 0:
             for config in islice(draws, n * (ATTEMPTS if small else PERSISTENCE)):
-                self._take(config, found)
+                self._take(config, found, taken)
                 if len(found) == n:
                     return list(found.values())
         if small and n > 0:
             start, size = int(rng.integers(int(space.size))), int(space.size)
             for i in range(size):
-                self._take(_configuration(self.problem, (start + i) % size), found)
+                self._take(_configuration(self.problem, (start + i) % size), found, taken)
                 if len(found) == n:
                     break
         return list(found.values())
 
-    def _take(self, config: Config, found: dict[tuple[Any, ...], Config]) -> None:
+    def _take(self, config: Config, found: dict[tuple[Any, ...], Config], taken: set[tuple[Any, ...]]) -> None:
         key = self.problem.space.key(config)
-        if key not in self._seen and key not in found and self.within_known_bounds(config):
+        if key not in self._seen and key not in found and key not in taken and self.within_known_bounds(config):
             found[key] = config
 
     def within_known_bounds(self, config: Config) -> bool:

@@ -33,6 +33,9 @@ SAMPLERS: Mapping[str, Factory] = {
     "tpe": lambda seed: TPESampler(seed=seed),
 }
 
+HUB = "hub:"
+"""What the name of a package of OptunaHub begins with."""
+
 RETRIES = 5
 """How often a sampler is asked again for a candidate that is new, before one near its suggestion is taken."""
 
@@ -44,17 +47,17 @@ class OptunaSampler(Algorithm):
     it notes about its suggestions is stored with them, so that a study goes on without asking it again.
 
     Args:
-        sampler: "tpe", "gp", "nsga2" or "random", or what makes a sampler of a seed, such as
-            `lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True)`.
+        sampler: "tpe", "gp", "nsga2" or "random"; "hub:" and the name of a package of OptunaHub, such as
+            "hub:samplers/auto_sampler" (needs optunahub and, the first time, a network); or what makes a sampler of a
+            seed, such as `lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True)`.
+
+    Raises:
+        AlgorithmError: there is no such sampler, or what would bring it is missing.
     """
 
     def __init__(self, sampler: str | Factory = "tpe") -> None:
-        if isinstance(sampler, str) and sampler not in SAMPLERS:
-            raise AlgorithmError(
-                f"There is no sampler {sampler!r}; expected one of {', '.join(SAMPLERS)}, or what makes one of a seed."
-            )
         self._name = sampler if isinstance(sampler, str) else None
-        self._factory = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+        self._factory = _named(sampler) if isinstance(sampler, str) else sampler
         if not isinstance(made := self._make(0), BaseSampler):
             raise AlgorithmError(f"The factory made {made!r} of the seed 0; expected a sampler of Optuna.")
 
@@ -170,6 +173,36 @@ class _Ledger:
 
     def _trial(self, job: Job) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, job.trial)
+
+
+def _named(sampler: str) -> Factory:
+    """What makes the sampler of that name."""
+    if sampler.startswith(HUB):
+        return _from_hub(sampler.removeprefix(HUB))
+    if sampler not in SAMPLERS:
+        raise AlgorithmError(
+            f"There is no sampler {sampler!r}; expected one of {', '.join(SAMPLERS)}, a package of OptunaHub such as "
+            f"'{HUB}samplers/auto_sampler', or what makes one of a seed."
+        )
+    return SAMPLERS[sampler]
+
+
+def _from_hub(package: str) -> Factory:
+    """What makes the one sampler that a package of OptunaHub has."""
+    try:
+        import optunahub
+    except ImportError:
+        raise AlgorithmError(
+            f"The sampler '{HUB}{package}' needs the package optunahub: pip install 'moopt[hub]'."
+        ) from None
+    loaded = vars(optunahub.load_module(package=package)).values()
+    samplers = {kind for kind in loaded if isinstance(kind, type) and issubclass(kind, BaseSampler)}
+    kinds = {kind for kind in samplers if kind.__module__.startswith("optunahub_registry")}
+    if len(kinds) != 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+        raise AlgorithmError(f"OptunaHub's {package!r} has {names} for a sampler; expected one. Give what makes it.")
+    kind: Any = kinds.pop()
+    return lambda seed: kind(seed=seed)
 
 
 def _distributions(space: Space) -> dict[str, BaseDistribution]:

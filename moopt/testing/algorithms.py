@@ -120,7 +120,7 @@ class AlgorithmSuite:
             assert replay(self.algorithm(), problem, log[:entry], 3).ask(2) == asked[entry], f"after {entry} entries"
 
     @pytest.mark.parametrize("space", [LEVELS, MIXED], ids=["levels", "mixed"])
-    @pytest.mark.parametrize("objectives", [1, 2, 3])
+    @pytest.mark.parametrize("objectives", [1, 2, 3, 4, 5])
     def test_candidates_are_new_valid_and_numbered(self, space: object, objectives: int) -> None:
         problem = self.problem(space, objectives)  # type: ignore[arg-type]
         jobs = evaluated(drive(self.algorithm(), problem, self.trials, workers=2))
@@ -138,6 +138,28 @@ class AlgorithmSuite:
     def test_measured_constraints_are_searched_with(self) -> None:
         log = drive(self.algorithm(), self.problem(LEVELS, constraint="measured"), self.trials)
         assert len(evaluated(log)) == self.trials
+
+    @pytest.mark.parametrize("bound", [0.2, -1.0], ids=["a start", "all"])
+    def test_it_goes_on_while_nothing_is_feasible(self, bound: float) -> None:
+        problem = self.problem(LEVELS, constraint="measured", bound=bound)
+        jobs = evaluated(drive(self.algorithm(), problem, self.trials, workers=2))
+        assert len({problem.space.key(job.config) for job in jobs}) == self.trials
+
+    def test_what_is_pending_is_not_asked_again_and_may_end_in_any_order(self) -> None:
+        problem, algorithm = self.problem(LEVELS), self.algorithm()
+        algorithm.start(problem, 0)
+        told: list[Job] = []
+        pending: list[Job] = []
+        for _ in range(self.trials // 4):
+            jobs = algorithm.ask(4)
+            algorithm.issued(jobs)
+            pending += jobs
+            keys = [problem.space.key(job.config) for job in told + pending]
+            assert len(set(keys)) == len(keys)
+            while len(pending) > 4:
+                told.append(pending.pop())
+                algorithm.tell([(told[-1], perform(problem, told[-1]))])
+        assert len(told) + len(pending) == 4 * (self.trials // 4)
 
     @pytest.mark.parametrize("behaviour", ["constant", "failing", "flaky"])
     def test_it_survives_results_that_say_little(self, behaviour: str) -> None:

@@ -40,8 +40,9 @@ class Landscape(Problem):
         space: What to search.
         objectives: How many.
         known: Whether the last objective is known; it then is the mean of the codes, each scaled to [0, 1].
-        constraint: Whether that mean must be at most 0.6: "known" from `known`, "measured" by `evaluate`.
+        constraint: Whether that mean must be at most `bound`: "known" from `known`, "measured" by `evaluate`.
         behaviour: "constant" objectives, "failing" with NaN everywhere, or "flaky": with NaN for every third level sum.
+        bound: Of the constraint: few configurations drawn at random are below 0.2, none is below 0.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class Landscape(Problem):
         known: bool = False,
         constraint: Literal["known", "measured"] | None = None,
         behaviour: Literal["plain", "constant", "failing", "flaky"] = "plain",
+        bound: float = 0.6,
     ) -> None:
         self.space, self.behaviour = space, behaviour
         self.objectives: Sequence[Objective] = [
             Objective(f"f{j}", direction="max" if j == 1 else "min", known=known and j == objectives - 1)
             for j in range(objectives)
         ]
-        self.constraints = [Constraint("mean", 0.6)] if constraint else []
+        self.constraints = [Constraint("mean", bound)] if constraint else []
         self._known_mean = constraint == "known"
 
     def known(self, config: Config) -> Mapping[str, float]:

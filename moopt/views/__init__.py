@@ -6,12 +6,13 @@ A package adds its own through the entry point group `moopt.views`, whose object
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from moopt.history import History
 from moopt.views.card import Card, View
 from moopt.views.decisions import decisions_card
+from moopt.views.elites import elites_card
 from moopt.views.front import front_card
 from moopt.views.held_out import held_out_card
 from moopt.views.hypervolume import hypervolume_card
@@ -22,13 +23,17 @@ __all__ = ["Card", "View", "cards"]
 
 GROUP = "moopt.views"
 VIEWS: tuple[View, ...] = (front_card, decisions_card, uniform_card, held_out_card, hypervolume_card)
+OF_ALGORITHM: Mapping[str, tuple[View, ...]] = {"MAPElites": (elites_card,)}
+"""Cards for studies of one algorithm alone."""
 
 logger = logging.getLogger("moopt")
 
 
 def cards(history: History) -> list[Card]:
     """Every card of a study, moopt's own and the plug-ins', the settings last."""
-    return [*(view(history) for view in VIEWS), *_plugged(history), run_card(history)]
+    algorithm = history.meta.get("identity", {}).get("algorithm", {}).get("algorithm", "")
+    own = [*VIEWS, *OF_ALGORITHM.get(algorithm, ())]
+    return [*(view(history) for view in own), *_plugged(history), run_card(history)]
 
 
 def _plugged(history: History) -> Iterator[Card]:

@@ -1,3 +1,5 @@
+import sys
+
 import optuna
 import pytest
 
@@ -96,6 +98,12 @@ def test_the_gaussian_process_searches():
     sampler = OptunaSampler(lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=3))
     study = moopt.Study("s", Landscape(TINY), sampler).run(5)
     assert len({TINY.key(trial.config) for trial in study.history.trials if trial.state == "complete"}) == 5
+
+
+def test_a_sampler_of_the_hub_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optunahub", None)
+    with pytest.raises(AlgorithmError, match=r"'hub:samplers/auto_sampler' needs .* pip install 'moopt\[hub\]'"):
+        OptunaSampler("hub:samplers/auto_sampler")
 
 
 @pytest.mark.parametrize("sampler", ["cmaes", lambda seed: "tpe"], ids=["unknown", "no sampler"])
