@@ -47,7 +47,7 @@ class Stop:
             if limit is None:
                 continue
             if isinstance(limit, bool) or not isinstance(limit, kinds) or not limit > 0 or not math.isfinite(limit):
-                raise StudyError(f"{name} is {limit!r}; expected a {"whole " if whole else ""}number above 0.")
+                raise StudyError(f"{name} is {limit!r}; expected a {'whole ' if whole else ''}number above 0.")
         if all(limit is None for limit in limits.values()):
             raise StudyError(f"Nothing says when to stop; give one of {', '.join(limits)}.")
 

@@ -98,7 +98,7 @@ class Proposals:
         step = np.where(self._space.discrete, np.sign(step) * np.maximum(1.0, np.round(np.abs(step))), step)
         step = np.where(self._ordinal, np.sign(step), step)
         resampled = self._space.lower + np.floor(rng.random(rows.shape) * (self._span + 1))
-        moved = np.where(self._choice, resampled, rows + step)
+        moved = np.where(self._choice, resampled, self._reflected(rows + step))
         found = self._clipped(np.where(changed, moved, rows))
         if self._moves is not None:
             for k in range(int(n * MOVED)):
@@ -118,6 +118,11 @@ class Proposals:
                     found[-1][i] = code
         rows = np.array(found).reshape(-1, len(row))
         return rows if len(rows) <= most else rows[rng.permutation(len(rows))[:most]]
+
+    def _reflected(self, rows: FloatArray) -> FloatArray:
+        """Numbers beyond a bound, mirrored at it, so that the bounds are not where most variations end."""
+        low, high = self._space.lower, self._space.upper
+        return np.where(rows < low, 2 * low - rows, np.where(rows > high, 2 * high - rows, rows))
 
     def _clipped(self, rows: FloatArray) -> FloatArray:
         exact = np.where(self._space.discrete, np.floor(rows + 0.5), rows)

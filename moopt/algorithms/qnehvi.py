@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float64]
 
 DRAWS, DRAWN_TABLES, TRADE_OFFS = 64, 24, 24
 """Draws of the posterior; tables among them that are optimised exactly, each for so many trade-offs."""
-POOL, BEST, ROUNDS = 400, 8, 3
+POOL, BEST, ROUNDS = 400, 8, 5
 """Candidates of a round, how many of them the next round looks around, and how many rounds follow the first."""
 REFIT = 1.1
 """Hyperparameters are fitted again when the data has grown by this factor."""
@@ -136,8 +136,7 @@ class QNEHVI(Algorithm):
     def _data(self) -> dict[str, Data]:
         """What was measured of each objective and constraint that is not known."""
         archive, problem = self.archive, self.problem
-        codes = np.array([problem.space.encode(job.config) for job in archive.jobs])
-        values, variances = np.array(archive.values), np.array(archive.variances)
+        codes, values, variances = (np.array(rows) for rows in (archive.codes, archive.values, archive.variances))
         found = {o.name: Data(codes, values[:, j], _given(variances[:, j])) for j, o in enumerate(problem.objectives)}
         for k, constraint in enumerate(problem.constraints):
             column = np.array(archive.excess)[:, k] + constraint.bound
@@ -154,7 +153,10 @@ class QNEHVI(Algorithm):
             prior = self._table if name == first else None
             self._fitted[name] = n, fit(data.first(n), self.problem.space, prior, self._features)
         surrogate = self._fitted[name][1]
-        return surrogate if n == len(data) else surrogate.conditioned(data)
+        try:
+            return surrogate if n == len(data) else surrogate.conditioned(data)
+        except SurrogateError:  # a value came that this kind of surrogate cannot have
+            return fit(data, self.problem.space, None, self._features)
 
     def _next(
         self, beliefs: Beliefs, reference: FloatArray, beside: list[FloatArray], rng: np.random.Generator
@@ -238,7 +240,7 @@ class QNEHVI(Algorithm):
         return bool((errors > NOISE * spread).any())
 
     def _rows(self, indices: npt.NDArray[np.int64]) -> FloatArray:
-        return np.array([self.problem.space.encode(self.archive.jobs[i].config) for i in indices])
+        return np.array([self.archive.codes[i] for i in indices])
 
     def _scored(
         self, beliefs: Beliefs, front: _Front, pool: FloatArray, beside: list[FloatArray], rng: np.random.Generator

@@ -356,8 +356,8 @@ class LogAdditive(AdditiveSurrogate):
         pass
 
     def _latent(self, data: Data) -> tuple[FloatArray, FloatArray]:
-        variances = np.full(len(data), np.nan) if data.variances is None else data.variances / data.values**2
-        return np.log(data.values), variances
+        logs = data.logs
+        return logs, np.full(len(data), np.nan) if data.variances is None else data.variances / data.values**2
 
     def _known(self, row: FloatArray) -> FloatArray:
         least = 1e-9 * float(row[np.isfinite(row)].max(initial=0.0)) or 1e-12
@@ -379,9 +379,25 @@ class LogAdditive(AdditiveSurrogate):
         found: FloatArray = total - np.log(len(self._options.counts)) + slope * level
         return found
 
-    def _stretch(self) -> FloatArray:
-        found: FloatArray = -self._targets
+    def _stretch(self) -> FloatArray | float:
+        return self._data.log_slopes
+
+
+class LogOfSum(LogAdditive):
+    """An objective that is itself the logarithm of a sum of positive parts, such as a log loss."""
+
+    def values(self, latent: FloatArray) -> FloatArray:
+        return latent
+
+    def _latent(self, data: Data) -> tuple[FloatArray, FloatArray]:
+        return data.values, np.full(len(data), np.nan) if data.variances is None else data.variances
+
+    def _added(self, theta: FloatArray) -> FloatArray:
+        found: FloatArray = np.exp(theta - theta.max())
         return found
+
+    def _stretch(self) -> float:
+        return 0.0
 
 
 class LinearAdditive(AdditiveSurrogate):

@@ -34,6 +34,27 @@ class Data:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def logs(self) -> FloatArray:
+        """The logarithms of the values, [n].
+
+        Raises:
+            SurrogateError: one of them is not positive.
+        """
+        if not (self.values > 0).all():
+            raise SurrogateError(f"A value is {self.values.min():.3g}; only positive ones have a logarithm.")
+        return np.log(self.values)
+
+    @property
+    def log_slopes(self) -> FloatArray:
+        """The logarithm of the derivative of the logarithm at each value, [n].
+
+        Taken no closer to 0 than a hundredth of the values' spread, or one value near 0 would decide which scale
+        predicts best.
+        """
+        found: FloatArray = -np.log(np.maximum(self.values, 0.01 * self.values.std()))
+        return found
+
     def first(self, n: int) -> Data:
         """The n that were measured first."""
         return Data(self.codes[:n], self.values[:n], None if self.variances is None else self.variances[:n])

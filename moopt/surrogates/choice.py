@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from moopt.errors import SurrogateError
 from moopt.space import Space
-from moopt.surrogates.additive import LinearAdditive, LogAdditive, Options
+from moopt.surrogates.additive import LinearAdditive, LogAdditive, LogOfSum, Options
 from moopt.surrogates.base import Data, Surrogate
 from moopt.surrogates.gaussian import Encoding, Features, GaussianProcess, LogGaussianProcess
 
@@ -60,6 +60,7 @@ def _candidates(
         if prior is not None:
             yield partial(LogAdditive if positive else LinearAdditive, data, options, prior)
         yield partial(LinearAdditive, data, options)
+        yield partial(LogOfSum, data, options)
         if positive:
             yield partial(LogAdditive, data, options)
         if len(space) > MOST_DECISIONS:

@@ -23,7 +23,8 @@ Features = Callable[[FloatArray], FloatArray]
 """Turns codes [n, d] into what a Gaussian process sees, [n, f]."""
 
 LENGTH_SPREAD = np.sqrt(3.0)
-"""The standard deviation of a log lengthscale; its mean is sqrt(2) + log(features) / 2."""
+"""The standard deviation of a log lengthscale; its mean is sqrt(2) + log(features) / 2. What is most probable is so by
+the density of the lengthscale itself, as in botorch, which favours shorter ones than that of its logarithm."""
 NOISE_MEAN, NOISE_SPREAD = -4.0, 1.0
 """Mean and standard deviation of the log variance of errors that were not measured."""
 LEAST_NOISE = 1e-4
@@ -71,7 +72,7 @@ class GaussianProcess(Surrogate):
         self._fit()
         self._condition()
         residuals = self._target - self._mean
-        self.score = float(np.mean(left_out(self._factored, residuals) + self._stretch(target)))
+        self.score = float(np.mean(left_out(self._factored, residuals) + self._stretch(data)))
 
     def conditioned(self, data: Data) -> Self:
         new = type(self).__new__(type(self))
@@ -101,17 +102,21 @@ class GaussianProcess(Surrogate):
         self._errors = None if variances is None else variances / self._scale**2 + 1e-8
 
     def _fit(self) -> None:
-        """The most probable lengthscales and noise, from the middle of their prior."""
+        """The most probable lengthscales and noise, looked for from the mode and from the middle of their prior."""
         features = self._rows.shape[1]
-        start = np.full(features + 1, np.sqrt(2.0) + 0.5 * np.log(features))
-        start[-1] = NOISE_MEAN
+        middle = np.append(np.full(features, np.sqrt(2.0) + 0.5 * np.log(features)), NOISE_MEAN)
+        mode = middle - np.append(np.full(features, LENGTH_SPREAD**2), NOISE_SPREAD**2)
         bounds = [LOGS] * features + [(float(np.log(LEAST_NOISE)), 0.0)]
         try:
-            found = minimize(self._loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200})
+            found = [
+                minimize(self._loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200})
+                for start in (mode, middle)
+            ]
         except (LinAlgError, ValueError) as error:
             raise SurrogateError(f"A Gaussian process cannot be fitted: {error}") from error
-        self._lengths: FloatArray = np.exp(found.x[:-1])
-        self._noise = float(np.exp(found.x[-1]))
+        best = min(found, key=lambda result: float(result.fun)).x
+        self._lengths: FloatArray = np.exp(best[:-1])
+        self._noise = float(np.exp(best[-1]))
 
     def _condition(self) -> None:
         scaled = self._rows / self._lengths
@@ -139,9 +144,9 @@ class GaussianProcess(Surrogate):
             (logs[-1] - NOISE_MEAN) / NOISE_SPREAD,
         )
         spreads = np.append(np.full(len(logs) - 1, LENGTH_SPREAD), NOISE_SPREAD)
-        return float(loss + (0.5 * away**2).sum()), slopes + away / spreads
+        return float(loss + (0.5 * away**2 + logs).sum()), slopes + away / spreads + 1.0
 
-    def _stretch(self, target: FloatArray) -> FloatArray | float:
+    def _stretch(self, data: Data) -> FloatArray | float:
         """The log derivative of the latent number by the objective at the data."""
         return -float(np.log(self._scale))
 
@@ -154,10 +159,10 @@ class LogGaussianProcess(GaussianProcess):
         return found
 
     def _transformed(self, data: Data) -> tuple[FloatArray, FloatArray | None]:
-        return np.log(data.values), None if data.variances is None else data.variances / data.values**2
+        return data.logs, None if data.variances is None else data.variances / data.values**2
 
-    def _stretch(self, target: FloatArray) -> FloatArray:
-        found: FloatArray = -target - np.log(self._scale)
+    def _stretch(self, data: Data) -> FloatArray:
+        found: FloatArray = data.log_slopes - np.log(self._scale)
         return found
 
 
