@@ -312,6 +312,7 @@ def bench(
 
     from moopt.bench import command
     from moopt.bench.races import Race
+    from moopt.bench.table import shown
     from moopt.cli_targets import problem
 
     names = algorithms.split(",")
@@ -320,7 +321,7 @@ def bench(
     if as_json:
         print_json({"table": command.records(table), "folder": str(out)})
         return
-    cells = command.shown(table)
+    cells = shown(table)
     print_table(list(cells.columns), list(cells.itertuples(index=False)), f"{evaluations} evaluations, {seeds} seeds")
     print(f"Plots and tables are in {out}; a share with an asterisk is of the best that anyone found.")
 

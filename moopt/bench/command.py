@@ -10,7 +10,6 @@ import pandas as pd
 
 from moopt.bench import plots, runner, table
 from moopt.bench.races import Race
-from moopt.bench.table import shown as shown
 from moopt.bench.units import Unit
 from moopt.errors import AlgorithmError
 

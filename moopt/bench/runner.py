@@ -101,11 +101,8 @@ def _one_thread() -> Iterator[None]:
 def search(race: Race, algorithm: str, seed: int) -> Unit:
     """One search from its beginning to its end."""
     problem = race.ready(seed)
-    log = _Log(problem)
+    one, log = searcher(algorithm, problem, race.evaluations, seed), _Log(problem)
     ends = np.random.default_rng([seed, race.evaluations])
-    began = time.process_time()
-    one = searcher(algorithm, problem, race.evaluations, seed)
-    log.seconds = time.process_time() - began
     pending: list[Job] = []
     issued = 0
     while True:
