@@ -1,4 +1,4 @@
-"""The command line: run, plan, front, report, status. Only asks and shows; everything it does, Python can do.
+"""The command line: run, plan, front, report, status, bench. Only asks and shows; everything it does, Python can do.
 
 Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is in use, 130 interrupted.
 """
@@ -278,6 +278,52 @@ def status(storage: Stored, name: Named = None, as_json: AsJson = False, debug: 
     print_table(columns, rows, opened.shown)
     for each in found:
         print_run(each)
+
+
+@command
+def bench(
+    problems: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PROBLEM...",
+            help="As TARGET of run, with settings after an @: bit-toy@layers=100,scale=log or dtlz2@variables=6.",
+        ),
+    ],
+    algorithms: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Ours and peers', with commas between: nsga2,optuna-tpe,pymoo-nsga2.")
+    ] = "nsga2,optuna-tpe",
+    evaluations: Annotated[int, typer.Option(min=4, help="How many each search may spend.")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, help="How many searches of each algorithm on each problem.")] = 11,
+    against: Annotated[str | None, typer.Option(help="The algorithm the others are tested against.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Searches at a time, each a process with one thread.")] = 1,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where searches, tables and plots go.")] = Path("bench"),
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Compare algorithms on problems, over many seeds. Run it again and it goes on where it stopped.
+
+    Examples:
+
+      moopt bench dtlz2@variables=6,objectives=2 --algorithms qnehvi,optuna-gp --evaluations 60
+
+      moopt bench bit-toy@scale=log digits-bits --algorithms nsga2,random --against random --workers 2
+    """
+    from functools import partial
+
+    from moopt.bench import command
+    from moopt.bench.races import Race
+    from moopt.bench.table import shown
+    from moopt.cli_targets import problem
+
+    names = algorithms.split(",")
+    races = [Race(target, partial(problem, target), evaluations, names, range(seeds)) for target in problems]
+    table = command.run(races, out, workers, against, _say)
+    if as_json:
+        print_json({"table": command.records(table), "folder": str(out)})
+        return
+    cells = shown(table)
+    print_table(list(cells.columns), list(cells.itertuples(index=False)), f"{evaluations} evaluations, {seeds} seeds")
+    print(f"Plots and tables are in {out}; a share with an asterisk is of the best that anyone found.")
 
 
 def main() -> None:

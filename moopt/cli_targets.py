@@ -59,6 +59,16 @@ def study(target: str, overrides: Mapping[str, Any] | None = None) -> Study:
     return with_overrides(found, changes)
 
 
+def problem(target: str) -> Problem:
+    """The problem that a target names, with settings after an @ if need be: "dtlz2@variables=6".
+
+    Raises:
+        TargetError: there is no such problem, or a setting that it lacks.
+    """
+    where, settings = with_settings(target)
+    return study(where, settings).problem
+
+
 def with_overrides(found: Study, changes: Mapping[str, Any]) -> Study:
     """The study made again with some arguments changed; the same study if there are none.
 

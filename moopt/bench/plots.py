@@ -27,10 +27,8 @@ def write(races: Sequence[Race], found: Sequence[Unit], path: Path) -> None:
     figures = list(_figures(races, found))
     parts = [f.to_html(full_html=False, include_plotlyjs=i == 0, div_id=f"figure-{i}") for i, f in enumerate(figures)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    title = "<title>moopt bench</title>"
-    path.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8">{title}<body>{"".join(parts)}</body></html>\n'
-    )
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>moopt bench</title>'
+    path.write_text(f"{head}<body>{''.join(parts)}</body></html>\n")
 
 
 def _figures(races: Sequence[Race], found: Sequence[Unit]) -> Iterator[go.Figure]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from moopt.bench import units
 from moopt.bench.races import HasTruth, Race
-from moopt.bench.searchers import Searcher, searcher
+from moopt.bench.searchers import Searcher, check, searcher
 from moopt.bench.units import Unit
 from moopt.errors import StudyError
 from moopt.executors.placement import THREADS
@@ -35,8 +35,11 @@ def run(races: Sequence[Race], folder: Path, workers: int = 1, watch: Watch | No
         watch: Told of every unit that is done.
 
     Raises:
+        AlgorithmError: there is no algorithm of a name.
         StudyError: the folder has units of another problem under a race's name, or an evaluation failed.
     """
+    for name in {name for race in races for name in race.algorithms}:
+        check(name)
     every = [(race, algorithm, seed) for race in races for algorithm in race.algorithms for seed in race.seeds]
     todo = sorted((each for each in every if not _stored(folder, *each)), key=lambda each: each[2])
     for done, unit in enumerate(_searched(todo, workers), len(every) - len(todo) + 1):
@@ -98,11 +101,8 @@ def _one_thread() -> Iterator[None]:
 def search(race: Race, algorithm: str, seed: int) -> Unit:
     """One search from its beginning to its end."""
     problem = race.ready(seed)
-    log = _Log(problem)
+    one, log = searcher(algorithm, problem, race.evaluations, seed), _Log(problem)
     ends = np.random.default_rng([seed, race.evaluations])
-    began = time.process_time()
-    one = searcher(algorithm, problem, race.evaluations, seed)
-    log.seconds = time.process_time() - began
     pending: list[Job] = []
     issued = 0
     while True:

@@ -55,6 +55,16 @@ class Ours:
         self._algorithm.tell([(job, outcome)])
 
 
+def check(name: str) -> None:
+    """Refuse a name that there is no search of, before anything runs.
+
+    Raises:
+        AlgorithmError: lists what there is.
+    """
+    if name not in PEERS:
+        algorithm(name)
+
+
 def searcher(name: str, problem: Problem, evaluations: int, seed: int) -> Searcher:
     """The search of that name, at its beginning.
 

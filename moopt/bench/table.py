@@ -90,17 +90,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return found
 
 
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The summary as text, cell by cell; shares of the best known, where the front is not, end in an asterisk."""
+    found = table.drop(columns="of the best known").astype(object)
+    stars = np.where(table["of the best known"], "*", "")
+    for name in SHARES:
+        found[name] = [f"{value:.3f}{star}" for value, star in zip(table[name], stars, strict=True)]
+    for name in table.columns.intersection(["IQR", "IGD+", "seconds a suggestion", "p"]):
+        found[name] = ["" if np.isnan(value) else f"{value:.2g}" for value in table[name]]
+    return found
+
+
 def text(table: pd.DataFrame) -> str:
-    """The summary as plain text; shares that are of the best known, and not of a known front, end in an asterisk."""
-    shown = table.drop(columns="of the best known")
-    starred = table["of the best known"].to_numpy(dtype=bool)
-    for name in (*SHARES, "IQR"):
-        shares = [
-            f"{value:.3f}{'*' if star and name != 'IQR' else ''}"
-            for value, star in zip(table[name], starred, strict=True)
-        ]
-        shown[name] = shares
-    for name in shown.columns.intersection(["IGD+", "seconds a suggestion", "p"]):
-        shown[name] = ["" if np.isnan(value) else f"{value:.2g}" for value in table[name]]
-    lines = shown.to_string(index=False)
-    return f"{lines}\n* of the best that all searches of the race found" if starred.any() else lines
+    """The summary as plain text."""
+    note = "\n* of the best that all searches of the race found" if table["of the best known"].any() else ""
+    return shown(table).to_string(index=False) + note

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moopt import pareto
 from moopt.errors import StorageError
 
 FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,13 @@ class Unit:
     idle: int = 0
 
     def front(self, evaluations: int) -> FloatArray:
-        """The true values of what was returned after so many evaluations: all that looks feasible, [k, m]."""
-        kept = (np.array(self.spent) <= evaluations) & (np.array(self.violations) <= 0)
-        found: FloatArray = np.array(self.truth)[kept]
-        return found
+        """The true values of the front that a search would return after so many evaluations, [k, m].
+
+        What is on it is decided by what was measured.
+        """
+        kept = np.flatnonzero((np.array(self.spent) <= evaluations) & (np.array(self.violations) <= 0))
+        values, truth = (np.array(each).reshape(len(self.spent), -1)[kept] for each in (self.values, self.truth))
+        return truth[pareto.nondominated(values)]
 
 
 def path(folder: Path, race: str, algorithm: str, seed: int) -> Path:

@@ -65,7 +65,7 @@ class Noisy(moopt.Problem):
 
     def reseeded(self, seed: int) -> Noisy:
         """The same problem with other noise."""
-        return Noisy(self.problem, self.share, self.given, self.ranges, seed)
+        return Noisy(self.problem, self.share, self.given, self._stated, seed)
 
     @cached_property
     def deviations(self) -> Mapping[str, float]:
