@@ -24,7 +24,7 @@ from moopt_problems.synthetic import BitToy, PymooFunction
 WORKERS, POPULATION, SEEDS, SPREAD = 8, 50, 11, 0.6
 LEAST_RATIO = 0.97
 PROBLEMS = [
-    ("ZDT1, 30 variables", PymooFunction("zdt1", 30), [1.1, 1.1], 3000),
+    ("ZDT1, 30 variables", PymooFunction("zdt1", 30), [1.1, 1.1], 6000),
     ("DTLZ2, 12 variables, 3 objectives", PymooFunction("dtlz2", 12, 3), [1.1] * 3, 3000),
     ("bit toy, 60 decisions, interacting", BitToy(60, interaction=3.0), [0.1, 2400.0], 1000),
 ]

@@ -25,8 +25,8 @@ def test_directions_are_spread_over_the_simplex(objectives: int, most: int, n: i
 
 def test_it_beats_nsga2_and_random_search_on_five_objectives():
     problem = PymooFunction("dtlz2", 9, 5)
-    nsga3, nsga2, random = (moopt.Study("s", problem, a).run(600) for a in (NSGA3(50), NSGA2(50), Random()))
-    assert nsga3.hypervolume() > 1.1 * nsga2.hypervolume() > 1.1 * random.hypervolume()
+    nsga3, nsga2, random = (moopt.Study("s", problem, a).run(400) for a in (NSGA3(40), NSGA2(40), Random()))
+    assert nsga3.hypervolume() > 1.1 * max(nsga2.hypervolume(), random.hypervolume())
 
 
 def test_the_scale_of_objectives_does_not_matter():
