@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 
 from moopt import pareto
 from moopt.algorithms.base import Algorithm, positive
-from moopt.algorithms.gaussian_process import GaussianProcess
 from moopt.algorithms.variation import Variation, spread
+from moopt.errors import SurrogateError
 from moopt.jobs import Job, Outcome
 from moopt.problem import Problem
-from moopt.space import Choice, Config
+from moopt.space import Config
+from moopt.surrogates import Data
+from moopt.surrogates.gaussian import Encoding, GaussianProcess
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -113,27 +115,28 @@ class ParEGO(Algorithm):
         kept = np.argsort(targets, kind="stable")
         if len(kept) > FITTED:
             kept = np.concatenate([kept[: FITTED // 2], rng.permutation(kept[FITTED // 2 :])[: FITTED // 2]])
-        best = targets[kept]
-        under_way = [self.problem.space.encode(config) for config in [*self._pending.values(), *planned]]
-        codes = [self.problem.space.encode(config) for config in drawn]
+        space = self.problem.space
+        under_way = [space.encode(config) for config in [*self._pending.values(), *planned]]
+        data = Data(np.array(self.archive.codes)[kept], targets[kept])
         try:
-            process = GaussianProcess(
-                self._features([self.archive.codes[i] for i in kept]), (best - best.mean()) / (best.std() or 1.0)
+            process = GaussianProcess(data, Encoding(space))
+            if under_way:
+                codes = np.array(under_way)
+                process = process.conditioned(
+                    Data(np.vstack([data.codes, codes]), np.append(data.values, process.mean(codes)))
+                )
+            promise = _improvement(
+                process, np.array([space.encode(config) for config in drawn]), float(data.values.min())
             )
-            process.believe(self._features(under_way))
-            promise = process.improvement(self._features(codes))
-        except (np.linalg.LinAlgError, ValueError, FloatingPointError) as error:
+        except SurrogateError as error:
             logger.warning("ParEGO fits no Gaussian process to %d trials and goes on at random: %s", len(kept), error)
             return []
         return [drawn[int(np.argmax(promise))]]
 
-    def _features(self, codes: Sequence[FloatArray]) -> FloatArray:
-        """Codes [n, d] in the unit cube, [n, f]; a choice has one side for each of its values."""
-        space, rows = self.problem.space, np.array(codes).reshape(len(codes), len(self.problem.space))
-        columns: list[Any] = []
-        for column, (variable, low, high) in enumerate(zip(space.values(), space.lower, space.upper, strict=True)):
-            if isinstance(variable, Choice):
-                columns += [rows[:, column] == value for value in range(int(high) + 1)]
-            elif high > low:
-                columns.append((rows[:, column] - low) / (high - low))
-        return np.column_stack(columns).astype(float) if columns else np.zeros((len(rows), 1))
+
+def _improvement(process: GaussianProcess, codes: FloatArray, least: float) -> FloatArray:
+    """The expected improvement [n] of candidates [n, d] on a value (Jones, Schonlau and Welch 1998)."""
+    deviation = process.deviations(codes)
+    standard = (least - process.mean(codes)) / deviation
+    found: FloatArray = deviation * (standard * norm.cdf(standard) + norm.pdf(standard))
+    return found

@@ -91,6 +91,12 @@ class GaussianProcess(Surrogate):
         found: FloatArray = self._centre + self._scale * latent
         return found
 
+    def deviations(self, codes: FloatArray) -> FloatArray:
+        """The standard deviations [n] of what is believed of candidates [n, d], in the unit of what is modelled."""
+        variances = np.diag(self.posterior(codes)[1])
+        found: FloatArray = self._scale * np.sqrt(np.maximum(variances, 1e-12))
+        return found
+
     def _transformed(self, data: Data) -> tuple[FloatArray, FloatArray | None]:
         """What is modelled, [n], and the variances of its errors, [n]."""
         return data.values, data.variances

@@ -26,10 +26,13 @@ def test_a_process_that_cannot_be_fitted_is_said_and_does_not_stop_the_search(mo
     def fail(*arguments, **options):
         raise np.linalg.LinAlgError("not positive definite")
 
-    monkeypatch.setattr("moopt.algorithms.gaussian_process.cho_factor", fail)
+    monkeypatch.setattr("moopt.surrogates.gaussian.cholesky", fail)
     with caplog.at_level(logging.WARNING, logger="moopt"):
         assert len(evaluated(drive(ParEGO(5), Landscape(), 8))) == 8
-    assert "ParEGO fits no Gaussian process to 5 trials and goes on at random: not positive definite" in caplog.text
+    assert (
+        "ParEGO fits no Gaussian process to 5 trials and goes on at random: A Gaussian process cannot be fitted"
+        in caplog.text
+    )
 
 
 def test_what_is_pending_counts_as_if_it_had_been_told():
