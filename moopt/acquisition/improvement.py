@@ -31,9 +31,12 @@ class Improvement:
         found = np.empty((s, n))
         step = max(1, AT_ONCE // max(1, s * self._lower.shape[1] * m))
         for begin in range(0, n, step):
-            part = draws[:, begin : begin + step, None, :]
-            sides = self._upper[:, None] - np.maximum(self._lower[:, None], part)
-            found[:, begin : begin + step] = np.maximum(sides, 0.0).prod(axis=3).sum(axis=2)
+            volume = np.ones(())
+            for j in range(m):
+                part = draws[:, begin : begin + step, None, j]
+                side = self._upper[:, None, :, j] - np.maximum(self._lower[:, None, :, j], part)
+                volume = volume * np.maximum(side, 0.0, out=side)
+            found[:, begin : begin + step] = volume.sum(axis=2)
         return found
 
 

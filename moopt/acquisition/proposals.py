@@ -12,7 +12,7 @@ from moopt.space import Choice, Ordinal
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-MOVED = 0.25
+MOVED = 0.1
 """The share of variations that the problem's own moves make, where it has some."""
 
 
@@ -31,6 +31,13 @@ class Proposals:
         self._ordinal = np.array([isinstance(v, Ordinal) for v in space.values()])
         self._known = any(objective.known for objective in problem.objectives)
         self._span = space.upper - space.lower
+        steps = [
+            (i, code)
+            for i, variable in enumerate(space.values())
+            if variable.discrete
+            for code in (range(int(variable.upper) + 1) if isinstance(variable, Choice) else (-1, 1))
+        ]
+        self._steps = np.array([i for i, _ in steps], dtype=int), np.array([code for _, code in steps], dtype=float)
 
     def spread(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Candidates over the whole space (scrambled Sobol points); with a known objective also over its range.
@@ -107,16 +114,12 @@ class Proposals:
 
     def neighbours(self, row: FloatArray, most: int, rng: np.random.Generator) -> FloatArray:
         """Every candidate one step in one discrete variable away from a row [d], or `most` of them drawn."""
-        found = []
-        for i in np.flatnonzero(self._space.discrete):
-            codes = (
-                np.arange(self._space.lower[i], self._space.upper[i] + 1) if self._choice[i] else row[i] + [-1.0, 1.0]
-            )
-            for code in codes:
-                if code != row[i] and self._space.lower[i] <= code <= self._space.upper[i]:
-                    found.append(row.copy())
-                    found[-1][i] = code
-        rows = np.array(found).reshape(-1, len(row))
+        places, codes = self._steps
+        codes = np.where(self._choice[places], codes, row[places] + codes)
+        allowed = (codes != row[places]) & (codes >= self._space.lower[places]) & (codes <= self._space.upper[places])
+        places, codes = places[allowed], codes[allowed]
+        rows = np.repeat(row[None], len(places), axis=0)
+        rows[np.arange(len(rows)), places] = codes
         return rows if len(rows) <= most else rows[rng.permutation(len(rows))[:most]]
 
     def _reflected(self, rows: FloatArray) -> FloatArray:

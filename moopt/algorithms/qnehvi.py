@@ -25,8 +25,10 @@ FloatArray = npt.NDArray[np.float64]
 
 DRAWS, DRAWN_TABLES, TRADE_OFFS = 64, 24, 24
 """Draws of the posterior; tables among them that are optimised exactly, each for so many trade-offs."""
-POOL, BEST, ROUNDS = 400, 8, 5
-"""Candidates of a round, how many of them the next round looks around, and how many rounds follow the first."""
+POOL, BEST = 400, 8
+"""Candidates of the first round, and how many of them the next round looks around."""
+ROUNDS_OF_STEPS, ROUNDS_OF_NUMBERS = 2, 5
+"""How many rounds follow the first: in a discrete space, and where numbers have to settle."""
 REFIT = 1.1
 """Hyperparameters are fitted again when the data has grown by this factor."""
 NOISE = 0.02
@@ -58,6 +60,7 @@ class QNEHVI(Algorithm):
         space = problem.space
         usual = 8 if space.discrete.all() else min(2 * len(space), 20)
         self._initial = min(self.initial or usual, max(3, int(min(space.size, 1e6)) // 2))
+        self._rounds = ROUNDS_OF_STEPS if space.discrete.all() else ROUNDS_OF_NUMBERS
         self._known, self._proposals = Known(problem), Proposals(problem)
         self._features = _Features(problem) if isinstance(problem, HasFeatures) else None
         self._table: FloatArray | None = None
@@ -165,7 +168,7 @@ class QNEHVI(Algorithm):
         front = self._front(reference)
         pool = self._first_pool(beliefs, front.parents, rng)
         best: list[tuple[float, FloatArray]] = []
-        for later in range(ROUNDS + 1):
+        for later in range(self._rounds + 1):
             pool = self._fresh(pool, beside)
             if len(pool):
                 scores = self._scored(beliefs, front, pool, beside, rng)

@@ -98,6 +98,12 @@ class Scales:
     residual: float = 0.05
     noise: float = 0.01
 
+    def weighted(self, products: _Products) -> FloatArray:
+        """The covariance that theta brings, [n, k]."""
+        found: FloatArray = self.option**2 * products.option + self.decision**2 * products.decision
+        found += self.trend**2 * products.trend
+        return found
+
 
 class _View(NamedTuple):
     """The latent number of candidates as theta tells it, and its derivatives: by option, by decision, by trend."""
@@ -106,6 +112,18 @@ class _View(NamedTuple):
     option: FloatArray
     decision: FloatArray
     trend: FloatArray
+
+
+class _Products(NamedTuple):
+    """The inner products of derivatives, [n, k] each: by option, by decision, by trend."""
+
+    option: FloatArray
+    decision: FloatArray
+    trend: FloatArray
+
+    @classmethod
+    def of(cls, left: _View, right: _View) -> _Products:
+        return cls(left.option @ right.option.T, left.decision @ right.decision.T, left.trend @ right.trend.T)
 
 
 class _Parts(NamedTuple):
@@ -136,6 +154,7 @@ class _State(NamedTuple):
 
     parts: _Parts
     view: _View
+    products: _Products
     factored: FloatArray
     residuals: FloatArray
     weights: FloatArray
@@ -167,7 +186,9 @@ class AdditiveSurrogate(Surrogate):
         new = type(self).__new__(type(self))
         new.__dict__.update(self.__dict__)
         new._load(data)
-        new._state = new._solved(new._scales, self._state.parts)
+        view = new._seen(self._state.parts)
+        start = self._state._replace(view=view, products=_Products.of(view, view))
+        new._state = new._solved(new._scales, start)
         return new
 
     def posterior(self, codes: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -241,14 +262,9 @@ class AdditiveSurrogate(Surrogate):
         np.add.at(trend, (np.arange(len(codes))[:, None], options.trend[places]), shares)
         return _View(latent, option, shares, trend)
 
-    def _covariance(self, left: _View, right: _View, scales: Scales | None = None) -> FloatArray:
-        scales = scales or self._scales
-        found: FloatArray = (
-            scales.option**2 * left.option @ right.option.T
-            + scales.decision**2 * left.decision @ right.decision.T
-            + scales.trend**2 * left.trend @ right.trend.T
-        )
-        return found
+    def _covariance(self, left: _View, right: _View) -> FloatArray:
+        """What theta makes two sets of candidates share under the fitted scales, [n, k]."""
+        return self._scales.weighted(_Products.of(left, right))
 
     def _explained(self, view: _View, scales: Scales, weights: FloatArray) -> _Parts:
         """What theta is where the data, seen linearly, has these weights [n]."""
@@ -274,37 +290,40 @@ class AdditiveSurrogate(Surrogate):
         found[np.diag_indices_from(found)] += np.where(np.isnan(self._errors), scales.noise**2, self._errors + 1e-10)
         return found
 
-    def _solved(self, scales: Scales, parts: _Parts | None = None) -> _State:
-        """The most probable theta: Gauss-Newton steps, each halved until it is one."""
-        codes, options = self._data.codes, self._options
-        parts = parts or _Parts.none(options)
-        rest = self._rest(scales)
+    def _solved(self, scales: Scales, start: _State | None = None) -> _State:
+        """The most probable theta: Gauss-Newton steps from a state of the same data, each as long as it helps."""
+        options, rest = self._options, self._rest(scales)
         noise = factor(rest)
-        view = self._viewed(codes, self._prior + parts.theta(options))
+        parts = start.parts if start else _Parts.none(options)
+        view = start.view if start else self._seen(parts)
+        products = start.products if start else _Products.of(view, view)
         loss = self._loss(view, noise, parts, scales)
         for _ in range(STEPS):
-            factored, residuals, weights = self._linear(view, scales, parts, rest)
-            wanted = self._explained(view, scales, weights)
-            if float(np.abs(wanted.theta(options) - parts.theta(options)).max()) < TOLERANCE:
-                break
+            wanted = self._explained(view, scales, self._linear(view, products, scales, parts, rest)[2])
             before = loss
-            for share in SHARES:
-                tried = parts.towards(wanted, share)
-                seen = self._viewed(codes, self._prior + tried.theta(options))
-                if (found := self._loss(seen, noise, tried, scales)) < loss:
-                    parts, view, loss = tried, seen, found
-                    break
-            if before - loss < TOLERANCE * len(codes):
+            if float(np.abs(wanted.theta(options) - parts.theta(options)).max()) > TOLERANCE:
+                for share in SHARES:
+                    tried = parts.towards(wanted, share)
+                    seen = self._seen(tried)
+                    if (found := self._loss(seen, noise, tried, scales)) < loss:
+                        parts, view, loss = tried, seen, found
+                        products = _Products.of(view, view)
+                        break
+            if before - loss < TOLERANCE * len(self._data):
                 break
-        factored, residuals, weights = self._linear(view, scales, parts, rest)
+        factored, residuals, weights = self._linear(view, products, scales, parts, rest)
         evidence = -loss - float(np.log(np.diag(factored)).sum())
-        return _State(parts, view, factored, residuals, weights, evidence)
+        return _State(parts, view, products, factored, residuals, weights, evidence)
+
+    def _seen(self, parts: _Parts) -> _View:
+        """The data as theta tells it."""
+        return self._viewed(self._data.codes, self._prior + parts.theta(self._options))
 
     def _linear(
-        self, view: _View, scales: Scales, parts: _Parts, rest: FloatArray
+        self, view: _View, products: _Products, scales: Scales, parts: _Parts, rest: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """The data seen linearly from a theta: the factor of its covariance, its residuals, and their weights."""
-        factored = factor(self._covariance(view, view, scales) + rest)
+        factored = factor(scales.weighted(products) + rest)
         residuals = self._targets - view.latent + view.option @ parts.theta(self._options)
         return factored, residuals, cho_solve((factored, True), residuals)
 
@@ -314,21 +333,29 @@ class AdditiveSurrogate(Surrogate):
         return 0.5 * float(away @ away) + parts.improbable(scales)
 
     def _fit(self) -> None:
-        """The scales under which the data is most probable, by coordinate search from where they are."""
-        noisy = not np.isnan(self._errors).any()
-        names = [name for name in GRIDS if not (name == "noise" and noisy)]
+        """The scales under which the data is most probable: one after the other, step by step while it helps."""
+        names = [name for name in GRIDS if name != "noise" or np.isnan(self._errors).any()]
         for _ in range(PASSES):
             before = self._scales
             for name in names:
-                for value in GRIDS[name]:
-                    scales = replace(self._scales, **{name: value})
-                    if scales == self._scales:
-                        continue
-                    state = self._solved(scales, self._state.parts)
-                    if state.evidence > self._state.evidence + 1e-6:
-                        self._scales, self._state = scales, state
+                for step in (1, -1):
+                    while self._moved(name, step):
+                        pass
             if self._scales == before:
                 break
+
+    def _moved(self, name: str, step: int) -> bool:
+        """Whether the next value of a scale is better; it is then taken."""
+        grid = GRIDS[name]
+        at = int(np.abs(np.log(np.array(grid) / getattr(self._scales, name))).argmin()) + step
+        if not 0 <= at < len(grid):
+            return False
+        scales = replace(self._scales, **{name: grid[at]})
+        state = self._solved(scales, self._state)
+        if state.evidence <= self._state.evidence + 1e-6:
+            return False
+        self._scales, self._state = scales, state
+        return True
 
     @property
     def _theta(self) -> FloatArray:
