@@ -10,7 +10,6 @@ import contextlib
 import os
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
@@ -64,6 +63,9 @@ class Place(Protocol):
     def disown(self) -> None:
         """Give up ownership."""
 
+    def owned(self, study: str, process: int) -> bool:
+        """Whether a study is owned now, as far as can be seen from here by that process of this machine."""
+
     def connect(self, *, create: bool) -> BaseStorage:
         """The Optuna storage, made if it is missing and `create`.
 
@@ -101,6 +103,9 @@ class Memory:
     def disown(self) -> None:
         """Nobody else sees it."""
 
+    def owned(self, study: str, process: int) -> bool:
+        return process == os.getpid()
+
     def connect(self, *, create: bool) -> BaseStorage:
         self._optuna = InMemoryStorage()
         return self._optuna
@@ -126,7 +131,7 @@ class Storage:
     """
 
     def __init__(self, location: str | os.PathLike[str] | None) -> None:
-        self.location = None if location is None else os.fspath(location)
+        self.location = None if location is None else _named(location)
         self.place = _place(self.location)
         self.optuna: BaseStorage | None = None
 
@@ -312,6 +317,13 @@ def _side_key(job: Job) -> str:
     return f"moopt:job:{job.kind}:{job.trial}:{job.fidelity.tokens}:{job.fidelity.batch}"
 
 
+def _named(location: str | os.PathLike[str]) -> str:
+    named = os.fspath(location) if isinstance(location, (str, os.PathLike)) else location
+    if not isinstance(named, str) or not named or "\0" in named:
+        raise StorageError(f"The storage is {location!r}; expected a path, a database URL, or None for memory.")
+    return named
+
+
 def _place(location: str | None) -> Place:
     if location is None:
         return Memory()
@@ -321,7 +333,7 @@ def _place(location: str | None) -> Place:
         return Database(location)
     from moopt.journal import Journal
 
-    return Journal(Path(location))
+    return Journal(location)
 
 
 def _opened(place: Place, create: bool) -> BaseStorage:
