@@ -82,9 +82,9 @@ class Database:
             self._tables.unlock()
         self._study = ""
 
-    def owned(self, study: str, process: int) -> bool:
+    def runs(self, study: str, host: str, process: int) -> bool | None:
         if self._owner is not None:
-            return self._owner.is_held_by(process)
+            return self._owner.is_held_by(host, process)
         assert self._tables is not None
         with self._reached(), self._tables.engine.connect() as connection:
             return database_locks.is_taken(connection, study)

@@ -96,8 +96,8 @@ class Journal:
     def disown(self) -> None:
         self._owner.give_up()
 
-    def owned(self, study: str, process: int) -> bool:
-        return self._owner.is_held_by(process)
+    def runs(self, study: str, host: str, process: int) -> bool | None:
+        return self._owner.is_held_by(host, process)
 
     def connect(self, *, create: bool) -> BaseStorage:
         if self._path.exists():
@@ -194,8 +194,9 @@ def _write_all(handle: int, data: bytes) -> None:
 
 def _check(path: Path, shown: str) -> None:
     """Refuse a file that is no Optuna journal, before anything is written to it."""
-    if path.is_dir():
-        raise StorageError(f"{shown!r} is a folder; expected a file, or a database URL.")
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no file that can grow"
+        raise StorageError(f"{shown!r} is {what}; expected a file, or a database URL.")
     try:
         with path.open("rb") as file:
             first = file.readline()

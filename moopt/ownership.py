@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import time
 from pathlib import Path
 from weakref import WeakSet
@@ -60,8 +61,10 @@ class Owner:
             os.close(self._handle)
             self._handle = None
 
-    def is_held_by(self, process: int) -> bool:
-        """Whether that process of this machine is the owner. Writes nothing."""
+    def is_held_by(self, host: str, process: int) -> bool | None:
+        """Whether a process is the owner; None if it is one of another machine. Writes nothing."""
+        if host != socket.gethostname():
+            return None
         if self._handle is not None:
             return process == os.getpid()
         try:

@@ -63,8 +63,8 @@ class Place(Protocol):
     def disown(self) -> None:
         """Give up ownership."""
 
-    def owned(self, study: str, process: int) -> bool:
-        """Whether a study is owned now, as far as can be seen from here by that process of this machine."""
+    def runs(self, study: str, host: str, process: int) -> bool | None:
+        """Whether a process still owns a study; None where that cannot be seen from here."""
 
     def connect(self, *, create: bool) -> BaseStorage:
         """The Optuna storage, made if it is missing and `create`.
@@ -103,7 +103,7 @@ class Memory:
     def disown(self) -> None:
         """Nobody else sees it."""
 
-    def owned(self, study: str, process: int) -> bool:
+    def runs(self, study: str, host: str, process: int) -> bool | None:
         return process == os.getpid()
 
     def connect(self, *, create: bool) -> BaseStorage:
@@ -179,6 +179,13 @@ class Storage:
         """The names of the moopt studies in it."""
         assert self.optuna is not None
         return sorted(s.study_name for s in self.optuna.get_all_studies() if "moopt:meta" in s.user_attrs)
+
+    def runs(self, history: History) -> bool | None:
+        """Whether the run that last noted how a study stands goes on; None where that cannot be seen from here."""
+        pulse = history.pulse
+        if not pulse or "ended" in pulse:
+            return False
+        return self.place.runs(history.name, pulse["host"], pulse["process"])
 
     def create(self, name: str, objectives: list[Objective], meta: Mapping[str, Any]) -> StoredStudy:
         """A new study."""

@@ -107,6 +107,8 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path):
         run(tmp_path, Landscape())
     with pytest.raises(StorageError, match="no storage at"):
         moopt.load_history(tmp_path / "missing")
+    with pytest.raises(StorageError, match="no file that can grow"):
+        run(Path("/dev/null"), Landscape())
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="Cannot write"):
         run(tmp_path / "file" / "moopt.journal", Landscape())
