@@ -96,6 +96,24 @@ def test_one_coordinator_at_a_time_and_watchers_any_time(kind: str, request: pyt
     assert len(study(location).run(9).history.trials) == 9
 
 
+@pytest.mark.parametrize("kind", ["url", "sqlite"])
+def test_others_see_whether_a_run_goes_on(kind: str, request: pytest.FixtureRequest):
+    location, seen = request.getfixturevalue(kind), []
+
+    def look(history: History, event: Event) -> None:
+        opened = Storage(location)
+        opened.open()
+        seen.append(opened.runs(opened.find("s").history()))  # type: ignore[union-attr]
+
+    last = study(location).run(3, watch=look).history
+    assert seen == [True] * 3
+    opened = Storage(location)
+    opened.open()
+    assert opened.runs(last) is False
+    del last.pulse["ended"]  # type: ignore[attr-defined]
+    assert opened.runs(last) is False  # as if it had been killed
+
+
 def test_two_studies_of_one_database_run_at_a_time(url: str):
     def other(history: History, event: Event) -> None:
         if event.job.trial == 2:
