@@ -136,15 +136,15 @@ class Tables(RDBStorage):
 
     def begin_epoch(self, study_id: int) -> None:
         """Note that a new owner begins."""
+        counted: list[int] = []
 
         def count(connection: sql.Connection) -> None:
-            before = _epoch(connection, study_id) or 0
-            _replace(connection, _STUDY_USER, {"study_id": study_id}, {EPOCH: before + 1})
-            self._epoch = before + 1
+            counted.append((_epoch(connection, study_id) or 0) + 1)
+            _replace(connection, _STUDY_USER, {"study_id": study_id}, {EPOCH: counted[-1]})
 
-        self._study_id = study_id
-        self._epoch = None
+        self._study_id, self._epoch = study_id, None
         self._write([count])
+        self._epoch = counted[-1]  # not before it is stored
 
     # Writing: in one transaction, again and again until the database answers.
 
@@ -160,7 +160,7 @@ class Tables(RDBStorage):
             try:
                 self._transact(statements)
             except (DBAPIError, StillLocked) as error:
-                if isinstance(error, DBAPIError) and not self._is_lost(error):
+                if isinstance(error, DBAPIError) and not self._lose(error):
                     message = f"Cannot write to {self._shown}: {_first(error)}. What it has is safe."
                     raise StorageError(message) from error
                 if waited == 0:
@@ -174,10 +174,14 @@ class Tables(RDBStorage):
                     logger.warning("%s answers again; going on.", self._shown)
                 return
 
-    def _is_lost(self, error: DBAPIError) -> bool:
-        """Give the connection up after an error; whether that was the connection's fault, so that another may do."""
+    def _lose(self, error: DBAPIError) -> bool:
+        """Give the connection up after an error. True if that was the connection's fault, so that another may do."""
         lost = error.connection_invalidated or self._connection is None
-        self._lose_connection()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            for give_up in (connection.invalidate, connection.close):
+                with contextlib.suppress(DBAPIError):
+                    give_up()
         return lost and isinstance(error, OperationalError)
 
     def _transact(self, statements: Sequence[Statements]) -> None:
@@ -188,14 +192,6 @@ class Tables(RDBStorage):
                 self._check_epoch(connection)
             for execute in statements:
                 execute(connection)
-
-    def _lose_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(DBAPIError):
-                connection.invalidate()
-            with contextlib.suppress(DBAPIError):
-                connection.close()
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         if template_trial is None or "moopt:issue" not in template_trial.user_attrs:
