@@ -47,6 +47,7 @@ class _Process:
         sentinel: Readable once it has ended, where the system has such a thing; it may leave its sockets to a child.
         output: What it prints; None once it has closed that.
         printed: The end of what it printed.
+        begun: A line of that which is not whole yet.
         jobs: How many it was given; the last one is answered by that number.
     """
 
@@ -56,6 +57,7 @@ class _Process:
     sentinel: int | None
     output: int | None
     printed: bytearray = field(default_factory=bytearray)
+    begun: bytes = b""
     jobs: int = 0
 
     def read(self) -> list[str]:
@@ -68,7 +70,10 @@ class _Process:
                     self.output = None
                 self.printed += data
                 del self.printed[:-TAIL]
-                lines += data.decode(errors="replace").splitlines()
+                *whole, self.begun = (self.begun + data).split(b"\n")
+                if not data or len(self.begun) > TAIL:
+                    whole, self.begun = [*whole, self.begun], b""
+                lines += [line.decode(errors="replace") for line in whole if line]
         return lines
 
     def end(self, patience: float) -> int:
