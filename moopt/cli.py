@@ -6,17 +6,19 @@ Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is i
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from moopt import __version__
+from moopt import __version__, logs
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
-from moopt.errors import MooptError, StorageInUse, StudyError, StudyMismatch
+from moopt.errors import MooptError, StorageInUse, StudyError
 
 if TYPE_CHECKING:
     from moopt.history import History
@@ -57,7 +59,7 @@ Changes = Annotated[
 Direction = Literal["max", "min"]
 When = Literal["every", "finalists"]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show all that is logged, what workers print, and tracebacks.")]
 
 
 class RunFailed(StudyError):
@@ -69,20 +71,21 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def guarded(**arguments: Any) -> None:
-        try:
-            function(**arguments)
-        except KeyboardInterrupt:
-            _say("Interrupted. What is finished is stored; the same command goes on from there.")
-            raise typer.Exit(INTERRUPTED) from None
-        except typer.BadParameter:
-            raise
-        except Exception as error:
-            if arguments["debug"]:
-                traceback.print_exc()
-            expected = isinstance(error, MooptError)
-            what = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
-            _say(f"Error: {what}")
-            raise typer.Exit(_code(error)) from None
+        debug = arguments["debug"]
+        with _logged(arguments.get("log_json", False), debug):
+            try:
+                function(**arguments)
+            except KeyboardInterrupt:
+                _say("Interrupted. What is finished is stored; the same command goes on from there.", logging.WARNING)
+                raise typer.Exit(INTERRUPTED) from None
+            except typer.BadParameter:
+                raise
+            except Exception as error:
+                expected = isinstance(error, MooptError)
+                what = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
+                trace = traceback.format_exc() if debug else ""
+                _say(f"{trace}Error: {what}", logging.ERROR)
+                raise typer.Exit(_code(error)) from None
 
     app.command(no_args_is_help=True)(guarded)
     return guarded
@@ -147,13 +150,12 @@ def run(
       moopt run my_study.py --eval "python my_eval.py {model}" --metric json:score
     """
     from moopt.cli_targets import with_overrides
-    from moopt.logs import json_lines
     from moopt.progress import Display
 
     study = _study(target, changes, model=model, storage=storage, algorithm=algorithm, seed=seed)
     if score is not None:
         study = with_overrides(study, {"metrics": _metrics(study, score, metric, direction, when)})
-    with json_lines() if log_json else Display(trials) as watch:
+    with nullcontext() if log_json else Display(trials) as watch:
         _run(study, trials, watch, workers=workers, executor=executor, timeout=timeout, retries=retries)
     if as_json:
         print_json({**summary(study.history), **front_points(study.history), "storage": study.storage.shown})
@@ -266,7 +268,8 @@ def status(storage: Stored, name: Named = None, as_json: AsJson = False, debug: 
     names = [name] if name is not None else opened.studies()
     if not names:
         raise StudyError(f"{opened.shown} has no moopt study in it.")
-    found = [summary(_history(storage, each)) for each in names]
+    histories = [_history(storage, each) for each in names]
+    found = [{**summary(history), "runs": opened.runs(history)} for history in histories]
     if as_json:
         print_json({"storage": opened.shown, "studies": found})
         return
@@ -277,7 +280,7 @@ def status(storage: Stored, name: Named = None, as_json: AsJson = False, debug: 
     ]
     print_table(columns, rows, opened.shown)
     for each in found:
-        print_run(each)
+        print_run(each, each["runs"])
 
 
 @command
@@ -350,15 +353,12 @@ def _metrics(study: Study, command: str, metric: str, direction: Direction, when
 
 
 def _run(study: Study, trials: int, watch: Any, **options: Any) -> None:
-    from moopt.jobs import Failure
-
     try:
         study.run(trials, watch=watch, **options)
-    except StudyMismatch:
+    except StorageInUse:
         raise
-    except StudyError as error:
-        events = study.history.events
-        if events and isinstance(events[-1].outcome, Failure):
+    except MooptError as error:
+        if study.began:
             raise RunFailed(str(error)) from error
         raise
     failed = [trial for trial in study.history.trials if trial.state == "failed"]
@@ -372,8 +372,19 @@ def _history(storage: str, name: str | None) -> History:
     return load_history(storage, name)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+def _logged(as_json: bool, debug: bool) -> AbstractContextManager[None]:
+    """Where the log goes: to standard error if it was asked for."""
+    level = logging.DEBUG if debug else logging.INFO
+    if as_json:
+        return logs.lines(logs.JsonLines(), level)
+    return logs.lines(logs.PlainLines(), level) if debug else nullcontext()
+
+
+def _say(text: str, level: int = logging.INFO) -> None:
+    if logs.is_json():
+        logging.getLogger("moopt").log(level, text)
+    else:
+        print(text, file=sys.stderr)
 
 
 def _code(error: Exception) -> int:

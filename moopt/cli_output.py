@@ -38,6 +38,7 @@ def summary(history: History) -> dict[str, Any]:
         "seconds": sum(event.seconds for event in history.events),
         "run": dict(history.pulse),
         "workers": [_worker(worker) for worker in history.workers],
+        "under_way": [job.doing for job in history.under_way()],
     }
 
 
@@ -53,8 +54,8 @@ def _worker(worker: WorkerState) -> dict[str, Any]:
     }
 
 
-def print_run(found: Mapping[str, Any]) -> None:
-    """What runs a study now, given its `summary`, and what each worker does."""
+def print_run(found: Mapping[str, Any], runs: bool | None) -> None:
+    """What runs a study, given its `summary` and whether that goes on (None: unknown), and what each worker does."""
     run = found["run"]
     if not run:
         return
@@ -62,17 +63,26 @@ def print_run(found: Mapping[str, Any]) -> None:
     where = f"process {run['process']} on {run['host']}"
     if "ended" in run:
         print(f"{found['study']}: not running; the last run, {where}, {run['ended']} {ago} s ago.")
-    elif ago > SILENCE:
-        print(f"{found['study']}: {where} has said nothing for {ago} s; it is stuck in an evaluation, or gone.")
+        return
+    if runs is False:
+        print(
+            f"{found['study']}: not running; {where} was killed, or its machine went down; last heard of {ago} s ago. "
+            "Run it again and it goes on."
+        )
+        return
+    if runs is None and ago > SILENCE:
+        print(f"{found['study']}: {where} has said nothing for {ago} s; it is in a long evaluation, stuck or gone.")
     else:
         print(f"{found['study']}: running, {where}, last heard of {ago} s ago.")
     if found["workers"]:
         columns = ("worker", "place", "does", "for seconds", "done", "failed")
         rows = [
-            (w["name"], w["place"], w["doing"], round(w["seconds"], 1), w["done"], w["failed"])
+            (w["name"], w["place"], w["doing"], round(w["seconds"] + ago, 1), w["done"], w["failed"])
             for w in found["workers"]
         ]
         print_table(columns, rows, "")
+    elif found["under_way"]:
+        print(f"Under way: {', '.join(found['under_way'])}.")
 
 
 def front_points(history: History) -> dict[str, Any]:

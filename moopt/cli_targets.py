@@ -82,6 +82,8 @@ def with_overrides(found: Study, changes: Mapping[str, Any]) -> Study:
     asked = dict(changes)
     arguments = {key: asked.pop(key, getattr(found, key)) for key in STUDY_ARGUMENTS if key != "storage"}
     arguments["storage"] = asked.pop("storage", found.storage.location)
+    for key in ("name", "storage"):  # digits are a name too
+        arguments[key] = _like("" if arguments[key] is not None else None, arguments[key])
     resources = Resources(**{key: asked.pop(key, getattr(found.resources, key)) for key in RESOURCES})
     problem = _rebuilt(found.problem, asked) if asked else found.problem
     return Study(problem=problem, resources=resources, **arguments)
@@ -141,9 +143,11 @@ def _named(target: str) -> tuple[Any, str]:
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
         raise TargetError(f"There is no file {path}.")
+    if path.stem in sys.stdlib_module_names:
+        raise TargetError(f"{path} hides Python's own module {path.stem!r} from all that needs it; rename the file.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise TargetError(f"{path} is no Python file: its name does not end in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
     sys.path.insert(0, str(path.parent.resolve()))

@@ -19,11 +19,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from moopt.algorithms.base import Algorithm
-from moopt.errors import StudyError
-from moopt.executors import Executor
+from moopt.errors import ProblemError, StudyError
+from moopt.executors import Executor, JobFuture
 from moopt.history import Event, History, Trial
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Problem
+from moopt.problem import Problem, known_values
 from moopt.records import worker_entry
 from moopt.stopping import Stop, Stopwatch
 from moopt.storage import StoredStudy
@@ -176,11 +176,9 @@ class Coordinator:
 
         A candidate that was under way each time a process died is not tried for ever.
         """
-        done = {_identity(e.job) for e in self._history.events if e.outcome is not None}
-        jobs = [e.job for e in self._history.events if e.outcome is None and e.job.kind != "measure"]
         again = []
-        for job in jobs:
-            if _identity(job) in done:
+        for job in self._history.under_way():
+            if job.kind == "measure":
                 continue
             if job.kind != "evaluate":
                 again.append(_Errand(job))
@@ -191,7 +189,7 @@ class Coordinator:
             self._stored.attempt(trial)
             if trial.failures > max(self._retries, DEATHS - 1):
                 message = f"Its evaluation was under way each of the {trial.failures} times that a process died."
-                self._finish(_Errand(job, started=time.perf_counter()), Failure("quarantined", message))
+                self._finish(_Errand(job), Failure("quarantined", message), 0.0)
             else:
                 again.append(_Errand(job, trial.failures if self._executor.isolated else 0))
         return again
@@ -199,8 +197,7 @@ class Coordinator:
     def _issue(self, jobs: Sequence[Job], *, tell: bool = True) -> None:
         space = self._problem.space
         for job in jobs:
-            known = self._problem.known(job.config) if job.kind == "evaluate" else {}
-            self._stored.issue(self._seq, job, space, known)
+            self._stored.issue(self._seq, job, space, self._known(job))
             if job.kind == "evaluate":
                 self._history.trials.append(Trial(job.trial, job.config, label=job.label))
             self._history.events.append(Event(self._seq, job))
@@ -208,6 +205,13 @@ class Coordinator:
         if tell:
             self._algorithm.issued(jobs)
         self._waiting.extend(_Errand(job) for job in jobs)
+
+    def _known(self, job: Job) -> dict[str, float]:
+        """The known values of a new candidate; one that has none fails when it is evaluated, with the reason."""
+        try:
+            return known_values(self._problem, job.config) if job.kind == "evaluate" else {}
+        except ProblemError:
+            return {}
 
     def _dispatch(self) -> None:
         """Give workers what waits for them. An exclusive job runs alone."""
@@ -235,10 +239,12 @@ class Coordinator:
                 break
         for future in sorted(ended, key=lambda f: self._running[f].job.trial):
             outcome = future.result()  # an error here is the executor's: the job stays open in the log
-            self._finish(self._running.pop(future), outcome)
+            errand = self._running.pop(future)
+            waited = time.perf_counter() - errand.started
+            self._finish(errand, outcome, future.seconds if isinstance(future, JobFuture) else waited)
 
-    def _finish(self, errand: _Errand, outcome: Outcome) -> None:
-        job, seconds = errand.job, time.perf_counter() - errand.started
+    def _finish(self, errand: _Errand, outcome: Outcome, seconds: float) -> None:
+        job = errand.job
         if isinstance(outcome, Failure) and self._again(errand, outcome):
             return
         if job.kind == "sensitivity" and isinstance(outcome, Failure):  # not stored, so that the next run tries again
@@ -300,17 +306,13 @@ class Coordinator:
             return
         assert event.outcome is not None
         trial.state, trial.evaluation = "complete", event.outcome
-        trial.values = {**self._problem.known(trial.config), **event.outcome.values}
+        trial.values = {**known_values(self._problem, trial.config), **event.outcome.values}
         trial.violations = {c.name: trial.values[c.name] - c.bound for c in self._problem.constraints}
 
     def _tokens(self, job: Job, outcome: Outcome) -> int:
         """What a job cost in forward tokens: what it reports, else what the problem says of its kind."""
-        usual = self._problem.forward_tokens(job.kind, job.fidelity)
+        usual = int(self._problem.forward_tokens(job.kind, job.fidelity))
         return usual if isinstance(outcome, Failure) else int(outcome.attributes.get("forward_tokens", usual))
-
-
-def _identity(job: Job) -> tuple[int, str, object]:
-    return job.trial, job.kind, job.fidelity
 
 
 def _described(job: Job) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from moopt import pareto
 from moopt.errors import NoFeasibleTrial, StudyError
 from moopt.executors.base import WorkerState
 from moopt.jobs import Failure, Job
-from moopt.problem import Constraint, Evaluation, Objective
+from moopt.problem import Constraint, Evaluation, Objective, is_finite
 from moopt.space import Config
 
 TrialState = Literal["running", "complete", "failed", "pruned"]
@@ -112,8 +112,12 @@ class History:
 
         Inferred parts come from the baselines where there are any, so that they stay while a search goes on.
         """
+        if not isinstance(given, Mapping | None):
+            raise StudyError(f"The reference is {given!r}; expected a number for each objective's name.")
         if unknown := sorted(set(given or ()) - {o.name for o in self.objectives}):
             raise StudyError(f"The reference names {', '.join(unknown)}; expected {self._names()}.")
+        if bad := [f"{name} = {value!r}" for name, value in (given or {}).items() if not is_finite(value)]:
+            raise StudyError(f"The reference has {', '.join(bad)}; expected finite numbers.")
         declared = [(given or {}).get(o.name, o.reference) for o in self.objectives]
         signed = [None if d is None else d * o.sign for d, o in zip(declared, self.objectives, strict=True)]
         trials = self.feasible()
@@ -146,7 +150,7 @@ class History:
             StudyError: the condition cannot be read.
             NoFeasibleTrial: no trial satisfies it; says what the nearest is.
         """
-        bounds = [self._bound(part) for part in re.split(r"\band\b|,|&", condition)]
+        bounds = list(self._bounds(condition))
         trials = [t for t in self.feasible() if all(_holds(t.values[n], op, v) for n, op, v in bounds)]
         if not trials:
             raise NoFeasibleTrial(f"No trial of {self.name!r} satisfies {condition!r}; {self._ranges()}.")
@@ -168,23 +172,35 @@ class History:
             rows.append({**row, "seconds": trial.seconds, "tokens": trial.tokens})
         return pd.DataFrame(rows).set_index("trial") if rows else pd.DataFrame()
 
+    def under_way(self) -> list[Job]:
+        """The jobs that were begun and have not ended, in a run that goes on or in one that was cut short."""
+        ended = {event.job.identity for event in self.events if event.outcome is not None}
+        return [e.job for e in self.events if e.outcome is None and e.job.identity not in ended]
+
     @property
     def tokens(self) -> int:
         """Everything the study has cost so far, in forward tokens."""
         return sum(event.tokens for event in self.events)
 
-    def _bound(self, part: str) -> tuple[str, str, float]:
-        match = re.fullmatch(r"\s*(\S+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*", part)
-        try:
-            if match is None:
-                raise ValueError
-            name, operator, value = match[1], match[2], float(match[3])
-        except ValueError:
-            raise StudyError(f"Cannot read {part.strip()!r}; expected a bound such as 'size_mb <= 80'.") from None
-        known = [o.name for o in self.objectives] + [c.name for c in self.constraints]
-        if name not in known:
-            raise StudyError(f"{name!r} is no objective or constraint of {self.name!r}; expected {self._names()}.")
-        return name, operator, value
+    def _bounds(self, condition: str) -> Iterator[tuple[str, str, float]]:
+        """The bounds of a condition: name, operator and value. A name may have spaces, and "and", in it."""
+        names = {o.name for o in self.objectives} | {c.name for c in self.constraints}
+        known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+        rest = condition if isinstance(condition, str) else ""
+        while True:
+            match = re.match(rf"\s*({known}|.+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*(and\b|,|&|$)", rest)
+            if match is None or not is_finite(value := _number(match[3])):
+                raise StudyError(
+                    f"Cannot read {rest.strip() or condition!r}; expected a bound such as 'size_mb <= 80'."
+                )
+            if match[1] not in names:
+                raise StudyError(
+                    f"{match[1]!r} is no objective or constraint of {self.name!r}; expected {self._names()}."
+                )
+            yield match[1], match[2], value
+            if not match[4]:
+                return
+            rest = rest[match.end() :]
 
     def _names(self) -> str:
         return "one of " + ", ".join([o.name for o in self.objectives] + [c.name for c in self.constraints])
@@ -195,6 +211,13 @@ class History:
             return "no trial is complete and feasible yet"
         column = {o.name: [t.values[o.name] for t in trials] for o in self.objectives}
         return "the trials reach " + ", ".join(f"{n} {min(v):.4g} to {max(v):.4g}" for n, v in column.items())
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
 
 
 def _holds(value: float, operator: str, bound: float) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt.errors import MooptError, ProblemError
-from moopt.problem import Evaluation, Fidelity, HasGradient, HasSensitivities, Problem, Resources
+from moopt.problem import (
+    Evaluation,
+    Fidelity,
+    HasGradient,
+    HasSensitivities,
+    Problem,
+    Resources,
+    is_finite,
+    known_values,
+    plain,
+)
 from moopt.space import Config
 
 JobKind = Literal["evaluate", "gradient", "sensitivity", "measure"]
@@ -42,6 +52,21 @@ class Job:
     label: str | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> tuple[int, str, Fidelity]:
+        """What no other job of its study shares."""
+        return self.trial, self.kind, self.fidelity
+
+    @property
+    def doing(self) -> str:
+        """What who runs it does, in words."""
+        return {
+            "evaluate": f"evaluating trial {self.trial}",
+            "measure": f"measuring trial {self.trial} ({self.fidelity.batch})",
+            "gradient": f"linearising around trial {self.trial}",
+            "sensitivity": "estimating sensitivities",
+        }[self.kind]
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -58,82 +83,101 @@ Outcome = Evaluation | Failure
 def set_up(load: Callable[[], Problem], resources: Resources) -> Problem | Failure:
     """A problem that is ready for jobs, where a worker runs; or why there is none."""
     try:
-        problem = load()
-        problem.setup(resources)
+        with _in_one_process():
+            problem = load()
+            problem.setup(resources)
     except (Exception, SystemExit) as error:
-        message = f"The problem cannot be set up: {error or type(error).__name__}"
-        return Failure(type(error).__name__, message, traceback.format_exc())
+        return _failure(error, "The problem cannot be set up: ")
     return problem
 
 
 def perform(problem: Problem, job: Job) -> Outcome:
     """Run one job in this process. An exception becomes a `Failure`; Ctrl-C is not caught."""
     try:
-        match job.kind:
-            case "evaluate" | "measure":
-                return checked(problem, job, problem.evaluate(job.config, job.fidelity))
-            case "gradient" if isinstance(problem, HasGradient):
-                values, linear, curvature = problem.gradient(job.config, job.fidelity)
-                return _tables(values, linear=linear, curvature=curvature)
-            case "sensitivity" if isinstance(problem, HasSensitivities):
-                table = problem.sensitivities(str(job.fidelity.batch), job.fidelity.tokens)
-                return _tables({}, table=table)
-        raise ProblemError(f"{type(problem).__name__} cannot do a job of kind {job.kind!r}.")
-    except MooptError as error:
-        return Failure(type(error).__name__, str(error), traceback.format_exc())
+        with _in_one_process():
+            return _performed(problem, job)
     except (Exception, SystemExit) as error:
-        return Failure(type(error).__name__, f"{type(error).__name__}: {error}", traceback.format_exc())
+        return _failure(error)
 
 
-def _tables(values: Mapping[str, float], **tables: npt.NDArray[np.float64]) -> Evaluation:
+def _performed(problem: Problem, job: Job) -> Outcome:
+    match job.kind:
+        case "evaluate" | "measure":
+            known = known_values(problem, job.config)
+            return checked(problem, job, known, problem.evaluate(job.config, job.fidelity))
+        case "gradient" if isinstance(problem, HasGradient):
+            values, linear, curvature = problem.gradient(job.config, job.fidelity)
+            return _tables(values, linear=linear, curvature=curvature)
+        case "sensitivity" if isinstance(problem, HasSensitivities):
+            table = problem.sensitivities(str(job.fidelity.batch), job.fidelity.tokens)
+            return _tables({}, table=table)
+    raise ProblemError(f"{type(problem).__name__} cannot do a job of kind {job.kind!r}.")
+
+
+@contextmanager
+def _in_one_process() -> Iterator[None]:
+    """A child that the problem forks ends where the problem's code does: it is not a second one of us."""
+    process, code = os.getpid(), None
+    try:
+        yield
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        raise
+    finally:
+        if os.getpid() != process:
+            os._exit(code if isinstance(code, int) else code is not None)
+
+
+def _failure(error: BaseException, where: str = "") -> Failure:
+    kind = type(error).__name__
+    said = f"{where}{error_text(error)}"
+    return Failure(kind, said, traceback.format_exc())
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says: ours as it is, any other with its kind, also one that cannot say."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "it cannot say why"
+    return text if isinstance(error, MooptError) else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _tables(values: Mapping[str, float], **tables: npt.ArrayLike) -> Evaluation:
     """Tables [decisions, options] as an outcome; inf marks an option that is not there."""
-    for name, table in tables.items():
+    found = {name: np.asarray(table, dtype=float) for name, table in tables.items()}
+    for name, table in found.items():
         if np.isnan(table).any():
             raise ProblemError(f"The {name} table has NaN in it; expected numbers, or inf where there is no option.")
-    return Evaluation(values, attributes={name: table.tolist() for name, table in tables.items()})
+    return Evaluation(_floats(values), attributes={name: table.tolist() for name, table in found.items()})
 
 
-def checked(problem: Problem, job: Job, evaluation: object) -> Outcome:
-    """The evaluation, or a `Failure` that says how it breaks the contract."""
+def checked(problem: Problem, job: Job, known: Mapping[str, float], evaluation: object) -> Outcome:
+    """The evaluation of a job's candidate, or a `Failure` that says how it breaks the contract."""
     if not isinstance(evaluation, Evaluation):
         return Failure("contract", f"evaluate returned {type(evaluation).__name__}, expected moopt.Evaluation.")
     values = evaluation.values
-    known = problem.known(job.config)
     if again := sorted(set(known) & set(values)):
         return Failure("contract", f"evaluate returned {', '.join(again)}, which known() already gives; leave it out.")
-    if lacking := [o.name for o in problem.objectives if o.known and o.name not in known]:
-        return Failure("contract", f"known gives no {', '.join(lacking)}, which the problem declares as known.")
     expected = [o.name for o in problem.objectives if not o.known]
     expected += [c.name for c in problem.constraints if c.name not in known and c.name not in expected]
     if job.kind == "evaluate" and (missing := [name for name in expected if name not in values]):
         return Failure("contract", f"evaluate returned no {', '.join(missing)}; expected {', '.join(expected)}.")
-    for source, found in (("evaluate returned", values), ("known gives", known)):
-        if bad := [f"{name} = {value}" for name, value in found.items() if not _finite(value)]:
-            return Failure("nonfinite", f"{source} {', '.join(bad)}; expected finite numbers.")
+    if bad := [f"{name} = {value}" for name, value in values.items() if not is_finite(value)]:
+        return Failure("nonfinite", f"evaluate returned {', '.join(bad)}; expected finite numbers.")
     try:
-        extra = json.loads(json.dumps([evaluation.samples, dict(evaluation.attributes)], default=_plain))
+        samples, attributes = plain([evaluation.samples, dict(evaluation.attributes)])
     except (TypeError, ValueError, RecursionError) as error:
         message = (
             f"evaluate returned samples or attributes that cannot be stored: {error}. Give plain numbers and text."
         )
         return Failure("contract", message)
-    floats = {name: float(value) for name, value in values.items()}
-    return Evaluation(floats, _floats(evaluation.variances), *extra)
+    tokens = attributes.get("forward_tokens", 0)
+    if not isinstance(tokens, (int, float)) or not is_finite(tokens) or tokens < 0:
+        return Failure("contract", f"evaluate returned forward_tokens = {tokens!r}; expected a number from 0.")
+    variances = None if evaluation.variances is None else _floats(evaluation.variances)
+    return Evaluation(_floats(values), variances, samples, attributes)
 
 
-def _plain(value: object) -> object:
-    """What numpy has, as JSON has it."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{value!r} is no JSON")
-
-
-def _finite(value: object) -> bool:
-    try:
-        return math.isfinite(float(value))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-
-
-def _floats(values: Mapping[str, float] | None) -> dict[str, float] | None:
-    return None if values is None else {name: float(value) for name, value in values.items()}
+def _floats(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}

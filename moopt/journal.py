@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import lru_cache
@@ -19,7 +19,8 @@ from optuna.storages.journal._file import get_lock_file
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial
 
-from moopt.errors import StorageError, StorageInUse
+from moopt.errors import StorageError
+from moopt.ownership import Owner
 
 # Optuna parses the distributions of every trial anew: at 120 variables that is a millisecond and 60 kB a trial.
 journal_storage.json_to_distribution = lru_cache(maxsize=None)(json_to_distribution)  # type: ignore[attr-defined]
@@ -60,58 +61,19 @@ class Batch(Generic[T]):
             self._held = None
 
 
-class Owner:
-    """The right to write beside a file: held by one process, and given up by the system when that ends."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._handle: int | None = None
-
-    def take(self) -> None:
-        """Become the owner.
-
-        Raises:
-            StorageInUse: another process is.
-            StorageError: the folder cannot be written.
-        """
-        if self._handle is not None:
-            return
-        path = self._path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(f"{path}.owner", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise StorageError(f"Cannot write {path}.owner: {error.strerror}. Choose another place.") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(handle, 32, 0).decode(errors="replace").strip()
-            os.close(handle)
-            raise StorageInUse(
-                f"{path} is in use by the process {holder or 'of another user'}; wait for it to end, or stop it. "
-                "Watching (moopt status, moopt front, moopt report) is always possible."
-            ) from None
-        self._handle = handle
-        with contextlib.suppress(OSError):  # a full disk: the name of the holder is a courtesy
-            os.truncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode(), 0)
-
-    def give_up(self) -> None:
-        """Let others."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-
 class Journal:
-    """A journal file as a place for studies: see `moopt.storage.Place`."""
+    """A journal file as a place for studies: see `moopt.storage.Place`.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._owner = Owner(path)
+    Args:
+        location: The file's path. Links are followed and the working directory is that of now, whatever changes later.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.shown = location
+        self._path = Path(os.path.realpath(location))
+        self._owner = Owner(self._path, location)
         self._backend: _Backend | None = None
         self._storage: BaseStorage | None = None
-        self.shown = str(path)
 
     @property
     def version(self) -> object:
@@ -122,10 +84,11 @@ class Journal:
         return self._path.exists()
 
     def own(self, study: str) -> None:
+        if self._path.exists():
+            _check(self._path, self.shown)
         self._owner.take()
         if self._path.exists():
-            _check(self._path)
-            _cut_torn_line(self._path)
+            _cut_torn_line(self._path, self.shown)
         if (lock := Path(f"{self._path}.lock")).is_symlink():  # Optuna's, of a writer that is gone
             lock.unlink()
         self.check_room()
@@ -133,12 +96,15 @@ class Journal:
     def disown(self) -> None:
         self._owner.give_up()
 
+    def runs(self, study: str, host: str, process: int) -> bool | None:
+        return self._owner.is_held_by(host, process)
+
     def connect(self, *, create: bool) -> BaseStorage:
         if self._path.exists():
-            _check(self._path)
+            _check(self._path, self.shown)
         elif not create:
-            raise StorageError(f"There is no storage at {self._path}.")
-        self._backend = _Backend(str(self._path))
+            raise StorageError(f"There is no storage at {self.shown}.")
+        self._backend = _Backend(str(self._path), self.shown)
         self._storage = JournalStorage(self._backend)
         return self._storage
 
@@ -154,12 +120,16 @@ class Journal:
         return self._storage.get_all_trials(study_id, deepcopy=False)
 
     def check_room(self) -> None:
-        found = os.statvfs(self._path.parent)
+        try:
+            found = os.statvfs(self._path.parent)
+        except OSError as error:
+            raise StorageError(f"Cannot write {self.shown}: {error.strerror}.") from error
         free = found.f_bavail * found.f_frsize
         if free < SPARE:
+            whole = math.floor(free / 2**20 * 10) / 10
             raise StorageError(
-                f"The disk of {self._path} is full: {free / 2**20:.1f} MiB are free, {SPARE >> 20} are needed to begin "
-                "another trial. Make room and run it again; what is stored is safe."
+                f"The disk of {self.shown} is full: {whole} MiB are free, {SPARE >> 20} are needed to begin another "
+                "trial. Make room and run it again; what is stored is safe."
             )
 
 
@@ -170,8 +140,9 @@ class _Backend(JournalFileBackend):
     asked for again, and whatever is written later is synced with all that came before.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, shown: str) -> None:
         super().__init__(path)
+        self._shown = shown
         self._batch: Batch[dict[str, Any]] = Batch()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -180,7 +151,7 @@ class _Backend(JournalFileBackend):
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         before = None
         try:
-            with get_lock_file(self._lock), open(self._file_path, "ab", buffering=0) as file:
+            with get_lock_file(self._lock), open(self._file_path, "ab", buffering=0, opener=_not_anew) as file:
                 before = file.tell()
                 _write_all(file.fileno(), lines.encode())
                 if any(log["op_code"] != JournalOperation.CREATE_TRIAL for log in logs):
@@ -189,14 +160,29 @@ class _Backend(JournalFileBackend):
             if before is not None:  # leave no half of an entry
                 with contextlib.suppress(OSError):
                     os.truncate(self._file_path, before)
-            raise StorageError(f"Cannot write {self._file_path}: {error.strerror}. What it has is safe.") from error
+            lost = "It was removed" if isinstance(error, FileNotFoundError) else "What it has is safe"
+            raise StorageError(f"Cannot write {self._shown}: {error.strerror}. {lost}.") from error
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        if not self._batch.is_open:  # else what is to be read is not written yet
-            yield from super().read_logs(log_number_from)
+        if self._batch.is_open:  # what is to be read is not written yet
+            return
+        line = log_number_from + 1
+        try:
+            for log in super().read_logs(log_number_from):
+                line += 1
+                yield log
+        except ValueError as error:
+            raise StorageError(
+                f"{self._shown} is damaged in line {line}: {error}. Restore a copy of it from before."
+            ) from error
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         return self._batch.together(self.append_logs)
+
+
+def _not_anew(path: str, flags: int) -> int:
+    """Open a file that is there: what was removed while a study runs is not begun again as half a study."""
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 def _write_all(handle: int, data: bytes) -> None:
@@ -206,21 +192,22 @@ def _write_all(handle: int, data: bytes) -> None:
         rest = rest[os.write(handle, rest) :]
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, shown: str) -> None:
     """Refuse a file that is no Optuna journal, before anything is written to it."""
-    if path.is_dir():
-        raise StorageError(f"{path} is a folder; expected a file, or a database URL.")
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no file that can grow"
+        raise StorageError(f"{shown!r} is {what}; expected a file, or a database URL.")
     try:
         with path.open("rb") as file:
             first = file.readline()
     except OSError as error:
-        raise StorageError(f"Cannot read {path}: {error.strerror}.") from error
+        raise StorageError(f"Cannot read {shown}: {error.strerror}.") from error
     if first.startswith(b'{"op_code":') or b'{"op_code":'.startswith(first):  # the first line may be torn
         return
-    raise StorageError(f"{path} is not a moopt storage (its first line is no journal entry); choose another path.")
+    raise StorageError(f"{shown} is not a moopt storage (its first line is no journal entry); choose another path.")
 
 
-def _cut_torn_line(path: Path) -> None:
+def _cut_torn_line(path: Path, shown: str) -> None:
     """Cut off a last line that a crash left half-written."""
     try:
         with path.open("rb+") as file:
@@ -237,4 +224,4 @@ def _cut_torn_line(path: Path) -> None:
             if end < size:
                 file.truncate(end)
     except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror}. Make it writable, or choose another.") from error
+        raise StorageError(f"Cannot write {shown}: {error.strerror}. Make it writable, or choose another.") from error

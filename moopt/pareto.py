@@ -11,6 +11,7 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
+from moopt.errors import NoFeasibleTrial
 from moopt.problem import Objective
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,6 +43,8 @@ def crowding(values: npt.ArrayLike) -> FloatArray:
     points = np.asarray(values, dtype=float)
     n, m = points.shape
     distance = np.zeros(n)
+    if n == 0:
+        return distance
     for j in range(m):
         order = np.argsort(points[:, j], kind="stable")
         column = points[order, j]
@@ -63,8 +66,11 @@ def reference_point(values: npt.ArrayLike, declared: Sequence[float | None] | No
 
     What is declared stays; the rest is the worst value of the front plus a tenth of the front's range (the usual
     rule for a reference point that was not given).
+
+    Raises:
+        NoFeasibleTrial: there are no points.
     """
-    points = np.asarray(values, dtype=float)
+    points = _some(values)
     front = points[nondominated(points)]
     worst, best = front.max(axis=0), front.min(axis=0)
     span = np.where(worst > best, worst - best, np.maximum(np.abs(worst), 1.0))
@@ -97,10 +103,20 @@ def knee(values: npt.ArrayLike) -> int:
 
     Objectives are scaled to [0, 1] over the front; the distance is that to the hyperplane sum = 1 (Das 1999, on
     scaled objectives). With a single point that point.
+
+    Raises:
+        NoFeasibleTrial: there are no points.
     """
-    points = np.asarray(values, dtype=float)
+    points = _some(values)
     index = np.flatnonzero(nondominated(points))
     front = points[index]
     low, span = front.min(axis=0), np.ptp(front, axis=0)
     scaled = (front - low) / np.where(span > 0, span, 1.0)
     return int(index[np.argmin(scaled.sum(axis=1))])
+
+
+def _some(values: npt.ArrayLike) -> FloatArray:
+    points = np.asarray(values, dtype=float)
+    if points.size == 0:
+        raise NoFeasibleTrial(f"Got no points, of shape {points.shape}; expected at least one row of [n, m].")
+    return points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ class Objective:
         _named(self.name, "objective")
         if self.direction not in ("min", "max"):
             raise ProblemError(f"Objective {self.name!r} has direction {self.direction!r}; expected 'min' or 'max'.")
+        if self.reference is not None and not is_finite(self.reference):
+            raise ProblemError(f"Objective {self.name!r} has the reference {self.reference!r}; expected a number.")
 
     @property
     def sign(self) -> float:
@@ -63,8 +66,8 @@ class Constraint:
 
     def __post_init__(self) -> None:
         _named(self.name, "constraint")
-        if not math.isfinite(self.bound):
-            raise ProblemError(f"Constraint {self.name!r} has the bound {self.bound}; expected a finite number.")
+        if not is_finite(self.bound):
+            raise ProblemError(f"Constraint {self.name!r} has the bound {self.bound!r}; expected a finite number.")
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,13 @@ class Resources:
 
     device: str = "auto"
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.device, str) or not self.device:
+            raise ProblemError(f"The device is {self.device!r}; expected 'auto', 'cpu', 'cuda' or such as 'cuda:1'.")
+        threads = self.threads
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ProblemError(f"threads is {threads!r}; expected a whole number from 1, or None.")
 
 
 class Problem(ABC):
@@ -217,6 +227,48 @@ CAPABILITIES: Mapping[str, type] = {
 def capabilities(problem: Problem) -> frozenset[str]:
     """The names of the optional methods that a problem has; one set to None says that it cannot after all."""
     return frozenset(name for name in CAPABILITIES if callable(getattr(problem, name, None)))
+
+
+def known_values(problem: Problem, config: Config) -> dict[str, float]:
+    """What `problem.known` gives, as plain numbers.
+
+    Raises:
+        ProblemError: it raises, lacks an objective that is declared as known, or gives what is no finite number.
+    """
+    try:
+        found = problem.known(config)
+    except Exception as error:
+        raise ProblemError(f"known raised {error!r}; expected a number for each name.") from error
+    if not isinstance(found, Mapping):
+        raise ProblemError(f"known gives {found!r}; expected a number for each name.")
+    if lacking := [o.name for o in problem.objectives if o.known and o.name not in found]:
+        raise ProblemError(f"known gives no {', '.join(lacking)}, which the problem declares as known.")
+    if bad := [f"{name} = {value!r}" for name, value in found.items() if not is_finite(value)]:
+        raise ProblemError(f"known gives {', '.join(bad)}; expected finite numbers.")
+    return {name: float(value) for name, value in found.items()}
+
+
+def is_finite(value: object) -> bool:
+    """Whether something is a number, of numpy or not, and finite."""
+    try:
+        return not isinstance(value, (str, bytes)) and math.isfinite(float(value))  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def plain(value: Any) -> Any:
+    """What JSON makes of a value, numpy's numbers and arrays included.
+
+    Raises:
+        TypeError, ValueError, RecursionError: it cannot be stored as JSON.
+    """
+
+    def of_numpy(part: object) -> object:
+        if isinstance(part, (np.generic, np.ndarray)):
+            return part.tolist()
+        raise TypeError(f"{part!r} is no JSON")
+
+    return json.loads(json.dumps(value, default=of_numpy))
 
 
 def _named(name: object, what: str) -> None:

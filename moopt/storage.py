@@ -10,7 +10,6 @@ import contextlib
 import os
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
@@ -65,6 +64,9 @@ class Place(Protocol):
     def disown(self) -> None:
         """Give up ownership."""
 
+    def runs(self, study: str, host: str, process: int) -> bool | None:
+        """Whether a process still owns a study; None where that cannot be seen from here."""
+
     def connect(self, *, create: bool) -> BaseStorage:
         """The Optuna storage, made if it is missing and `create`.
 
@@ -102,6 +104,9 @@ class Memory:
     def disown(self) -> None:
         """Nobody else sees it."""
 
+    def runs(self, study: str, host: str, process: int) -> bool | None:
+        return process == os.getpid()
+
     def connect(self, *, create: bool) -> BaseStorage:
         self._optuna = InMemoryStorage()
         return self._optuna
@@ -127,7 +132,7 @@ class Storage:
     """
 
     def __init__(self, location: str | os.PathLike[str] | None) -> None:
-        self.location = None if location is None else os.fspath(location)
+        self.location = None if location is None else _named(location)
         self.place = _place(self.location)
         self.optuna: BaseStorage | None = None
 
@@ -175,6 +180,13 @@ class Storage:
         """The names of the moopt studies in it."""
         assert self.optuna is not None
         return sorted(s.study_name for s in self.optuna.get_all_studies() if "moopt:meta" in s.user_attrs)
+
+    def runs(self, history: History) -> bool | None:
+        """Whether the run that last noted how a study stands goes on; None where that cannot be seen from here."""
+        pulse = history.pulse
+        if not pulse or "ended" in pulse:
+            return False
+        return self.place.runs(history.name, pulse["host"], pulse["process"])
 
     def create(self, name: str, objectives: list[Objective], meta: Mapping[str, Any]) -> StoredStudy:
         """A new study."""
@@ -313,6 +325,13 @@ def _side_key(job: Job) -> str:
     return f"moopt:job:{job.kind}:{job.trial}:{job.fidelity.tokens}:{job.fidelity.batch}"
 
 
+def _named(location: str | os.PathLike[str]) -> str:
+    named = os.fspath(location) if isinstance(location, (str, os.PathLike)) else location
+    if not isinstance(named, str) or not named or "\0" in named:
+        raise StorageError(f"The storage is {location!r}; expected a path, a database URL, or None for memory.")
+    return named
+
+
 def _place(location: str | None) -> Place:
     if location is None:
         return Memory()
@@ -322,7 +341,7 @@ def _place(location: str | None) -> Place:
         return Database(location)
     from moopt.journal import Journal
 
-    return Journal(Path(location))
+    return Journal(location)
 
 
 def _opened(place: Place, create: bool) -> BaseStorage:

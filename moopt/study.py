@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
-import platform
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -14,23 +12,15 @@ from typing import Any
 
 import pandas as pd
 
-from moopt import algorithms, executors
+from moopt import algorithms, checks, executors, identity
 from moopt.algorithms import Algorithm
 from moopt.algorithms.opening import Opening
 from moopt.coordinator import Coordinator, Watcher, measurements
-from moopt.errors import (
-    AlgorithmError,
-    CapabilityError,
-    NotPortable,
-    ProblemError,
-    StorageError,
-    StudyError,
-    StudyMismatch,
-)
+from moopt.errors import NotPortable, StorageError, StudyError
 from moopt.executors import Executor
 from moopt.history import History, Trial
-from moopt.problem import CAPABILITIES, Problem, Resources, capabilities
-from moopt.space import Space
+from moopt.logs import announce
+from moopt.problem import Problem, Resources
 from moopt.stopping import Stop
 from moopt.storage import Storage, StoredStudy
 
@@ -48,6 +38,10 @@ class Study:
         seed: The same seed gives the same trials.
         resources: The device and threads evaluations may use.
 
+    Attributes:
+        stopped: Whether the last run was interrupted.
+        began: Whether the last run got as far as its first job: what went wrong then is not how it was called.
+
     Raises:
         ProblemError: the problem breaks its contract.
         CapabilityError: the algorithm needs something the problem does not offer.
@@ -62,24 +56,20 @@ class Study:
         seed: int = 0,
         resources: Resources | None = None,
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise StudyError(f"The study is named {name!r}; expected a non-empty string.")
-        if isinstance(problem, type) or not isinstance(problem, Problem):
-            hint = f"{problem.__name__}() is one" if isinstance(problem, type) else "subclass moopt.Problem"
-            raise ProblemError(f"The problem is {problem!r}; expected a moopt.Problem: {hint}.")
-        _check(problem)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise StudyError(f"The seed is {seed!r}; expected a whole number from 0.")
-        self.name, self.problem, self.seed = name, problem, seed
+        checks.name(name)
+        checks.problem(problem)
+        self.name, self.problem, self.seed = name, problem, checks.whole("seed", seed, 0)
         named = algorithms.suggest(problem) if algorithm == "auto" else algorithm
         self.algorithm = algorithms.create(named) if isinstance(named, str) else named
+        checks.algorithm(self.algorithm, problem)
+        if not isinstance(resources, Resources | None):
+            raise StudyError(f"The resources are {resources!r}; expected moopt.Resources, such as Resources('cpu').")
         self.resources = resources or Resources()
         self.storage = Storage(storage)
         self._history: History | None = None
         self._version: object = None
         self._runs = False
-        self.stopped = False
-        _require(self.algorithm, problem)
+        self.stopped = self.began = False
 
     def run(
         self,
@@ -118,10 +108,11 @@ class Study:
             ExecutorError: no worker can be started or set up.
         """
         stop = Stop(trials, seconds, tokens, hypervolume, patience)
-        _whole("workers", workers, 1)
-        _whole("retries", retries, 0)
-        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
-            raise StudyError(f"timeout is {timeout!r}; expected seconds above 0, or None.")
+        checks.whole("workers", workers, 1)
+        checks.whole("retries", retries, 0)
+        checks.seconds("timeout", timeout)
+        if watch is not None and not callable(watch):
+            raise StudyError(f"watch is {watch!r}; expected a function of the history and the event, or None.")
         self.stopped = False
         with self._coordinator(self._executor(workers, executor, timeout), retries, watch) as coordinator:
             with _stoppable(coordinator):
@@ -132,9 +123,17 @@ class Study:
         return self
 
     def measure(self, trial: int, purpose: str) -> Mapping[str, float]:
-        """Measure a finished trial for a purpose of the problem, such as "held-out"; stored with the study."""
+        """Measure a finished trial for a purpose of the problem, such as "held-out"; stored with the study.
+
+        Raises:
+            StudyError: there is no such trial or purpose, or the measurement failed.
+        """
+        jobs = measurements(self.problem, [self._numbered(trial)], purpose)
         with self._coordinator(self._executor(1, "inline", None), 0, None) as coordinator:
-            coordinator.measure(measurements(self.problem, [self._numbered(trial)], purpose))
+            coordinator.measure(jobs)
+        if (trial, purpose) not in self.history.measures:
+            failure = self.history.events[-1].outcome
+            raise StudyError(f"Trial {trial} could not be measured: {getattr(failure, 'message', 'it was stopped')}")
         return self.history.measures[trial, purpose].values
 
     @property
@@ -166,24 +165,7 @@ class Study:
 
     def meta(self) -> dict[str, Any]:
         """What is stored with the study: its identity, its environment, and what the views need."""
-        fingerprint = self.problem.fingerprint()
-        return {
-            "version": 1,
-            "identity": {
-                **fingerprint["identity"],
-                "space": self.problem.space.describe(),
-                "objectives": [_objective(o) for o in self.problem.objectives],
-                "constraints": [vars(c) for c in self.problem.constraints],
-                "fidelity": vars(self.problem.fidelity),
-                "algorithm": self.algorithm.settings(),
-                "seed": self.seed,
-            },
-            "environment": {"python": platform.python_version(), **fingerprint["environment"]},
-            "objectives": [_objective(o) for o in self.problem.objectives],
-            "constraints": [vars(c) for c in self.problem.constraints],
-            "decisions": self.problem.decisions(),
-            "source": _source(self.problem),
-        }
+        return identity.meta(self.problem, self.algorithm, self.seed)
 
     def _finalists(self) -> list[Trial]:
         """What is measured at the end: the front, and the baselines it is compared with."""
@@ -193,6 +175,7 @@ class Study:
 
     def _numbered(self, number: int) -> Trial:
         trials = self.history.trials
+        checks.whole("trial", number, 0)
         if not 0 <= number < len(trials) or trials[number].state != "complete":
             raise StudyError(f"{self.name!r} has no completed trial {number}; it has {len(trials)} trials.")
         return trials[number]
@@ -208,7 +191,7 @@ class Study:
         try:
             return executors.create(chosen, self.problem, self.resources, workers, timeout)
         except NotPortable as error:
-            if name is not None:
+            if name is not None or timeout is not None:
                 raise
             logger.warning("%s Until then one candidate is evaluated at a time, in this process.", error)
             return executors.create("inline", self.problem, self.resources, 1, None)
@@ -216,6 +199,7 @@ class Study:
     @contextmanager
     def _coordinator(self, executor: Executor, retries: int, watch: Watcher | None) -> Iterator[Coordinator]:
         coordinator, ended = None, "failed"
+        self.began = False
         try:
             self.storage.open(own=self.name)
             opening = Opening(self.algorithm)
@@ -224,6 +208,7 @@ class Study:
             stored.begin()
             self._history, self._runs = stored.history(), True
             coordinator = Coordinator(self.problem, opening, self.seed, stored, self._history, executor, retries, watch)
+            self.began = True
             yield coordinator
             ended = "stopped" if coordinator.stopping else "finished"
         except KeyboardInterrupt:
@@ -242,7 +227,7 @@ class Study:
         stored = self.storage.find(self.name)
         if stored is None:
             return self.storage.create(self.name, list(self.problem.objectives), meta)
-        compare(self.name, stored.meta, meta)
+        identity.compare(self.name, stored.meta, meta)
         return stored
 
     def _read(self) -> History:
@@ -263,7 +248,7 @@ def _stoppable(coordinator: Coordinator) -> Iterator[None]:
 
     def handle(number: int, frame: object) -> None:
         if not coordinator.stopping:
-            os.write(2, b"\nStopping: what runs is finished and stored first. Interrupt again to stop now.\n")
+            announce("Stopping: what runs is finished and stored first. Interrupt again to stop now.")
         coordinator.interrupt()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -292,85 +277,3 @@ def load_history(storage: str | os.PathLike[str], name: str | None = None) -> Hi
     if stored is None:
         raise StudyError(f"{opened.shown} has no study {name!r}; it has {', '.join(names)}.")
     return stored.history()
-
-
-def compare(name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a study of another identity; warn about another environment.
-
-    Raises:
-        StudyMismatch: names every entry that differs.
-    """
-    differing = _differences(stored["identity"], _plain(now["identity"]))
-    if differing:
-        raise StudyMismatch(
-            f"The storage has a study {name!r} that differs: {'; '.join(differing)}. "
-            "Give this study another name or another storage, or restore what it was."
-        )
-    if changed := _differences(stored["environment"], _plain(now["environment"])):
-        logger.warning("The environment changed since %r began: %s.", name, "; ".join(changed))
-
-
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key in sorted({*before, *after}):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            found.append(f"{prefix}{key} was {_short(old)}, is {_short(new)}")
-    return found if len(found) <= 6 else [*found[:6], f"and {len(found) - 6} more"]
-
-
-def _short(value: object) -> str:
-    text = "absent" if value is None else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _plain(value: Any) -> Any:
-    """What JSON makes of it, so that it compares with what was stored."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _objective(objective: Any) -> dict[str, Any]:
-    return {k: getattr(objective, k) for k in ("name", "direction", "unit", "known", "reference")}
-
-
-def _check(problem: Problem) -> None:
-    """Refuse a problem that cannot be searched, before anything is stored."""
-    kind = type(problem).__name__
-    if not isinstance(getattr(problem, "space", None), Space):
-        raise ProblemError(f"{kind}.space is {getattr(problem, 'space', None)!r}; expected a moopt.Space.")
-    if not problem.objectives:
-        raise ProblemError(f"{kind} has no objectives; give at least one moopt.Objective.")
-    names = [o.name for o in problem.objectives]
-    if len(set(names)) != len(names):
-        raise ProblemError(f"{kind} has objectives of one name: {', '.join(names)}.")
-    baselines = problem.baselines()
-    for name, config in baselines.items():
-        valid = problem.space.validate(config)
-        lacking = [o.name for o in problem.objectives if o.known and o.name not in problem.known(valid)]
-        if lacking:
-            raise ProblemError(f"{kind}.known gives no {', '.join(lacking)} for the baseline {name!r}.")
-
-
-def _require(algorithm: Algorithm, problem: Problem) -> None:
-    if not isinstance(algorithm, Algorithm):
-        raise AlgorithmError(f"The algorithm is {algorithm!r}; expected a name or an algorithm, such as NSGA2().")
-    missing = sorted(algorithm.requires - capabilities(problem))
-    if missing:
-        what = ", ".join(f"{name} ({(CAPABILITIES[name].__doc__ or '').splitlines()[0]})" for name in missing)
-        raise CapabilityError(f"{type(algorithm).__name__} needs what {type(problem).__name__} lacks: {what}")
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise StudyError(f"{name} is {value!r}; expected a whole number from {least}.")
-
-
-def _source(problem: Problem) -> str:
-    try:
-        return f"{inspect.getsourcefile(type(problem))}:{type(problem).__qualname__}"
-    except (TypeError, OSError):  # a class of the interpreter's prompt has no file
-        return type(problem).__qualname__

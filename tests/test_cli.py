@@ -149,9 +149,16 @@ def test_set_gives_a_problem_class_its_arguments(moopt: Moopt) -> None:
         (["toy.py:Toy", "--set", "width=2"], "did you mean 'widths'"),
         (["toy.py", "--algorithm", "magic"], "There is no algorithm 'magic'"),
         (["toy.py", "--model", "m"], "has no argument 'model'"),
+        (["toy.py", "--set", "threads=abc"], "threads is 'abc'; expected a whole number from 1"),
+        (["toy.py", "--storage", ""], "The storage is ''; expected a path"),
+        (["toy.py", "--timeout", "inf"], "timeout is inf; expected seconds above 0"),
+        (["./toy"], "toy is no Python file: its name does not end in .py"),
+        (["queue.py"], "queue.py hides Python's own module 'queue'"),
     ],
 )
-def test_bad_input_is_one_clear_line(moopt: Moopt, arguments: list[str], says: str) -> None:
+def test_bad_input_is_one_clear_line(moopt: Moopt, folder: Path, arguments: list[str], says: str) -> None:
+    for copy in ("toy", "queue.py"):
+        (folder / copy).write_text(TOY)
     assert says in refused(moopt("run", *arguments))
 
 
@@ -198,6 +205,33 @@ def test_a_failed_trial_does_not_end_the_run(moopt: Moopt) -> None:
 def test_what_a_problem_raises_while_it_loads_is_a_failed_run(moopt: Moopt, folder: Path) -> None:
     (folder / "loads.py").write_text(TOY + "\ndef setup(self, resources): raise OSError('gone')\nToy.setup = setup\n")
     assert "OSError: gone" in refused(moopt("run", "loads.py"), code=1)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_that_began_and_cannot_be_finished_is_no_bad_usage(moopt: Moopt, folder: Path, workers: str) -> None:
+    loses = 'import os; os.path.exists("toy.journal") and os.remove("toy.journal"); raise RuntimeError("no luck")'
+    (folder / "loses.py").write_text(TOY.replace('raise RuntimeError("no luck")', loses))
+    message = refused(moopt("run", "loses.py", "--trials", "9", "--set", "fails=2,4,8", "--workers", workers), code=1)
+    assert "Cannot write toy.journal: No such file or directory. It was removed." in message
+
+
+def test_digits_are_a_name(moopt: Moopt) -> None:
+    assert json.loads(moopt("run", "toy.py", "--trials", "1", "--set", "name=5", "--json").stdout)["study"] == "5"
+
+
+@pytest.mark.parametrize("arguments", [["toy.py"], ["toy.py", "--seed", "1"], ["absent.py"]])
+def test_the_log_for_programs_is_json_to_its_last_line(moopt: Moopt, arguments: list[str]) -> None:
+    moopt("run", "toy.py", "--trials", "1")
+    said = [json.loads(line) for line in moopt("run", *arguments, "--trials", "2", "--log-json").stderr.splitlines()]
+    assert said[-1]["message"].startswith("Stored in" if arguments == ["toy.py"] else "Error: ")
+
+
+def test_debug_shows_what_workers_print(moopt: Moopt, folder: Path) -> None:
+    talking = TOY.replace(
+        '        if config["bits"] in', '        print("at", config["bits"], flush=True)\n        if config["bits"] in'
+    )
+    (folder / "talking.py").write_text(talking)
+    assert "worker 0: at 2" in moopt("run", "talking.py", "--trials", "2", "--timeout", "60", "--debug").stderr
 
 
 def test_an_interrupted_run_goes_on(moopt: Moopt, folder: Path) -> None:

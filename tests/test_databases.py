@@ -1,5 +1,6 @@
 """Studies in a real PostgreSQL server and in SQLite."""
 
+import contextlib
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,24 @@ def test_one_coordinator_at_a_time_and_watchers_any_time(kind: str, request: pyt
     assert len(study(location).run(9).history.trials) == 9
 
 
+@pytest.mark.parametrize("kind", ["url", "sqlite"])
+def test_others_see_whether_a_run_goes_on(kind: str, request: pytest.FixtureRequest):
+    location, seen = request.getfixturevalue(kind), []
+
+    def look(history: History, event: Event) -> None:
+        opened = Storage(location)
+        opened.open()
+        seen.append(opened.runs(opened.find("s").history()))  # type: ignore[union-attr]
+
+    last = study(location).run(3, watch=look).history
+    assert seen == [True] * 3
+    opened = Storage(location)
+    opened.open()
+    assert opened.runs(last) is False
+    del last.pulse["ended"]  # type: ignore[attr-defined]
+    assert opened.runs(last) is False  # as if it had been killed
+
+
 def test_two_studies_of_one_database_run_at_a_time(url: str):
     def other(history: History, event: Event) -> None:
         if event.job.trial == 2:
@@ -137,6 +157,54 @@ def test_a_coordinator_that_was_replaced_while_it_was_cut_off_stops(url: str):
     with pytest.raises(StorageInUse, match="took over"):
         study(url).run(16, watch=replaced)
     assert len(moopt.load_history(url).trials) <= 7
+
+
+@pytest.fixture
+def cut(url: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The database through a proxy, and what drops its connections on the client's side alone."""
+    place = sqlalchemy.make_url(url)
+    behind = f"{place.query['host']}/.s.PGSQL.{place.port or 5432}"
+    front, clients, servers = socket.create_server(("127.0.0.1", 0)), list[socket.socket](), list[socket.socket]()
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                clients.append(front.accept()[0])
+                servers.append(socket.socket(socket.AF_UNIX))
+                servers[-1].connect(behind)
+                for ends in ((clients[-1], servers[-1]), (servers[-1], clients[-1])):
+                    threading.Thread(target=pump, args=ends, daemon=True).start()
+
+    def drop() -> None:
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    threading.Thread(target=serve, daemon=True).start()
+    port = front.getsockname()[1]
+    yield f"postgresql://{place.username}@127.0.0.1:{port}/{place.database}", drop
+    front.shutdown(socket.SHUT_RDWR)
+    for end in (front, *clients, *servers):
+        end.close()
+
+
+def test_a_connection_that_only_the_client_sees_dropped_is_made_again(
+    cut: tuple[str, Callable[[], None]], caplog: pytest.LogCaptureFixture
+):
+    through, drop = cut
+
+    def lose(history: History, event: Event) -> None:
+        if event.job.trial == 5:
+            drop()
+
+    found = study(through).run(12, watch=lose).history
+    assert "answers again" in caplog.text
+    assert told(found) == told(study(None).run(12).history)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 import moopt
 from moopt.algorithms import NSGA2, Random
 from moopt.cli import app
-from moopt.errors import ExecutorError, StudyError, WorkerError
+from moopt.errors import ExecutorError, NotPortable, StudyError, WorkerError
 from moopt.jobs import Job
-from moopt.logs import json_lines
+from moopt.logs import JsonLines, lines
 from moopt.problem import Evaluation
 from moopt.testing.algorithms import drive
 from moopt.testing.problems import LEVELS, Landscape, Misbehaving
@@ -74,6 +74,37 @@ def test_a_timeout_alone_asks_for_a_worker_that_can_be_stopped():
     assert study.history.trials[0].failure.kind == "timeout"  # type: ignore[union-attr]
 
 
+def test_a_timeout_is_not_forgotten_where_the_problem_cannot_leave_this_process():
+    class Local(Landscape):
+        pass
+
+    with pytest.raises(NotPortable, match="Local"):
+        moopt.Study("s", Local(), Random()).run(2, timeout=5)
+
+
+class Loading(Landscape):
+    def setup(self, resources: moopt.Resources) -> None:
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_seconds_of_a_trial_are_those_of_its_evaluation(workers: int):
+    history = moopt.Study("s", Loading(), Random()).run(3, workers=workers).history
+    assert all(0 < trial.seconds < 0.5 for trial in history.trials)
+
+
+class Nested(Landscape):
+    """Runs a study to evaluate a candidate."""
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> Evaluation:
+        inner = moopt.Study("inner", Landscape(), Random()).run(2)
+        return Evaluation(inner.history.trials[1].values)
+
+
+def test_an_evaluation_may_run_a_study_of_its_own():
+    assert states(moopt.Study("s", Nested(), Random()).run(2, workers=2)) == ["complete"] * 2
+
+
 class Once(Landscape):
     """Kills its worker the first time that a candidate is evaluated."""
 
@@ -95,10 +126,11 @@ def test_a_retry_that_succeeds_is_a_complete_trial_like_any_other(tmp_path: Path
     assert [trial.attempts for trial in study.history.trials] == [2] * 6
 
 
-def test_a_setup_that_fails_ends_the_run_and_leaves_the_study_as_it_was(tmp_path: Path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_setup_that_fails_ends_the_run_and_leaves_the_study_as_it_was(tmp_path: Path, workers: int):
     path = tmp_path / "moopt.journal"
-    with pytest.raises(WorkerError, match="no such model"):
-        moopt.Study("s", Misbehaving(setup="raise"), Random(), path).run(4, workers=2)
+    with pytest.raises(WorkerError, match="The problem cannot be set up: FileNotFoundError: no such model"):
+        moopt.Study("s", Misbehaving(setup="raise"), Random(), path).run(4, workers=workers)
     study = moopt.Study("s", Misbehaving(), Random(), path)
     assert set(states(study)) == {"running"}
 
@@ -109,6 +141,9 @@ def test_a_setup_that_fails_ends_the_run_and_leaves_the_study_as_it_was(tmp_path
         ({"workers": 0}, StudyError, "workers is 0; expected a whole number from 1"),
         ({"workers": 2, "executor": "inline"}, ExecutorError, "2 workers need executor='processes'"),
         ({"timeout": -1}, StudyError, "timeout is -1"),
+        ({"timeout": float("inf")}, StudyError, "timeout is inf; expected seconds above 0"),
+        ({"timeout": True}, StudyError, "timeout is True"),
+        ({"watch": 5}, StudyError, "watch is 5; expected a function"),
         ({"retries": -1}, StudyError, "retries is -1"),
         ({"executor": "threads"}, ExecutorError, "no executor 'threads'; expected one of inline, processes, ray"),
     ],
@@ -177,6 +212,20 @@ def test_an_interrupt_finishes_what_runs_and_stores_it(tmp_path: Path, workers: 
     assert history.pulse["ended"] == "stopped"
 
 
+def test_an_interrupt_is_told_to_programs_as_json(tmp_path: Path):
+    file = script(tmp_path)
+    command = [sys.executable, "-m", "moopt.cli", "run", str(file), "--trials", "500", "--log-json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    with subprocess.Popen(command, text=True, stderr=subprocess.PIPE, env=environment) as process:
+        while not (tmp_path / "moopt.journal.begun").exists():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    said = [json.loads(line) for line in err.splitlines()]
+    assert any(line["message"].startswith("Stopping: ") for line in said)
+    assert process.returncode == 130
+
+
 def test_a_second_interrupt_stops_now_and_loses_only_what_was_in_flight(tmp_path: Path):
     with start(script(tmp_path, pause=1000)) as process:
         path = tmp_path / "moopt.journal"
@@ -196,6 +245,16 @@ def test_a_file_that_runs_its_study_when_it_is_imported_is_told_what_to_do(tmp_p
         _, err = process.communicate()
     assert process.returncode != 0
     assert 'if __name__ == "__main__":' in err
+
+
+def test_a_script_from_standard_input_runs_in_one_process(tmp_path: Path):
+    text = script(tmp_path, pause=0, trials=3).read_text()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    ran = subprocess.run(
+        [sys.executable, "-"], input=text, text=True, env=environment, capture_output=True, check=False
+    )
+    assert ran.stdout.splitlines()[-1] == "finished"
+    assert "one candidate is evaluated at a time" in ran.stderr
 
 
 def test_the_stored_study_shows_what_its_workers_do(tmp_path: Path):
@@ -237,15 +296,15 @@ def test_pending_candidates_are_known_to_every_algorithm():
 
 
 def test_the_log_for_programs_is_one_json_object_a_line(capsys: pytest.CaptureFixture[str]):
-    with json_lines():
+    with lines(JsonLines()):
         moopt.Study("s", Drill("fine", "raise"), Random()).run(2, workers=2, retries=0)
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    ended = {line["trial"]: line for line in lines if "trial" in line}
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    ended = {line["trial"]: line for line in said if "trial" in line}
     assert ended[0]["state"] == "complete"
     assert ended[0]["values"] == {"loss": 1.0, "n": 0.0}
     assert ended[1]["state"] == "failed"
     assert "nothing adds up" in ended[1]["message"]
-    assert all(line["time"] and line["level"] for line in lines)
+    assert all(line["time"] and line["level"] for line in said)
 
 
 def test_status_tells_what_each_worker_does(tmp_path: Path):
@@ -258,6 +317,19 @@ def test_status_tells_what_each_worker_does(tmp_path: Path):
     assert f"running, process {process.pid}" in said
     assert "worker 0" in said
     assert "worker 1" in said
+
+
+def test_status_tells_a_long_evaluation_from_a_run_that_was_killed(tmp_path: Path):
+    path = tmp_path / "moopt.journal"
+    with start(script(tmp_path, pause=1000, workers=1)) as process:
+        while not Path(f"{path}.begun").exists():
+            time.sleep(0.02)
+        assert f"running, process {process.pid}" in (said := status(path))
+        assert "Under way: evaluating trial 0." in said
+        process.kill()
+        process.communicate()
+    assert "not running" in (said := status(path))
+    assert "was killed, or its machine went down" in said
 
 
 def status(path: Path) -> str:

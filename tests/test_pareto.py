@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from moopt import Objective, pareto
+from moopt.errors import NoFeasibleTrial
 
 points = st.tuples(st.integers(1, 15), st.integers(1, 4)).flatmap(
     lambda shape: arrays(float, shape, elements=st.integers(-3, 3).map(float))
@@ -65,6 +66,13 @@ def test_reference_is_a_tenth_beyond_the_front_unless_declared():
 def test_the_knee_is_the_point_farthest_below_the_extremes():
     assert pareto.knee([[0, 100], [10, 20], [60, 10], [100, 0], [99, 99]]) == 1
     assert pareto.knee([[5, 5]]) == 0
+
+
+def test_of_no_points_there_is_no_knee_and_no_corner():
+    for what in (pareto.knee, pareto.reference_point):
+        with pytest.raises(NoFeasibleTrial, match="Got no points"):
+            what([])
+    assert pareto.crowding(np.zeros((0, 2))).shape == (0,)
 
 
 def test_minimised_turns_signs():

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,15 @@ class Returning(moopt.Problem):
         return self.found
 
 
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def tokens(count: object) -> moopt.Evaluation:
+    return moopt.Evaluation({"loss": 1.0, "latency": 1.0}, attributes={"forward_tokens": count})
+
+
 def outcome(problem: moopt.Problem, kind="evaluate"):
     return perform(problem, Job(0, {"bits": 2, "kind": "a"}, kind))
 
@@ -49,6 +60,10 @@ def test_an_evaluation_comes_back_as_floats():
         (moopt.Evaluation({"loss": None, "latency": 1.0}), "nonfinite", "loss = None"),
         (ZeroDivisionError("by zero"), "ZeroDivisionError", "ZeroDivisionError: by zero"),
         (moopt.errors.TextError("too short"), "TextError", "too short"),
+        (Unspeakable(), "Unspeakable", "Unspeakable: it cannot say why"),
+        (moopt.Evaluation({"loss": "1", "latency": 1.0}), "nonfinite", "loss = 1"),  # type: ignore[dict-item]
+        (tokens(None), "contract", "forward_tokens = None; expected a number from 0"),
+        (tokens(-1), "contract", "forward_tokens = -1"),
     ],
 )
 def test_a_broken_evaluation_is_a_failure_that_says_why(found: object, kind: str, message: str):
@@ -58,11 +73,53 @@ def test_a_broken_evaluation_is_a_failure_that_says_why(found: object, kind: str
     assert message in failure.message
 
 
-@pytest.mark.parametrize(("known", "message"), [({}, "known gives no size"), ({"size": float("nan")}, "size = nan")])
-def test_known_values_are_checked_too(known: dict, message: str):
-    failure = outcome(Returning(moopt.Evaluation({"loss": 1.0, "latency": 1.0}), known))
+class Knowing(Returning):
+    """Tells of known values what it is given, or raises it."""
+
+    def known(self, config):
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self.gives
+
+
+KNOWN = [
+    ({}, "known gives no size"),
+    ({"size": float("nan")}, "size = nan"),
+    ({"size": "1"}, "size = '1'; expected finite numbers"),
+    ({"size": None}, "size = None"),
+    (7, "known gives 7; expected a number for each name"),
+    (ZeroDivisionError("by zero"), "known raised ZeroDivisionError('by zero')"),
+]
+
+
+@pytest.mark.parametrize(("known", "message"), KNOWN)
+def test_known_values_are_checked_too(known: object, message: str):
+    problem = Knowing(moopt.Evaluation({"loss": 1.0, "latency": 1.0}), known)  # type: ignore[arg-type]
+    failure = outcome(problem)
     assert isinstance(failure, Failure)
     assert message in failure.message
+    history = moopt.Study("s", problem, "random").run(2).history
+    assert [trial.state for trial in history.trials] == ["failed"] * 2
+    assert message in history.trials[0].failure.message  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("size", [np.int64(3), np.float32(3), np.array(3), 3])
+def test_numbers_of_numpy_are_known_values_like_others(tmp_path: Path, size: object):
+    problem = Knowing(moopt.Evaluation({"loss": 1.0, "latency": 1.0}), {"size": size})
+    moopt.Study("s", problem, "random", tmp_path / "moopt.journal").run(2)
+    assert moopt.load_history(tmp_path / "moopt.journal").trials[1].values["size"] == 3.0
+
+
+def test_a_fingerprint_and_decisions_may_hold_numbers_of_numpy(tmp_path: Path):
+    class Numbered(Landscape):
+        def fingerprint(self):
+            return {"identity": {"layers": np.int64(3), "sizes": np.arange(2)}, "environment": {}}
+
+        def decisions(self):
+            return [{**entry, "row": np.int64(1)} for entry in super().decisions()]
+
+    for trials in (2, 3):
+        moopt.Study("s", Numbered(TINY), "random", tmp_path / "moopt.journal").run(trials)
 
 
 def test_interrupting_is_no_failure():
@@ -90,6 +147,11 @@ def test_capabilities_are_the_methods_there_are():
         lambda: moopt.Objective(""),
         lambda: moopt.Objective("loss", direction="minimize"),
         lambda: moopt.Constraint("latency", float("nan")),
+        lambda: moopt.Constraint("latency", "5"),  # type: ignore[arg-type]
+        lambda: moopt.Objective("loss", reference="x"),  # type: ignore[arg-type]
+        lambda: moopt.Objective("loss", reference=float("nan")),
+        lambda: moopt.Resources(threads=-1),
+        lambda: moopt.Resources(threads="abc"),  # type: ignore[arg-type]
     ],
 )
 def test_nonsense_is_refused(make):

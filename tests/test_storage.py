@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,8 @@ def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path):
         run(tmp_path, Landscape())
     with pytest.raises(StorageError, match="no storage at"):
         moopt.load_history(tmp_path / "missing")
+    with pytest.raises(StorageError, match="no file that can grow"):
+        run(Path("/dev/null"), Landscape())
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="Cannot write"):
         run(tmp_path / "file" / "moopt.journal", Landscape())
@@ -165,6 +168,97 @@ def test_a_study_that_a_crash_left_without_content_is_begun_anew(path: Path):
     storage.optuna.create_new_study([optuna.study.StudyDirection.MINIMIZE], "s")  # type: ignore[union-attr]
     storage.close()
     assert len(run(path, Landscape(), 3).history.trials) == 3
+
+
+def test_an_evaluation_that_changes_the_folder_moves_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Moving(Landscape):
+        def evaluate(self, config, fidelity):
+            os.chdir(tmp_path / "elsewhere")
+            return super().evaluate(config, fidelity)
+
+    (tmp_path / "elsewhere").mkdir()
+    for location in ("moopt.journal", "sqlite:///moopt.db"):
+        monkeypatch.chdir(tmp_path)
+        study = moopt.Study("s", Moving(), NSGA2(8), location).run(5)
+        assert len(study.history.trials) == 5
+        assert study.storage.shown == location
+        monkeypatch.chdir(tmp_path)
+        assert len(moopt.load_history(location).trials) == 5
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize("scheme", ["", "sqlite:///"])
+def test_a_link_to_a_storage_has_the_same_owner(tmp_path: Path, scheme: str):
+    file, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(file)
+    owner = Storage(f"{scheme}{link}")
+    owner.open(own="s")
+    with pytest.raises(StorageInUse):
+        Storage(f"{scheme}{file}").open(own="s")
+    owner.close()
+
+
+@pytest.mark.parametrize("gone", ["file", "folder"])
+def test_a_journal_that_is_removed_ends_the_run(tmp_path: Path, gone: str):
+    path = tmp_path / "folder" / "moopt.journal"
+
+    def remove(history: moopt.History, event: object) -> None:
+        if event.job.trial == 3:  # type: ignore[attr-defined]
+            path.unlink()
+            if gone == "folder":
+                shutil.rmtree(path.parent)
+
+    with pytest.raises(StorageError, match=r"Cannot write .*moopt.journal: No such file or directory"):
+        moopt.Study("s", Landscape(), NSGA2(8), path).run(9, watch=remove)
+    assert not path.exists()
+
+
+def test_a_child_that_an_evaluation_forks_owns_nothing(path: Path):
+    done, leave = os.pipe()
+    storage = Storage(path)
+    storage.open(own="s")
+    if (child := os.fork()) == 0:
+        os.close(leave)
+        os.read(done, 1)
+        os._exit(0)
+    storage.close()
+    Storage(path).open(own="s")
+    os.close(leave)
+    os.close(done)
+    os.waitpid(child, 0)
+
+
+def test_a_damaged_line_is_named(path: Path):
+    run(path, Landscape(), 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[4] = lines[4].replace(b'"', b"?", 1)
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(StorageError, match="is damaged in line 5"):
+        moopt.load_history(path)
+
+
+@pytest.mark.parametrize("location", [5, b"x", "", "a\0b"])
+def test_what_is_no_place_is_refused(location: object):
+    with pytest.raises(StorageError, match="expected a path, a database URL, or None"):
+        moopt.Study("s", Landscape(), NSGA2(8), location)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheme", ["", "sqlite:///"])
+def test_a_refused_storage_is_left_as_it_was(tmp_path: Path, scheme: str):
+    readme = tmp_path / "README.md"
+    readme.write_text("# a file of another kind, longer than a head\n")
+    with pytest.raises(StorageError):
+        moopt.Study("s", Landscape(), NSGA2(8), f"{scheme}{readme}").run(3)
+    assert os.listdir(tmp_path) == ["README.md"]
+
+
+@pytest.mark.parametrize("scheme", ["", "sqlite:///"])
+def test_watching_what_is_not_there_makes_nothing(tmp_path: Path, scheme: str):
+    location = f"{scheme}{tmp_path}/typo"
+    with pytest.raises(StorageError, match="no storage at"):
+        moopt.load_history(location)
+    assert moopt.Study("s", Landscape(), NSGA2(8), location).history.trials == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_several_studies_share_a_storage(path: Path):

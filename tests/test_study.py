@@ -278,6 +278,49 @@ def test_measurements_are_made_of_the_front_and_the_baselines_and_only_once(tmp_
     assert len(problem.evaluated) == count
 
 
+def with_parts(**parts: object) -> Landscape:
+    problem = Landscape()
+    for name, part in parts.items():
+        setattr(problem, name, part)
+    return problem
+
+
+def test_a_whole_number_of_numpy_is_a_seed():
+    assert moopt.Study("s", Landscape(), seed=np.int64(3)).seed == 3  # type: ignore[arg-type]
+
+
+def test_a_measurement_that_fails_or_cannot_be_says_why():
+    class Measured(Landscape):
+        measurements = {"held-out": moopt.Fidelity(500)}  # noqa: RUF012
+
+        def evaluate(self, config, fidelity):
+            if fidelity.batch == "held-out":
+                raise ArithmeticError("nothing adds up")
+            return super().evaluate(config, fidelity)
+
+    study = moopt.Study("s", Measured(), Random()).run(2)
+    with pytest.raises(StudyError, match="Trial 0 could not be measured: ArithmeticError: nothing adds up"):
+        study.measure(0, "held-out")
+    with pytest.raises(StudyError, match="trial is 'a'; expected a whole number"):
+        study.measure("a", "held-out")  # type: ignore[arg-type]
+
+
+def test_a_bound_may_name_what_reads_like_a_condition():
+    class Wordy(Landscape):
+        def __init__(self):
+            super().__init__()
+            self.objectives = (moopt.Objective("top-1 error"), moopt.Objective("sand and gravel"))
+
+        def evaluate(self, config, fidelity):
+            x = self._mean(config)
+            return moopt.Evaluation({"top-1 error": x, "sand and gravel": 1 - x})
+
+    study = moopt.Study("s", Wordy(), Random()).run(9)
+    assert study.pick("sand and gravel <= 0.5 and top-1 error<=1").values["sand and gravel"] <= 0.5
+    with pytest.raises(StudyError, match="Cannot read None"):
+        study.pick(None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -288,6 +331,21 @@ def test_measurements_are_made_of_the_front_and_the_baselines_and_only_once(tmp_
         (lambda: moopt.Study("s", Landscape(), seed=-1), StudyError, "whole number from 0"),
         (lambda: moopt.Study("s", Landscape()).run(0), StudyError, "trials is 0; expected a whole number above 0"),
         (lambda: moopt.Study("s", Landscape()).run(), StudyError, "Nothing says when to stop"),
+        (lambda: moopt.Study("s" * 600, Landscape()), StudyError, "600 characters; expected at most 512"),
+        (lambda: moopt.Study("a\0b", Landscape()), StudyError, "one of them NUL"),
+        (lambda: moopt.Study("s", with_parts(objectives=("loss",))), ProblemError, r"expected a tuple of moopt.Obj"),
+        (lambda: moopt.Study("s", with_parts(objectives=moopt.Objective("a"))), ProblemError, "expected a tuple of"),
+        (lambda: moopt.Study("s", with_parts(constraints=("a",))), ProblemError, "a tuple of moopt.Constraint"),
+        (lambda: moopt.Study("s", with_parts(baselines=list)), ProblemError, "expected configurations by name"),
+        (lambda: moopt.Study("s", with_parts(fingerprint=dict)).history, ProblemError, "'environment': {...}"),
+        (lambda: moopt.Study("s", with_parts(decisions=lambda: [{1, 2}])).history, ProblemError, "cannot be stored"),
+        (lambda: moopt.Study("s", Landscape(), resources="cpu"), StudyError, "expected moopt.Resources"),  # type: ignore[arg-type]
+        (
+            lambda: moopt.Study("s", Landscape()).run(1).hypervolume({"f0": np.nan}),
+            StudyError,
+            "f0 = nan; expected finite",
+        ),
+        (lambda: moopt.Study("s", Landscape()).run(1).hypervolume([1]), StudyError, r"is \[1\]; expected a number for"),
         (lambda: NSGA2(0), AlgorithmError, "population_size is 0"),
         (lambda: moopt.Study("s", Landscape()).pick("f0 < 1"), NoFeasibleTrial, "no trial is complete"),
         (lambda: moopt.Study("s", Landscape()).knee(), NoFeasibleTrial, "no complete and feasible trial"),

@@ -39,6 +39,14 @@ class Beliefs:
         excess = [found[c.name] * signs.get(c.name, 1.0) - c.bound for c in self._constraints]
         return np.stack(objectives, axis=2), np.stack(excess, axis=2) if excess else np.zeros((*shape, 0))
 
+    def expected(self, codes: FloatArray) -> FloatArray:
+        """Objectives [n, m], signs turned, of candidates [n, d], where every surrogate is at its mean."""
+        exact = dict(zip(self._known.names, self._known.values(codes), strict=True))
+        columns = [
+            exact[o.name] * o.sign if o.name in exact else self.surrogates[o.name].mean(codes) for o in self._objectives
+        ]
+        return np.stack(columns, axis=1)
+
     def tables(self, n: int, rng: np.random.Generator) -> FloatArray | None:
         """Draws [n, m, decisions, options] of what each option adds to each objective; None unless all add up."""
         found = []

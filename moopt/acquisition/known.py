@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from moopt.problem import Problem
+from moopt.problem import Problem, known_values
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
@@ -31,7 +31,7 @@ class Known:
     def __init__(self, problem: Problem) -> None:
         self._problem, self._space = problem, problem.space
         wanted = [o.name for o in problem.objectives if o.known] + [c.name for c in problem.constraints]
-        found = problem.known(problem.space.decode(problem.space.lower))
+        found = known_values(problem, problem.space.decode(problem.space.lower))
         self.names = [name for name in dict.fromkeys(wanted) if name in found]
         self.tables: FloatArray | None = None
         counts = problem.space.upper - problem.space.lower + 1
@@ -48,8 +48,8 @@ class Known:
         return np.array([self._of(self._space.decode(row)) for row in codes]).reshape(len(codes), -1).T
 
     def _of(self, config: Config) -> list[float]:
-        known = self._problem.known(config)
-        return [float(known[name]) for name in self.names]
+        known = known_values(self._problem, config)
+        return [known[name] for name in self.names]
 
     def _tabled(self, counts: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """The numbers [names] of the lowest candidate, and what each option adds to them."""

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moopt.errors import AlgorithmError
+from moopt.errors import AlgorithmError, ProblemError
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Evaluation, HasRepair, Problem
+from moopt.problem import Evaluation, HasRepair, Problem, known_values
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
@@ -46,7 +46,7 @@ class Archive:
         return len(self.jobs)
 
     def add(self, job: Job, evaluation: Evaluation) -> None:
-        values = {**self._problem.known(job.config), **evaluation.values}
+        values = {**known_values(self._problem, job.config), **evaluation.values}
         self.jobs.append(job)
         self.codes.append(self._problem.space.encode(job.config))
         self.values.append(np.array([values[o.name] * o.sign for o in self._problem.objectives]))
@@ -156,10 +156,16 @@ class Algorithm(ABC):
             found[key] = config
 
     def within_known_bounds(self, config: Config) -> bool:
-        """Whether every constraint whose value is known holds: what violates one is never dispatched."""
+        """Whether every constraint whose value is known holds: what violates one is never dispatched.
+
+        A candidate whose known values are none is: it fails with the reason.
+        """
         if not self.problem.constraints:
             return True
-        known = self.problem.known(config)
+        try:
+            known = known_values(self.problem, config)
+        except ProblemError:
+            return True
         return all(known[c.name] <= c.bound for c in self.problem.constraints if c.name in known)
 
 

@@ -13,7 +13,7 @@ from moopt.algorithms.variation import Variation, spread
 from moopt.descriptors import EDGE, Descriptor, described, quality, ranges, sides
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Problem
+from moopt.problem import Problem, known_values
 from moopt.space import Config
 
 PAIRS = 16
@@ -66,7 +66,7 @@ class MAPElites(Algorithm):
         for job, outcome in outcomes:
             super().tell([(job, outcome)])
             if job.kind == "evaluate" and not isinstance(outcome, Failure) and self.archive.violations[-1] <= 0:
-                known = self.problem.known(job.config)
+                known = known_values(self.problem, job.config)
                 self._points.append(described(self._sides, {**outcome.attributes, **known, **outcome.values}))
                 self._placed.append(len(self.archive) - 1)
                 self._place()

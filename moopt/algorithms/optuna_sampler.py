@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from moopt.algorithms.base import Algorithm
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Problem
+from moopt.problem import Problem, known_values
 from moopt.space import Choice, Config, Float, Ordinal, Space
 
 Factory = Callable[[int], BaseSampler]
@@ -89,7 +89,7 @@ class OptunaSampler(Algorithm):
             if job.kind == "evaluate" and isinstance(outcome, Failure):
                 self._ledger.fail(job)
             elif job.kind == "evaluate" and not isinstance(outcome, Failure):
-                values = {**self.problem.known(job.config), **outcome.values}
+                values = {**known_values(self.problem, job.config), **outcome.values}
                 signed = [values[o.name] * o.sign for o in self.problem.objectives]
                 self._ledger.complete(job, signed, {c.name: values[c.name] - c.bound for c in self.problem.constraints})
 

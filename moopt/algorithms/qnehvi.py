@@ -25,6 +25,8 @@ FloatArray = npt.NDArray[np.float64]
 
 DRAWS, DRAWN_TABLES, TRADE_OFFS = 64, 24, 24
 """Draws of the posterior; tables among them that are optimised exactly, each for so many trade-offs."""
+MANY_OBJECTIVES, FEWER_DRAWS = 4, 16
+"""With so many objectives a draw takes long, and fewer are made."""
 POOL, BEST = 400, 8
 """Candidates of the first round, and how many of them the next round looks around."""
 ROUNDS_OF_STEPS, ROUNDS_OF_NUMBERS = 2, 5
@@ -166,12 +168,13 @@ class QNEHVI(Algorithm):
     ) -> Config | None:
         """The new candidate that improves most beside what is pending; None when nothing is left."""
         front = self._front(reference)
+        fixed = self._fixed(beliefs, front, beside) if len(reference) > 2 else None
         pool = self._first_pool(beliefs, front.parents, rng)
         best: list[tuple[float, FloatArray]] = []
         for later in range(self._rounds + 1):
             pool = self._fresh(pool, beside)
             if len(pool):
-                scores = self._scored(beliefs, front, pool, beside, rng)
+                scores = self._scored(beliefs, front, fixed, pool, beside, rng)
                 best = _best([*best, *zip(scores.tolist(), pool, strict=True)])
             if not best:
                 break
@@ -243,28 +246,36 @@ class QNEHVI(Algorithm):
         return bool((errors > NOISE * spread).any())
 
     def _rows(self, indices: npt.NDArray[np.int64]) -> FloatArray:
-        return np.array([self.archive.codes[i] for i in indices])
+        return np.array([self.archive.codes[i] for i in indices]).reshape(len(indices), len(self.problem.space))
+
+    def _fixed(self, beliefs: Beliefs, front: _Front, beside: list[FloatArray]) -> Improvement:
+        """The improvement on one front for all draws, at the means of what is uncertain: many objectives take long."""
+        rows = [*beside, *self._rows(front.again)]
+        values = front.values[:0] if len(front.again) else front.values
+        if rows:
+            values = np.vstack([values, beliefs.expected(np.array(rows))])
+        return Improvement(values[None], front.reference)
 
     def _scored(
-        self, beliefs: Beliefs, front: _Front, pool: FloatArray, beside: list[FloatArray], rng: np.random.Generator
-    ) -> FloatArray:
+        self, beliefs: Beliefs, front: _Front, fixed: Improvement | None, pool: FloatArray, beside: list[FloatArray],
+        rng: np.random.Generator,
+    ) -> FloatArray:  # fmt: skip
         """What each candidate of a pool [n, d] is expected to add, [n]."""
-        again = self._rows(front.again) if len(front.again) else pool[:0]
-        rows = np.vstack([*beside, again, pool])
-        values, excess = beliefs.drawn(rows, DRAWS, rng)
+        others = [] if fixed else [*beside, *self._rows(front.again)]
+        draws = DRAWS if len(front.reference) < MANY_OBJECTIVES else FEWER_DRAWS
+        values, excess = beliefs.drawn(np.vstack([*others, pool]), draws, rng)
         feasible: npt.NDArray[np.bool_] = np.all(excess <= 0, axis=2)
-        split = len(rows) - len(pool)
+        split = len(others)
         if not len(front.values):
             short = np.maximum(excess[:, split:], 0).sum(axis=2).mean(axis=0) / (1 + np.abs(excess).max())
             nearest: FloatArray = feasible[:, split:].mean(axis=0) - short
             return nearest
-        other = np.where(feasible[:, :split, None], values[:, :split], front.reference)
-        if values.shape[2] > 2:
-            other = other.mean(axis=0, keepdims=True)
-        sure = front.values[None] if not len(again) else front.values[None, :0]
-        shared = len(other) if split else 1
-        fronts = np.concatenate([np.broadcast_to(sure, (shared, *sure.shape[1:])), other[:shared]], axis=1)
-        gains = Improvement(fronts, front.reference).of(values[:, split:]) * feasible[:, split:]
+        if fixed is None:
+            drawn = np.where(feasible[:, :split, None], values[:, :split], front.reference)
+            sure = front.values[:0] if len(front.again) else front.values
+            shared = drawn if split else drawn[:1]
+            fixed = Improvement(np.hstack([np.repeat(sure[None], len(shared), axis=0), shared]), front.reference)
+        gains: FloatArray = fixed.of(values[:, split:]) * feasible[:, split:]
         found: FloatArray = gains.mean(axis=0)
         return found
 

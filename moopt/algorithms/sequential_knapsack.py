@@ -110,7 +110,8 @@ class SequentialKnapsack(Algorithm):
         if idle:
             lane = max(idle, key=_worth)
             assert lane.best is not None
-            return [Job(lane.best.trial, lane.best.config, "gradient", Fidelity(self.tokens, self._steps))]
+            fidelity, note = Fidelity(self.tokens, self._steps), {"budget": lane.budget}
+            return [Job(lane.best.trial, lane.best.config, "gradient", fidelity, note=note)]
         return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n)
 
     def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
@@ -120,7 +121,7 @@ class SequentialKnapsack(Algorithm):
         super().issued(jobs)
         for job in jobs:
             if job.kind == "gradient":
-                lane = max((lane for lane in self._lanes if lane.idle), key=_worth)
+                lane = self._lane(job)
                 lane.linearising, lane.before = True, lane.loss
                 self._steps += 1
             elif job.kind == "evaluate":
@@ -128,12 +129,12 @@ class SequentialKnapsack(Algorithm):
                     lane.waiting = [config for config in lane.waiting if not self.seen(config)]
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
-        super().tell(outcomes)
         for job, outcome in outcomes:
+            super().tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
                 self._predicted = np.array(outcome.attributes["table"])
             elif job.kind == "gradient":
-                self._linearised(next(lane for lane in self._lanes if lane.linearising), job, outcome)
+                self._linearised(self._lane(job), job, outcome)
             elif job.kind == "evaluate":
                 self._evaluated(job, outcome)
 
@@ -151,6 +152,10 @@ class SequentialKnapsack(Algorithm):
                 f"SequentialKnapsack has no budget between {knapsack.least} and {knapsack.most}; got {given}."
             )
         return found
+
+    def _lane(self, gradient: Job) -> Lane:
+        """The lane that a gradient was asked for."""
+        return next(lane for lane in self._lanes if lane.budget == gradient.note["budget"])
 
     def _choice(self, config: Config) -> IntArray:
         """The options [decisions] of a configuration."""

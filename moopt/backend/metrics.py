@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from moopt.errors import MetricError
+from moopt.leash import leashed, temporary_folder
 
 When = Literal["every", "finalists"]
 
@@ -82,21 +83,22 @@ class CommandMetric:
         Raises:
             MetricError: the command failed, ran too long or printed no such number; ends with what it printed.
         """
-        with tempfile.TemporaryDirectory(prefix="moopt-candidate-") as folder:
+        with temporary_folder("moopt-candidate-") as folder:
             model.save_pretrained(folder)  # type: ignore[operator]
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
             words = [word.replace("{model}", folder) for word in shlex.split(self.command)]
+            if shutil.which(words[0]) is None:
+                raise MetricError(f"The command {words[0]!r} cannot be run: there is no such program.")
             try:
-                ran = subprocess.run(words, capture_output=True, text=True, timeout=self.timeout, check=False)
-            except OSError as error:
-                raise MetricError(f"The command {words[0]!r} cannot be run: {error.strerror}.") from error
+                with leashed(words) as process:
+                    out, err = process.communicate(timeout=self.timeout)
             except subprocess.TimeoutExpired:
                 raise MetricError(f"The command {self.command!r} ran longer than {self.timeout:g} s.") from None
-        if ran.returncode != 0:
-            last = "\n".join((ran.stderr or ran.stdout).strip().splitlines()[-5:])
-            raise MetricError(f"The command {self.command!r} ended with exit code {ran.returncode}:\n{last}")
-        return self._read(ran.stdout)
+        if process.returncode != 0:
+            last = "\n".join((err or out).strip().splitlines()[-5:])
+            raise MetricError(f"The command {self.command!r} ended with exit code {process.returncode}:\n{last}")
+        return self._read(out)
 
     def describe(self) -> dict[str, str]:
         """JSON for a study's identity."""

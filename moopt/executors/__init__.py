@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from moopt.errors import ExecutorError
-from moopt.executors.base import Executor, WorkerState
+from moopt.executors.base import Executor, JobFuture, WorkerState
 from moopt.executors.inline import InlineExecutor
 from moopt.problem import Problem, Resources
 
@@ -21,7 +21,7 @@ NAMES: Mapping[str, str] = {
 }
 """moopt's own executors by name; plug-ins add to them by the entry point `moopt.executors`."""
 
-__all__ = ["Executor", "Factory", "InlineExecutor", "NAMES", "WorkerState", "create"]
+__all__ = ["Executor", "Factory", "InlineExecutor", "JobFuture", "NAMES", "WorkerState", "create"]
 
 
 def create(name: str, problem: Problem, resources: Resources, workers: int, timeout: float | None) -> Executor:

@@ -38,14 +38,17 @@ class WorkerState:
         """What it does, in words."""
         if not self.ready:
             return "setting up"
-        if self.job is None:
-            return "waiting"
-        return {
-            "evaluate": f"evaluating trial {self.job.trial}",
-            "measure": f"measuring trial {self.job.trial} ({self.job.fidelity.batch})",
-            "gradient": f"linearising around trial {self.job.trial}",
-            "sensitivity": "estimating sensitivities",
-        }[self.job.kind]
+        return "waiting" if self.job is None else self.job.doing
+
+
+class JobFuture(Future[Outcome]):
+    """What will come of a job.
+
+    Attributes:
+        seconds: What the job took on its worker, once it has ended: neither waiting for that nor setting it up.
+    """
+
+    seconds: float = 0.0
 
 
 class Executor(ABC):
@@ -64,7 +67,8 @@ class Executor(ABC):
         """Start a job, where asked on a fresh worker.
 
         The future's result is an `Evaluation` or a `Failure`, never an exception of the job. Its exception is a
-        `WorkerError`: no worker could be started or set up, so that no job can ever run.
+        `WorkerError`: no worker could be started or set up, so that no job can ever run. Of a future that is no
+        `JobFuture` the time since this call is taken for what the job took.
         """
 
     @abstractmethod

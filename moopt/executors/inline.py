@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import time
 
-from moopt.errors import ExecutorError
-from moopt.executors.base import Executor
-from moopt.jobs import Job, Outcome, perform
+from moopt.errors import ExecutorError, WorkerError
+from moopt.executors.base import Executor, JobFuture
+from moopt.jobs import Failure, Job, perform, set_up
 from moopt.problem import Problem, Resources
 
 
@@ -20,12 +20,18 @@ class InlineExecutor(Executor):
         self._resources = resources
         self._ready = False
 
-    def submit(self, job: Job, *, fresh: bool = False) -> Future[Outcome]:
+    def submit(self, job: Job, *, fresh: bool = False) -> JobFuture:
+        future = JobFuture()
         if not self._ready:
-            self._problem.setup(self._resources)
+            problem = set_up(lambda: self._problem, self._resources)
+            if isinstance(problem, Failure):
+                future.set_exception(WorkerError(problem.message, problem.traceback))
+                return future
             self._ready = True
-        future: Future[Outcome] = Future()
-        future.set_result(perform(self._problem, job))
+        began = time.perf_counter()
+        outcome = perform(self._problem, job)
+        future.seconds = time.perf_counter() - began
+        future.set_result(outcome)
         return future
 
     def close(self, grace: float = 0.0) -> None:

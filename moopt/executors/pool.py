@@ -11,12 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from moopt.errors import WorkerError
-from moopt.executors.base import WorkerState
+from moopt.executors.base import JobFuture, WorkerState
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Problem
 
@@ -24,6 +24,12 @@ logger = logging.getLogger("moopt")
 
 STARTS = 3
 """How often a worker that dies while it sets up is started again."""
+PATIENCE = 60.0
+"""Seconds after which it is said that a worker is still setting up."""
+LOOK = 3600.0
+"""Seconds after which somebody looks up at the latest: the system's clocks do not wait for years."""
+SETUP = 600.0
+"""Seconds that setting up may take where evaluations have a timeout; more, if that is more."""
 
 
 @dataclass(eq=False)
@@ -36,14 +42,12 @@ class Task:
 
     job: Job
     fresh: bool
-    future: Future[Outcome]
+    future: JobFuture
     limit: float | None
 
     def late(self) -> Failure:
         """What has become of it when it took too long."""
-        assert self.limit is not None
-        message = f"The {self.job.kind} job took more than {self.limit:.3g} s, the timeout; it was stopped."
-        return Failure("timeout", message)
+        return late(f"The {self.job.kind} job", self.limit)
 
 
 @dataclass(eq=False)
@@ -56,8 +60,9 @@ class Slot:
         ready: Whether its worker has set the problem up.
         used: Whether its worker has been given a job.
         task: What its worker runs, or will run once it is ready.
-        since: When its worker was given that.
+        since: When its worker was given that, or was started.
         starts: Workers in a row that died while they set up.
+        slow: Whether it was said that its worker takes long to set up.
     """
 
     name: str
@@ -67,13 +72,14 @@ class Slot:
     task: Task | None = None
     since: float = 0.0
     starts: int = 0
+    slow: bool = False
     done: int = 0
     failed: int = 0
 
     def state(self) -> WorkerState:
         """What its worker does now."""
         job = self.task.job if self.task is not None and self.ready else None
-        seconds = 0.0 if job is None else time.monotonic() - self.since
+        seconds = time.monotonic() - self.since if job is not None or not self.ready else 0.0
         return WorkerState(self.name, self.place, job, seconds, self.done, self.failed, self.ready)
 
 
@@ -127,9 +133,9 @@ class Pool(Generic[S]):
             running = [slot.task.future for slot in self.slots if slot.task]
         wait(running, grace)
 
-    def add(self, job: Job, fresh: bool) -> Future[Outcome]:
+    def add(self, job: Job, fresh: bool) -> JobFuture:
         """Take up a job; `assign` gives it to a worker."""
-        task = Task(job, fresh, Future(), self._limit(job))
+        task = Task(job, fresh, JobFuture(), self._limit(job))
         if self._error is None:
             self._queue.append(task)
         else:
@@ -155,8 +161,32 @@ class Pool(Generic[S]):
 
     def start(self, slot: S) -> None:
         """Start a worker."""
-        slot.ready = slot.used = False
+        slot.ready = slot.used = slot.slow = False
+        slot.since = time.monotonic()
         self._hands.start(slot)
+
+    def left(self, slot: S) -> float | None:
+        """Seconds until a worker has taken too long for what it does; None if it may take for ever."""
+        limit = slot.task.limit if slot.task is not None else None
+        if not slot.ready:
+            limit = None if self._timeout is None else max(self._timeout, SETUP)
+        return None if limit is None else limit - (time.monotonic() - slot.since)
+
+    def quiet(self) -> float:
+        """Seconds in which nothing gets late."""
+        left = [seconds for slot in self.slots if (seconds := self.left(slot)) is not None]
+        left += [PATIENCE for slot in self.slots if not slot.ready]
+        return max(0.0, min([LOOK, *left]))
+
+    def watch_setups(self) -> None:
+        """Say which workers take long to set up, and give up those that take too long."""
+        now = time.monotonic()
+        for slot in [slot for slot in self.slots if not slot.ready]:
+            if not slot.slow and now - slot.since >= PATIENCE:
+                slot.slow = True
+                logger.warning("%s has been setting the problem up for %.0f s.", slot.name, now - slot.since)
+            if (left := self.left(slot)) is not None and left <= 0:
+                self.broken(slot, late("Setting the problem up", now - slot.since))
 
     def is_ready(self, slot: S) -> None:
         """A worker has set the problem up."""
@@ -170,6 +200,7 @@ class Pool(Generic[S]):
         """A worker's task has come to its end."""
         task, slot.task = slot.task, None
         assert task is not None
+        task.future.seconds = time.monotonic() - slot.since
         slot.done += 1
         slot.failed += isinstance(outcome, Failure)
         task.future.set_result(outcome)
@@ -197,7 +228,8 @@ class Pool(Generic[S]):
         if task is not None:
             self._queue.appendleft(task)
         if self.slots:
-            logger.warning("%s Going on with %d workers.", failure.message, len(self.slots))
+            message, left = failure.message.rstrip("."), len(self.slots)
+            logger.warning("%s. Going on with %d worker%s.", message, left, "" if left == 1 else "s")
             self.assign()
         else:
             self.give_up(WorkerError(failure.message, failure.traceback))
@@ -222,3 +254,8 @@ class Pool(Generic[S]):
             return None
         usual = max(self._problem.forward_tokens("evaluate", self._problem.fidelity), 1)
         return self._timeout * max(1.0, self._problem.forward_tokens(job.kind, job.fidelity) / usual)
+
+
+def late(what: str, limit: float | None) -> Failure:
+    """What has become of something that took longer than it may."""
+    return Failure("timeout", f"{what} took more than {limit:.3g} s, the timeout; it was stopped.")

@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from moopt.executors.base import Executor, WorkerState
 from moopt.executors.placement import Place, places
 from moopt.executors.pool import Pool, Slot
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Problem, Resources
+from moopt.problem import Evaluation, Problem, Resources
 
 logger = logging.getLogger("moopt")
 
@@ -44,16 +43,22 @@ class _Process:
     """A worker's process, and the descriptors by which it is heard.
 
     Attributes:
+        leash: What ends it and all that it started when we close it, or are gone.
         sentinel: Readable once it has ended, where the system has such a thing; it may leave its sockets to a child.
         output: What it prints; None once it has closed that.
         printed: The end of what it printed.
+        begun: A line of that which is not whole yet.
+        jobs: How many it was given; the last one is answered by that number.
     """
 
     popen: subprocess.Popen[bytes]
     connection: Connection
+    leash: int
     sentinel: int | None
     output: int | None
     printed: bytearray = field(default_factory=bytearray)
+    begun: bytes = b""
+    jobs: int = 0
 
     def read(self) -> list[str]:
         """Take what it printed: it would wait if nobody did."""
@@ -65,7 +70,10 @@ class _Process:
                     self.output = None
                 self.printed += data
                 del self.printed[:-TAIL]
-                lines += data.decode(errors="replace").splitlines()
+                *whole, self.begun = (self.begun + data).split(b"\n")
+                if not data or len(self.begun) > TAIL:
+                    whole, self.begun = [*whole, self.begun], b""
+                lines += [line.decode(errors="replace") for line in whole if line]
         return lines
 
     def end(self, patience: float) -> int:
@@ -77,6 +85,7 @@ class _Process:
             self.popen.wait(patience)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)  # it leads a session of its own
+        os.close(self.leash)
         code = self.popen.wait()
         assert self.popen.stdout is not None
         self.popen.stdout.close()
@@ -162,7 +171,7 @@ class ProcessExecutor(Executor):
                         for source in (worker.process.output, worker.process.connection, worker.process.sentinel)
                         if source is not None
                     }  # fmt: skip
-                found = wait([self._wakened, *heard], self._patience())
+                found = wait([self._wakened, *heard], self._pool.quiet() + 0.01)
                 with pool.lock:
                     if self._wakened in found:
                         os.read(self._wakened, 4096)
@@ -190,13 +199,12 @@ class ProcessExecutor(Executor):
 
     def start(self, slot: _Worker) -> None:
         ours, theirs = socket.socketpair()
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from moopt.executors.worker import main; main({theirs.fileno()})"
-        )
-        with theirs:
+        end, leash = os.pipe()
+        served = f"from moopt.executors.worker import main; main({theirs.fileno()}, {end})"
+        with theirs, open(end, "rb"):
             popen = subprocess.Popen(
-                [sys.executable, "-c", code],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {served}"],
+                pass_fds=[theirs.fileno(), end],
                 env={**os.environ, **slot.share.environment, "MOOPT_WORKER": slot.name},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -207,7 +215,7 @@ class ProcessExecutor(Executor):
         output = popen.stdout.fileno()
         os.set_blocking(output, False)
         sentinel = os.pidfd_open(popen.pid) if hasattr(os, "pidfd_open") else None
-        slot.process = _Process(popen, Connection(ours.detach()), sentinel, output)
+        slot.process = _Process(popen, Connection(ours.detach()), leash, sentinel, output)
         slot.place = f"{slot.share.label}, process {popen.pid}"
         with contextlib.suppress(OSError):  # it is gone already: heard of next
             preparation = _preparation(self._pickled)
@@ -222,8 +230,9 @@ class ProcessExecutor(Executor):
     def send(self, slot: _Worker) -> None:
         assert slot.task is not None
         assert slot.process is not None
+        slot.process.jobs += 1
         with contextlib.suppress(OSError):  # it is gone: heard of next
-            slot.process.connection.send(("job", slot.task.job))
+            slot.process.connection.send(("job", slot.process.jobs, slot.task.job))
 
     def _hear(self, worker: _Worker, process: _Process) -> None:
         try:
@@ -231,14 +240,18 @@ class ProcessExecutor(Executor):
         except Exception:  # the stream ended, perhaps in the middle of a message
             self._died(worker)
             return
-        if kind == "log":
-            self._log(worker, *rest)
-        elif kind == "ready":
-            self._pool.is_ready(worker)
-        elif kind == "broken":
-            self._pool.broken(worker, rest[0])
-        else:
-            self._pool.finished(worker, rest[0])
+        match kind, rest:
+            case "log", [int(level), str(message)]:
+                self._log(worker, level, message)
+            case "ready", [] if not worker.ready:
+                self._pool.is_ready(worker)
+            case "broken", [Failure() as failure] if not worker.ready:
+                self._pool.broken(worker, failure)
+            case "done", [int(number), Evaluation() | Failure() as outcome]:
+                if worker.task is not None and number == process.jobs:  # else of a job that was answered already
+                    self._pool.finished(worker, outcome)
+            case _:
+                self._died(worker, Failure("contract", f"The worker said {kind!r}, which nobody asked for."))
 
     def _died(self, worker: _Worker, reason: Failure | None = None) -> None:
         """A worker is gone, or has to go."""
@@ -251,17 +264,11 @@ class ProcessExecutor(Executor):
         self._pool.died(worker, Failure(failure.kind, failure.message, last_words))
 
     def _stop_the_late(self) -> None:
-        now = time.monotonic()
+        self._pool.watch_setups()
         for worker in list(self._pool.slots):
-            task = worker.task
-            if task and worker.ready and task.limit is not None and now - worker.since > task.limit:
-                self._died(worker, task.late())
-
-    def _patience(self) -> float | None:
-        """Seconds until the next job is late."""
-        now, slots = time.monotonic(), self._pool.slots
-        left = [s.since + s.task.limit - now for s in slots if s.task and s.ready and s.task.limit is not None]
-        return max(0.0, min(left)) + 0.01 if left else None
+            left = self._pool.left(worker)
+            if worker.ready and worker.task is not None and left is not None and left <= 0:
+                self._died(worker, worker.task.late())
 
     def _log_lines(self, worker: _Worker, process: _Process) -> None:
         for line in process.read():
@@ -289,10 +296,10 @@ def portable(problem: Problem) -> bytes:
             f"{kind.__name__} cannot be sent to another process: {type(error).__name__}: {error}. "
             "Let its constructor keep plain values, and load everything else in setup()."
         ) from error
-    if b"__main__" in pickled and not hasattr(__main__, "__file__"):
+    if b"__main__" in pickled and not os.path.isfile(getattr(__main__, "__file__", None) or ""):
         raise NotPortable(
-            f"{kind.__name__} is defined in a notebook or at the interpreter's prompt, where other processes do not "
-            "find it; put it into a file and import it from there."
+            f"{kind.__name__} is defined in a notebook, at the interpreter's prompt or in its standard input, where "
+            "other processes do not find it; put it into a file and import it from there."
         )
     return pickled
 

@@ -44,10 +44,15 @@ class _Worker:
 
     def set_up(self) -> str | Failure:
         """Where it is, or why it cannot work."""
-        self._problem = set_up(lambda: cloudpickle.loads(self._pickled), self._resources)
+        self._problem = set_up(self._rebuilt, self._resources)
         if isinstance(self._problem, Failure):
             return self._problem
         return f"{socket.gethostname()}, process {os.getpid()}"
+
+    def _rebuilt(self) -> Problem:
+        problem: Problem = cloudpickle.loads(self._pickled)
+        del os.environ["MOOPT_WORKER"]  # the file that defines the problem is read: a study may be run now
+        return problem
 
     def perform(self, job: Job) -> Outcome:
         """Run a job."""
@@ -172,7 +177,8 @@ class RayExecutor(Executor):
         task = slot.task
         assert task is not None
         if task.limit is not None:
-            slot.timer = threading.Timer(task.limit, self._news.put, [partial(self._late, slot, task)])
+            seconds = min(task.limit, threading.TIMEOUT_MAX)
+            slot.timer = threading.Timer(seconds, self._news.put, [partial(self._late, slot, task)])
             slot.timer.daemon = True
             slot.timer.start()
         self._then(slot.actor.perform.remote(task.job), partial(self._ended, slot, task))

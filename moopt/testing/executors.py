@@ -66,6 +66,12 @@ class ExecutorSuite:
             assert said in outcome.message
             assert values(executor.submit(job(1)).result(PATIENCE)) == {"loss": 0.5}
 
+    @pytest.mark.filterwarnings("ignore:.*fork")
+    def test_what_a_job_forks_answers_no_other_job(self) -> None:
+        with self.opened(workers=1) as executor:
+            for n in range(4):
+                assert values(executor.submit(job(n, "fork")).result(PATIENCE)) == {"loss": 1 / (1 + n)}
+
     def test_a_talkative_job_does_not_stop_its_worker(self) -> None:
         with self.opened() as executor:
             assert values(executor.submit(job(0, "print")).result(PATIENCE)) == {"loss": 1.0}
@@ -73,7 +79,7 @@ class ExecutorSuite:
     def test_a_setup_that_fails_is_no_failure_of_a_job(self) -> None:
         with (
             self.opened(problem=Misbehaving(setup="raise")) as executor,
-            pytest.raises(Exception, match="no such model"),
+            pytest.raises(WorkerError, match="no such model"),
         ):
             executor.submit(job(0)).result(PATIENCE)
 

@@ -100,7 +100,7 @@ class Misbehaving(Problem):
 
     space = Space(
         {
-            "act": Choice("fine", "raise", "nonsense", "nan", "exit", "kill", "hang", "unsendable", "print"),
+            "act": Choice("fine", "raise", "nonsense", "nan", "exit", "kill", "hang", "unsendable", "print", "fork"),
             "n": Integer(0, 999),
         }
     )
@@ -135,6 +135,8 @@ class Misbehaving(Problem):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 threading.Event().wait()
+            case "fork":
+                os.fork()  # and both return
             case "print":
                 print("x" * 1_000_000, flush=True)  # far more than a pipe holds
         about = {"pid": os.getpid(), "setups": self.setups, "threads": self.threads}

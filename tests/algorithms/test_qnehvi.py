@@ -16,7 +16,7 @@ from moopt_problems.synthetic import BitToy
 
 
 class TestContract(AlgorithmSuite):
-    trials = 18
+    trials = 12
 
     def algorithm(self) -> Algorithm:
         return QNEHVI(initial=6)

@@ -7,6 +7,7 @@ import pytest
 import moopt
 from moopt.algorithms import SequentialKnapsack
 from moopt.errors import AlgorithmError, CapabilityError
+from moopt.jobs import perform
 from moopt.testing.algorithms import drive, evaluated, replay
 from moopt.testing.problems import Landscape
 from moopt_problems.synthetic import BitToy
@@ -61,6 +62,30 @@ def test_replay_at_any_point_asks_the_same(workers: int) -> None:
     log = drive(SequentialKnapsack(), problem, 30, workers=workers, watch=watch)
     for entry, jobs in asked[::5]:
         assert replay(SequentialKnapsack(), problem, log[:entry]).ask(2) == jobs
+
+
+def test_a_gradient_serves_the_budget_it_was_asked_for_in_whatever_order_they_end() -> None:
+    problem, algorithm = BitToy(8), SequentialKnapsack()
+    algorithm.start(problem, 0)
+    opening = algorithm.jobs(problem.baselines().values())
+    algorithm.issued(opening)
+    algorithm.tell([(job, perform(problem, job)) for job in opening])
+    gradients = []
+    for _ in range(2):
+        gradients += algorithm.ask(1)
+        algorithm.issued(gradients[-1:])
+    assert [job.kind for job in gradients] == ["gradient"] * 2
+    for job in reversed(gradients):
+        before = [asked.config for asked in algorithm.ask(9)]
+        algorithm.tell([(job, perform(problem, job))])
+        (at,) = costs(problem, [job.config])
+        new = [asked.config for asked in algorithm.ask(9) if asked.config not in before]
+        assert new
+        assert 0.9 * at < min(costs(problem, new)) <= max(costs(problem, new)) <= at
+
+
+def costs(problem: BitToy, configs: list[moopt.Config]) -> list[float]:
+    return [problem.known(config)["size"] for config in configs]
 
 
 @pytest.mark.parametrize("problem", [NoGradient(8), Failing(8)], ids=["no gradient", "nothing but failures"])

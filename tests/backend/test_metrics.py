@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,53 @@ def test_a_callable_gets_the_model() -> None:
     assert CallableMetric("layers", lambda m: m.config.num_hidden_layers).measure(make_model("llama"), None) == 2
     with pytest.raises(MetricError, match="gave inf"):
         CallableMetric("bad", lambda m: float("inf")).measure(make_model("llama"), None)
+
+
+def test_what_a_command_started_ends_with_its_time(tmp_path: Path) -> None:
+    slow = f"sh -c 'sleep 1000 & echo $! > {tmp_path}/pid; wait # {{model}}'"
+    with pytest.raises(MetricError, match="ran longer than"):
+        CommandMetric("score", slow, timeout=0.5).measure(make_model("llama"), None)
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_killed_evaluation_leaves_neither_its_command_nor_its_folder(tmp_path: Path) -> None:
+    slow = f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 1000 # {{model}}'"
+    code = f"""
+import pathlib
+from moopt.backend.metrics import CommandMetric
+class Model:
+    def save_pretrained(self, folder): (pathlib.Path(folder) / "weights").touch()
+CommandMetric("score", {slow!r}).measure(Model(), None)
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as evaluation:
+        while not (tmp_path / "pid").exists() or not (pid := (tmp_path / "pid").read_text()):
+            time.sleep(0.02)
+        assert list(tmp_path.glob("moopt-candidate-*/weights"))
+        evaluation.kill()
+    assert gone(int(pid))
+    deadline = time.monotonic() + 60
+    while list(tmp_path.glob("moopt-candidate-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not list(tmp_path.glob("moopt-candidate-*"))
+
+
+def test_an_interrupt_of_the_terminal_does_not_reach_the_command(tmp_path: Path) -> None:
+    told = f"{sys.executable} -c 'import os; print(os.getsid(0))' {{model}}"
+    assert CommandMetric("session", told).measure(make_model("llama"), None) != os.getsid(0)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends, or has."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def test_no_folder_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
