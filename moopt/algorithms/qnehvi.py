@@ -117,14 +117,21 @@ class QNEHVI(Algorithm):
             yield from map(self.problem.space.decode, self._proposals.spread(64, rng))
 
     def _corner(self) -> FloatArray:
-        """The reference point [m]: declared, else inferred once from the trials so far; see `moopt.pareto`."""
+        """The reference point [m]: declared, else inferred once.
+
+        From the baselines a study opens with as `moopt.pareto.reference_point` does; without any from the worst of the
+        first trials: their front would leave out the ends of the one that is looked for.
+        """
         if self._reference is not None:
             return self._reference
         declared = [None if o.reference is None else o.reference * o.sign for o in self.problem.objectives]
         archive = self.archive
-        feasible = [i for i, violation in enumerate(archive.violations) if violation <= 0]
-        opening = [i for i in feasible if archive.jobs[i].label is not None] or feasible or range(len(archive))
-        return pareto.reference_point(np.array([archive.values[i] for i in opening]), declared)
+        feasible = [i for i, violation in enumerate(archive.violations) if violation <= 0] or range(len(archive))
+        values = np.array([archive.values[i] for i in feasible])
+        opening = np.array([archive.jobs[i].label is not None for i in feasible])
+        if opening.any():
+            return pareto.reference_point(values[opening], declared)
+        return np.array([w if d is None else d for w, d in zip(values.max(axis=0), declared, strict=True)])
 
     def _believed(self) -> Beliefs | None:
         """Beliefs from what was told; None if no surrogate can be fitted, which is said."""
