@@ -112,7 +112,7 @@ class QNEHVI(Algorithm):
         return [replace(jobs[0], note={"reference": reference.tolist()}), *jobs[1:]]
 
     def _scattered(self, rng: np.random.Generator) -> Iterator[Config]:
-        """Candidates without end, spread over the space, and variations of the front once there is one to vary."""
+        """Candidates without end, spread over the space."""
         while True:
             yield from map(self.problem.space.decode, self._proposals.spread(64, rng))
 
@@ -161,7 +161,7 @@ class QNEHVI(Algorithm):
         while (larger := max(n + 1, int(n * REFIT))) <= len(data):
             n = larger
         if self._fitted.get(name, (0, None))[0] != n:
-            first = next(o.name for o in self.problem.objectives if o.name not in self._known.names)
+            first = next((o.name for o in self.problem.objectives if o.name not in self._known.names), None)
             prior = self._table if name == first else None
             self._fitted[name] = n, fit(data.first(n), self.problem.space, prior, self._features)
         surrogate = self._fitted[name][1]
