@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from moopt import algorithms, executors
-from moopt.algorithms import Algorithm
+from moopt.algorithms import Algorithm, Suggestion
 from moopt.algorithms.opening import Opening
 from moopt.coordinator import Coordinator, Watcher, measurements
 from moopt.errors import (
@@ -43,10 +43,17 @@ class Study:
     Args:
         name: What the study is called in its storage.
         problem: What to search.
-        algorithm: A name from `moopt.algorithms.NAMES`, an algorithm, or "auto": what `algorithms.suggest` names.
+        algorithm: A name from `moopt.algorithms.NAMES`, an algorithm, or "auto": what the stored study began with, or
+            what `moopt.algorithms.suggest` names for a new one.
         storage: A path, a database URL, or None to keep everything in memory.
         seed: The same seed gives the same trials.
         resources: The device and threads evaluations may use.
+
+    Attributes:
+        asked: The algorithm as it was given.
+        suggestion: What "auto" took and why; None until it is decided, and where an algorithm was named.
+        stopped: Whether the last run was interrupted.
+        reached: Which limit other than `trials` the last run reached, in words; None if it was none.
 
     Raises:
         ProblemError: the problem breaks its contract.
@@ -71,15 +78,41 @@ class Study:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise StudyError(f"The seed is {seed!r}; expected a whole number from 0.")
         self.name, self.problem, self.seed = name, problem, seed
-        named = algorithms.suggest(problem) if algorithm == "auto" else algorithm
-        self.algorithm = algorithms.create(named) if isinstance(named, str) else named
+        self.asked = algorithm
+        self.suggestion: Suggestion | None = None
+        self._algorithm: Algorithm | None = None
+        if algorithm != "auto":
+            self._algorithm = algorithms.create(algorithm) if isinstance(algorithm, str) else algorithm
+            _require(self._algorithm, problem)
         self.resources = resources or Resources()
         self.storage = Storage(storage)
         self._history: History | None = None
         self._version: object = None
         self._runs = False
         self.stopped = False
-        _require(self.algorithm, problem)
+        self.reached: str | None = None
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """What searches."""
+        if self._algorithm is None:
+            self.settle()
+        assert self._algorithm is not None
+        return self._algorithm
+
+    def settle(self, trials: int | None = None) -> Suggestion | None:
+        """Decide what searches, where that was left to "auto"; `run` does so by itself.
+
+        Args:
+            trials: How many trials there will be; None if that is not known.
+        """
+        if self.asked != "auto":
+            return None
+        found = self._begun() or algorithms.suggest(self.problem, trials)
+        if self.suggestion is None or self.suggestion.name != found.name:
+            self.suggestion, self._algorithm = found, algorithms.create(found.name)
+            logger.info("auto takes %s: %s.", found.name, found.reason)
+        return self.suggestion
 
     def run(
         self,
@@ -109,7 +142,7 @@ class Study:
             seconds: Seconds of this run after which nothing new begins.
             tokens: Forward tokens in total after which nothing new begins.
             hypervolume: The hypervolume that is enough.
-            patience: Trials in a row that may fail to raise the hypervolume by more than its noise.
+            patience: Trials in a row that may fail, in this run, to raise the hypervolume by more than its noise.
 
         Raises:
             StudyError: no limit is given, or a setting is out of its range.
@@ -122,10 +155,10 @@ class Study:
         _whole("retries", retries, 0)
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
             raise StudyError(f"timeout is {timeout!r}; expected seconds above 0, or None.")
-        self.stopped = False
-        with self._coordinator(self._executor(workers, executor, timeout), retries, watch) as coordinator:
+        self.stopped, self.reached = False, None
+        with self._coordinator(self._executor(workers, executor, timeout), retries, watch, trials) as coordinator:
             with _stoppable(coordinator):
-                coordinator.run(stop)
+                self.reached = coordinator.run(stop)
                 for purpose in self.problem.measurements:
                     coordinator.measure(measurements(self.problem, self._finalists(), purpose))
             self.stopped = coordinator.stopping
@@ -214,10 +247,13 @@ class Study:
             return executors.create("inline", self.problem, self.resources, 1, None)
 
     @contextmanager
-    def _coordinator(self, executor: Executor, retries: int, watch: Watcher | None) -> Iterator[Coordinator]:
+    def _coordinator(
+        self, executor: Executor, retries: int, watch: Watcher | None, trials: int | None = None
+    ) -> Iterator[Coordinator]:
         coordinator, ended = None, "failed"
         try:
             self.storage.open(own=self.name)
+            self.settle(trials)
             opening = Opening(self.algorithm)
             opening.start(self.problem, self.seed)  # what cannot be searched is refused before it is stored
             stored = self._stored()
@@ -244,6 +280,15 @@ class Study:
             return self.storage.create(self.name, list(self.problem.objectives), meta)
         compare(self.name, stored.meta, meta)
         return stored
+
+    def _begun(self) -> Suggestion | None:
+        """What the stored study began with; None if there is none, or its algorithm has no name."""
+        if not self.storage.exists:
+            return None
+        self.storage.open()
+        stored = self.storage.find(self.name)
+        name = None if stored is None else algorithms.name_of(stored.meta["identity"]["algorithm"])
+        return None if name is None else Suggestion(name, "the stored study began with it")
 
     def _read(self) -> History:
         empty = History(self.name, list(self.problem.objectives), list(self.problem.constraints), self.meta())
