@@ -197,6 +197,12 @@ class Study:
         """The volume the front dominates, up to the given, declared or inferred reference point."""
         return self.history.hypervolume(reference)
 
+    def importance(self) -> pd.DataFrame:
+        """How much each decision moves each objective, in its unit, around the front: see `moopt.importance`."""
+        from moopt.importance import importance
+
+        return importance(self.problem, self.history)
+
     def meta(self) -> dict[str, Any]:
         """What is stored with the study: its identity, its environment, and what the views need."""
         fingerprint = self.problem.fingerprint()
