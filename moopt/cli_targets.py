@@ -84,7 +84,7 @@ def with_overrides(found: Study, changes: Mapping[str, Any]) -> Study:
     arguments = {key: asked.pop(key, value) for key, value in zip(STUDY_ARGUMENTS, present, strict=True)}
     resources = Resources(**{key: asked.pop(key, getattr(found.resources, key)) for key in RESOURCES})
     problem = _rebuilt(found.problem, asked) if asked else found.problem
-    return Study(problem=problem, resources=resources, **arguments)
+    return Study(problem=problem, resources=resources, preference=found.preference, **arguments)
 
 
 def parse(text: str) -> tuple[str, Any]:

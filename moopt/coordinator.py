@@ -306,7 +306,7 @@ class Coordinator:
         assert event.outcome is not None
         trial.state, trial.evaluation = "complete", event.outcome
         trial.values = {**self._problem.known(trial.config), **event.outcome.values}
-        trial.violations = {c.name: trial.values[c.name] - c.bound for c in self._problem.constraints}
+        trial.violations = {c.name: c.excess(trial.values[c.name]) for c in self._problem.constraints}
 
     def _tokens(self, job: Job, outcome: Outcome) -> int:
         """What a job cost in forward tokens: what it reports, else what the problem says of its kind."""

@@ -29,6 +29,7 @@ from moopt.errors import (
 )
 from moopt.executors import Executor
 from moopt.history import History, Trial
+from moopt.preference import Preference
 from moopt.problem import CAPABILITIES, Problem, Resources, capabilities
 from moopt.space import Space
 from moopt.stopping import Stop
@@ -48,6 +49,7 @@ class Study:
         storage: A path, a database URL, or None to keep everything in memory.
         seed: The same seed gives the same trials.
         resources: The device and threads evaluations may use.
+        preference: The region of the objectives to search; None: all of it.
 
     Attributes:
         asked: The algorithm as it was given.
@@ -68,6 +70,7 @@ class Study:
         storage: str | os.PathLike[str] | None = None,
         seed: int = 0,
         resources: Resources | None = None,
+        preference: Preference | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise StudyError(f"The study is named {name!r}; expected a non-empty string.")
@@ -77,7 +80,7 @@ class Study:
         _check(problem)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise StudyError(f"The seed is {seed!r}; expected a whole number from 0.")
-        self.name, self.problem, self.seed = name, problem, seed
+        self.name, self.problem, self.seed, self.preference = name, problem, seed, preference
         self.asked = algorithm
         self.suggestion: Suggestion | None = None
         self._algorithm: Algorithm | None = None
@@ -216,6 +219,7 @@ class Study:
                 "fidelity": vars(self.problem.fidelity),
                 "algorithm": self.algorithm.settings(),
                 "seed": self.seed,
+                **({} if self.preference is None else {"preference": self.preference.describe()}),
             },
             "environment": {"python": platform.python_version(), **fingerprint["environment"]},
             "objectives": [_objective(o) for o in self.problem.objectives],
@@ -260,7 +264,7 @@ class Study:
         try:
             self.storage.open(own=self.name)
             self.settle(trials)
-            opening = Opening(self.algorithm)
+            opening = Opening(self.algorithm, self.preference)
             opening.start(self.problem, self.seed)  # what cannot be searched is refused before it is stored
             stored = self._stored()
             stored.begin()
