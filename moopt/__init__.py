@@ -18,6 +18,7 @@ _HOMES = {
     "Integer": "space",
     "Objective": "problem",
     "Ordinal": "space",
+    "Preference": "preference",
     "Problem": "problem",
     "Resources": "problem",
     "Space": "space",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from moopt import errors as errors
     from moopt.history import History as History
     from moopt.history import Trial as Trial
+    from moopt.preference import Preference as Preference
     from moopt.problem import Constraint as Constraint
     from moopt.problem import Evaluation as Evaluation
     from moopt.problem import Fidelity as Fidelity

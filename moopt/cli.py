@@ -102,11 +102,20 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 @command
 def run(
     target: Target,
-    trials: Trials = 100,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials in total, those of earlier runs included. Left out: 100, or no other limit."),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Begin nothing new after so many seconds.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Begin nothing new after so many forward tokens.")] = None,
+    hypervolume: Annotated[float | None, typer.Option(help="The hypervolume that is enough.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Trials in a row that may fail to improve the front beyond its noise.")
+    ] = None,
     model: Model = None,
     storage: Annotated[str | None, typer.Option(help="A file or a database URL; made when it is missing.")] = None,
     algorithm: Annotated[
-        str | None, typer.Option(help="auto, sequential-knapsack, nsga2, random, tpe, or a plug-in.")
+        str | None, typer.Option(help="auto, sequential-knapsack, qnehvi, nsga2, random, tpe, or a plug-in.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many candidates are evaluated at a time.")] = 1,
@@ -145,6 +154,8 @@ def run(
 
       moopt run my_study.py --trials 200 --workers 4
 
+      moopt run my_study.py --seconds 3600 --patience 50
+
       moopt run my_study.py:study --set bits=2,4,8 --set group_size=32
 
       moopt run my_study.py --eval "python my_eval.py {model}" --metric json:score
@@ -155,12 +166,19 @@ def run(
     study = _study(target, changes, model=model, storage=storage, algorithm=algorithm, seed=seed)
     if score is not None:
         study = with_overrides(study, {"metrics": _metrics(study, score, metric, direction, when)})
+    limits = {"seconds": seconds, "tokens": tokens, "hypervolume": hypervolume, "patience": patience}
+    if trials is None and all(limit is None for limit in limits.values()):
+        trials = 100
+    if not log_json and (suggestion := study.settle(trials)):
+        _say(f"auto takes {suggestion.name}: {suggestion.reason}.")
     with nullcontext() if log_json else Display(trials) as watch:
-        _run(study, trials, watch, workers=workers, executor=executor, timeout=timeout, retries=retries)
+        _run(study, trials, watch, workers=workers, executor=executor, timeout=timeout, retries=retries, **limits)
     if as_json:
         print_json({**summary(study.history), **front_points(study.history), "storage": study.storage.shown})
     else:
         print_front(study.history)
+    if study.reached is not None and not log_json:
+        _say(f"The search ended: {study.reached}.")
     if study.stopped:
         raise KeyboardInterrupt
     if as_json:
@@ -352,7 +370,7 @@ def _metrics(study: Study, command: str, metric: str, direction: Direction, when
     return (*arguments.get("metrics", ()), added)
 
 
-def _run(study: Study, trials: int, watch: Any, **options: Any) -> None:
+def _run(study: Study, trials: int | None, watch: Any, **options: Any) -> None:
     try:
         study.run(trials, watch=watch, **options)
     except StorageInUse:

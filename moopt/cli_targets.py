@@ -80,13 +80,13 @@ def with_overrides(found: Study, changes: Mapping[str, Any]) -> Study:
     if not changes:
         return found
     asked = dict(changes)
-    arguments = {key: asked.pop(key, getattr(found, key)) for key in STUDY_ARGUMENTS if key != "storage"}
-    arguments["storage"] = asked.pop("storage", found.storage.location)
+    present = (found.name, found.asked, found.storage.location, found.seed)
+    arguments = {key: asked.pop(key, value) for key, value in zip(STUDY_ARGUMENTS, present, strict=True)}
     for key in ("name", "storage"):  # digits are a name too
         arguments[key] = _like("" if arguments[key] is not None else None, arguments[key])
     resources = Resources(**{key: asked.pop(key, getattr(found.resources, key)) for key in RESOURCES})
     problem = _rebuilt(found.problem, asked) if asked else found.problem
-    return Study(problem=problem, resources=resources, **arguments)
+    return Study(problem=problem, resources=resources, preference=found.preference, **arguments)
 
 
 def parse(text: str) -> tuple[str, Any]:

@@ -104,8 +104,12 @@ class Coordinator:
         finally:
             self._interruptible = False
 
-    def run(self, stop: Stop) -> None:
-        """Go on until a limit is reached, or nothing is left to ask; what runs then is finished."""
+    def run(self, stop: Stop) -> str | None:
+        """Go on until a limit is reached, or nothing is left to ask; what runs then is finished.
+
+        Returns:
+            The limit that was reached, in words; None if it was the number of trials, or none.
+        """
         self._waiting.extend(self._interrupted())
         stopwatch = Stopwatch(stop, self._history)
         while self._busy() or self._room(stopwatch):
@@ -122,6 +126,7 @@ class Coordinator:
             self._collect(block=not jobs or not self._room(stopwatch))
         if reason := stopwatch.reached():
             logger.info("The search ends: %s.", reason)
+        return reason
 
     def measure(self, jobs: Sequence[Job]) -> None:
         """Measure finished trials on other data; what was measured before is not measured again."""
@@ -307,7 +312,7 @@ class Coordinator:
         assert event.outcome is not None
         trial.state, trial.evaluation = "complete", event.outcome
         trial.values = {**known_values(self._problem, trial.config), **event.outcome.values}
-        trial.violations = {c.name: trial.values[c.name] - c.bound for c in self._problem.constraints}
+        trial.violations = {c.name: c.excess(trial.values[c.name]) for c in self._problem.constraints}
 
     def _tokens(self, job: Job, outcome: Outcome) -> int:
         """What a job cost in forward tokens: what it reports, else what the problem says of its kind."""

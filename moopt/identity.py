@@ -10,12 +10,13 @@ from typing import Any
 
 from moopt.algorithms import Algorithm
 from moopt.errors import ProblemError, StudyMismatch
+from moopt.preference import Preference
 from moopt.problem import Problem, plain
 
 logger = logging.getLogger("moopt")
 
 
-def meta(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, Any]:
+def meta(problem: Problem, algorithm: Algorithm, seed: int, preference: Preference | None = None) -> dict[str, Any]:
     """What is stored with a study, as JSON: its identity, its environment, and what the views need.
 
     Raises:
@@ -40,6 +41,7 @@ def meta(problem: Problem, algorithm: Algorithm, seed: int) -> dict[str, Any]:
             "fidelity": vars(problem.fidelity),
             "algorithm": algorithm.settings(),
             "seed": seed,
+            **({} if preference is None else {"preference": preference.describe()}),
         },
         "environment": {"python": platform.python_version(), **fingerprint["environment"]},
         "objectives": objectives,

@@ -69,6 +69,10 @@ class Constraint:
         if not is_finite(self.bound):
             raise ProblemError(f"Constraint {self.name!r} has the bound {self.bound!r}; expected a finite number.")
 
+    def excess(self, value: Any) -> Any:
+        """By how much a value, or an array of any shape, exceeds the bound; negative where it stays below."""
+        return value - self.bound
+
 
 @dataclass(frozen=True)
 class Fidelity:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,13 +59,14 @@ class Stopwatch:
     Args:
         stop: The limits.
         history: What is found so far; read anew each time.
+        clock: Seconds.
     """
 
-    def __init__(self, stop: Stop, history: History) -> None:
-        self._stop, self._history = stop, history
-        self._began = time.monotonic()
-        self._finished = 0
-        self._best, self._since = -math.inf, 0
+    def __init__(self, stop: Stop, history: History, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stop, self._history, self._clock = stop, history, clock
+        self._began = clock()
+        self._finished, self._improved = -1, 0
+        self._before: list[Trial] = []
 
     def room(self) -> int | None:
         """How many trials may still begin; None for any number."""
@@ -73,7 +75,7 @@ class Stopwatch:
     def reached(self) -> str | None:
         """Which limit is reached, in words; None if none is."""
         stop, history = self._stop, self._history
-        if stop.seconds is not None and time.monotonic() - self._began >= stop.seconds:
+        if stop.seconds is not None and self._clock() - self._began >= stop.seconds:
             return f"{stop.seconds:g} seconds have passed"
         if stop.tokens is not None and history.tokens >= stop.tokens:
             return f"{history.tokens} forward tokens are spent, of {stop.tokens}"
@@ -84,14 +86,20 @@ class Stopwatch:
         return None
 
     def _idle(self) -> int:
-        """The finished trials since the last that raised the hypervolume beyond its noise."""
-        finished = [trial for trial in self._history.trials if trial.state != "running"]
-        if len(finished) != self._finished:
-            self._finished = len(finished)
-            found = _hypervolume(self._history)
-            if found > self._best + max(LEAST_GAIN * abs(self._best), _noise(self._history)) or self._best == -math.inf:
-                self._best, self._since = found, len(finished)
-        return self._finished - self._since
+        """The trials finished since the last that raised the hypervolume beyond its noise, or since the run began.
+
+        An inferred reference point may move, so what was there before is measured up to the present one.
+        """
+        history = self._history
+        finished = sum(trial.state != "running" for trial in history.trials)
+        if finished != self._finished:
+            found, before = _hypervolume(history), 0.0
+            if self._before:
+                before = pareto.hypervolume(history.values(self._before), history.reference())
+            if self._finished < 0 or found > before + max(LEAST_GAIN * before, _noise(history)):
+                self._before, self._improved = history.front(), finished
+            self._finished = finished
+        return self._finished - self._improved
 
 
 def _hypervolume(history: History) -> float:

@@ -13,13 +13,14 @@ from typing import Any
 import pandas as pd
 
 from moopt import algorithms, checks, executors, identity
-from moopt.algorithms import Algorithm
+from moopt.algorithms import Algorithm, Suggestion
 from moopt.algorithms.opening import Opening
 from moopt.coordinator import Coordinator, Watcher, measurements
 from moopt.errors import NotPortable, StorageError, StudyError
 from moopt.executors import Executor
 from moopt.history import History, Trial
 from moopt.logs import announce
+from moopt.preference import Preference
 from moopt.problem import Problem, Resources
 from moopt.stopping import Stop
 from moopt.storage import Storage, StoredStudy
@@ -33,13 +34,18 @@ class Study:
     Args:
         name: What the study is called in its storage.
         problem: What to search.
-        algorithm: A name from `moopt.algorithms.NAMES`, an algorithm, or "auto": what `algorithms.suggest` names.
+        algorithm: A name from `moopt.algorithms.NAMES`, an algorithm, or "auto": what the stored study began with, or
+            what `moopt.algorithms.suggest` names for a new one.
         storage: A path, a database URL, or None to keep everything in memory.
         seed: The same seed gives the same trials.
         resources: The device and threads evaluations may use.
+        preference: The region of the objectives to search; None: all of it.
 
     Attributes:
+        asked: The algorithm as it was given.
+        suggestion: What "auto" took and why; None until it is decided, and where an algorithm was named.
         stopped: Whether the last run was interrupted.
+        reached: Which limit other than `trials` the last run reached, in words; None if it was none.
         began: Whether the last run got as far as its first job: what went wrong then is not how it was called.
 
     Raises:
@@ -55,13 +61,17 @@ class Study:
         storage: str | os.PathLike[str] | None = None,
         seed: int = 0,
         resources: Resources | None = None,
+        preference: Preference | None = None,
     ) -> None:
         checks.name(name)
         checks.problem(problem)
         self.name, self.problem, self.seed = name, problem, checks.whole("seed", seed, 0)
-        named = algorithms.suggest(problem) if algorithm == "auto" else algorithm
-        self.algorithm = algorithms.create(named) if isinstance(named, str) else named
-        checks.algorithm(self.algorithm, problem)
+        self.preference, self.asked = preference, algorithm
+        self.suggestion: Suggestion | None = None
+        self._algorithm: Algorithm | None = None
+        if algorithm != "auto":
+            self._algorithm = algorithms.create(algorithm) if isinstance(algorithm, str) else algorithm
+            checks.algorithm(self._algorithm, problem)
         if not isinstance(resources, Resources | None):
             raise StudyError(f"The resources are {resources!r}; expected moopt.Resources, such as Resources('cpu').")
         self.resources = resources or Resources()
@@ -70,6 +80,29 @@ class Study:
         self._version: object = None
         self._runs = False
         self.stopped = self.began = False
+        self.reached: str | None = None
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """What searches."""
+        if self._algorithm is None:
+            self.settle()
+        assert self._algorithm is not None
+        return self._algorithm
+
+    def settle(self, trials: int | None = None) -> Suggestion | None:
+        """Decide what searches, where that was left to "auto"; `run` does so by itself.
+
+        Args:
+            trials: How many trials there will be; None if that is not known.
+        """
+        if self.asked != "auto":
+            return None
+        found = self._begun() or algorithms.suggest(self.problem, trials)
+        if self.suggestion is None or self.suggestion.name != found.name:
+            self.suggestion, self._algorithm = found, algorithms.create(found.name)
+            logger.info("auto takes %s: %s.", found.name, found.reason)
+        return self.suggestion
 
     def run(
         self,
@@ -99,7 +132,7 @@ class Study:
             seconds: Seconds of this run after which nothing new begins.
             tokens: Forward tokens in total after which nothing new begins.
             hypervolume: The hypervolume that is enough.
-            patience: Trials in a row that may fail to raise the hypervolume by more than its noise.
+            patience: Trials in a row that may fail, in this run, to raise the hypervolume by more than its noise.
 
         Raises:
             StudyError: no limit is given, or a setting is out of its range.
@@ -113,10 +146,10 @@ class Study:
         checks.seconds("timeout", timeout)
         if watch is not None and not callable(watch):
             raise StudyError(f"watch is {watch!r}; expected a function of the history and the event, or None.")
-        self.stopped = False
-        with self._coordinator(self._executor(workers, executor, timeout), retries, watch) as coordinator:
+        self.stopped, self.reached = False, None
+        with self._coordinator(self._executor(workers, executor, timeout), retries, watch, trials) as coordinator:
             with _stoppable(coordinator):
-                coordinator.run(stop)
+                self.reached = coordinator.run(stop)
                 for purpose in self.problem.measurements:
                     coordinator.measure(measurements(self.problem, self._finalists(), purpose))
             self.stopped = coordinator.stopping
@@ -163,9 +196,15 @@ class Study:
         """The volume the front dominates, up to the given, declared or inferred reference point."""
         return self.history.hypervolume(reference)
 
+    def importance(self) -> pd.DataFrame:
+        """How much each decision moves each objective, in its unit, around the front: see `moopt.importance`."""
+        from moopt.importance import importance
+
+        return importance(self.problem, self.history)
+
     def meta(self) -> dict[str, Any]:
         """What is stored with the study: its identity, its environment, and what the views need."""
-        return identity.meta(self.problem, self.algorithm, self.seed)
+        return identity.meta(self.problem, self.algorithm, self.seed, self.preference)
 
     def _finalists(self) -> list[Trial]:
         """What is measured at the end: the front, and the baselines it is compared with."""
@@ -197,12 +236,15 @@ class Study:
             return executors.create("inline", self.problem, self.resources, 1, None)
 
     @contextmanager
-    def _coordinator(self, executor: Executor, retries: int, watch: Watcher | None) -> Iterator[Coordinator]:
+    def _coordinator(
+        self, executor: Executor, retries: int, watch: Watcher | None, trials: int | None = None
+    ) -> Iterator[Coordinator]:
         coordinator, ended = None, "failed"
         self.began = False
         try:
             self.storage.open(own=self.name)
-            opening = Opening(self.algorithm)
+            self.settle(trials)
+            opening = Opening(self.algorithm, self.preference)
             opening.start(self.problem, self.seed)  # what cannot be searched is refused before it is stored
             stored = self._stored()
             stored.begin()
@@ -229,6 +271,15 @@ class Study:
             return self.storage.create(self.name, list(self.problem.objectives), meta)
         identity.compare(self.name, stored.meta, meta)
         return stored
+
+    def _begun(self) -> Suggestion | None:
+        """What the stored study began with; None if there is none, or its algorithm has no name."""
+        if not self.storage.exists:
+            return None
+        self.storage.open()
+        stored = self.storage.find(self.name)
+        name = None if stored is None else algorithms.name_of(stored.meta["identity"]["algorithm"])
+        return None if name is None else Suggestion(name, "the stored study began with it")
 
     def _read(self) -> History:
         empty = History(self.name, list(self.problem.objectives), list(self.problem.constraints), self.meta())

@@ -116,6 +116,21 @@ def test_json_is_the_only_thing_on_standard_output(moopt: Moopt) -> None:
     assert set(document["front"][0]["config"]) == {"x", "bits"}
 
 
+def test_a_run_may_end_by_other_limits_than_trials(moopt: Moopt, folder: Path) -> None:
+    ran = moopt("run", "toy.py", "--tokens", "10400")
+    assert "points on the front of 104 trials" in ran.stdout
+    assert "The search ended: 10400 forward tokens are spent, of 10400.\n" in ran.stderr
+    found = json.loads(moopt("run", "toy.py", "--trials", "500", "--patience", "5", "--seconds", "60", "--json").stdout)
+    assert 104 < sum(found["trials"].values()) < 500
+    assert "expected a number above 0" in refused(moopt("run", "toy.py", "--hypervolume", "0"))
+
+
+def test_what_auto_takes_is_said_and_kept(moopt: Moopt) -> None:
+    begin = ("run", "toy.py:Toy", "--set", "fails=9")
+    assert "auto takes nsga2: over 2000 trials" in moopt(*begin, "--trials", "2000", "--tokens", "300").stderr
+    assert "auto takes nsga2: the stored study began with it." in moopt(*begin, "--trials", "5").stderr
+
+
 def test_options_override_what_the_study_says(moopt: Moopt) -> None:
     moopt("run", "toy.py", "--trials", "3", "--storage", "other.journal", "--seed", "7", "--set", "name=mine")
     found = json.loads(moopt("status", "other.journal", "--json").stdout)["studies"]

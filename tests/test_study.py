@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import moopt
 from moopt import pareto
-from moopt.algorithms import NSGA2, OptunaSampler, Random, SequentialKnapsack
+from moopt.algorithms import NSGA2, QNEHVI, OptunaSampler, Random, SequentialKnapsack
 from moopt.errors import AlgorithmError, CapabilityError, NoFeasibleTrial, ProblemError, StudyError, StudyMismatch
 from moopt.testing.problems import LEVELS, MIXED, TINY, Landscape
 from moopt_problems.synthetic import BitToy
@@ -395,6 +395,52 @@ def test_an_evaluation_that_exits_fails_its_trial_alone():
     assert "enough" in str(history.trials[6].failure)
 
 
-def test_auto_picks_by_what_the_problem_can_do():
-    assert isinstance(moopt.Study("s", BitToy(5)).algorithm, SequentialKnapsack)
-    assert isinstance(moopt.Study("s", Landscape(MIXED)).algorithm, NSGA2)
+@pytest.mark.parametrize(
+    ("problem", "trials", "name"),
+    [
+        (BitToy(5), 100_000, "sequential-knapsack"),
+        (BitToy(5, sensitivities=False), None, "qnehvi"),
+        (Landscape(MIXED), 1000, "qnehvi"),
+        (Landscape(MIXED), 1001, "nsga2"),
+        (Landscape(MIXED, 4), 500, "qnehvi"),
+        (Landscape(MIXED, 4), None, "nsga3"),
+        (Landscape(MIXED, 5), 50, "nsga3"),
+    ],
+)
+def test_auto_picks_by_the_problem_and_the_trials(problem: moopt.Problem, trials: int | None, name: str):
+    assert moopt.algorithms.suggest(problem, trials).name == name
+
+
+def test_auto_says_once_what_it_takes_and_why(caplog: pytest.LogCaptureFixture):
+    study = moopt.Study("s", Landscape(MIXED))
+    with caplog.at_level("INFO", "moopt"):
+        study.run(3).run(6)
+    assert isinstance(study.algorithm, QNEHVI)
+    assert study.suggestion == moopt.algorithms.suggest(study.problem, 3)
+    said = [record.message for record in caplog.records if record.message.startswith("auto")]
+    assert said == ["auto takes qnehvi: a model of what was measured saves evaluations."]
+
+
+@pytest.mark.parametrize("begun", ["nsga2", "auto"])
+def test_auto_goes_on_with_what_the_study_began_with(tmp_path: Path, begun: str):
+    path = tmp_path / "moopt.journal"
+    first = moopt.Study("s", Landscape(), begun, path).run(3)
+    kind = type(first.algorithm)
+    for trials in (6, 2000):
+        again = moopt.Study("s", Landscape(), "auto", path)
+        assert again.settle(trials) == (moopt.algorithms.name_of(first.algorithm.settings()), again.suggestion.reason)
+        assert isinstance(again.algorithm, kind)
+    assert "began with it" in again.suggestion.reason
+    assert len(again.run(6).history.trials) == 6
+
+
+def test_auto_decides_by_the_trials_even_if_it_was_looked_at_before():
+    study = moopt.Study("s", Landscape(TINY))
+    assert isinstance(study.algorithm, QNEHVI)
+    assert isinstance(study.run(2000).algorithm, NSGA2)
+
+
+def test_auto_refuses_other_settings_of_what_the_study_began_with(tmp_path: Path):
+    moopt.Study("s", Landscape(), NSGA2(6), tmp_path / "moopt.journal").run(3)
+    with pytest.raises(StudyMismatch, match=r"algorithm.population_size was 6, is"):
+        moopt.Study("s", Landscape(), "auto", tmp_path / "moopt.journal").run(5)

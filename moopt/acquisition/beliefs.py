@@ -36,7 +36,7 @@ class Beliefs:
         for name, values in exact.items():
             found[name] = np.broadcast_to(values * signs.get(name, 1.0), shape)
         objectives = [found[o.name] for o in self._objectives]
-        excess = [found[c.name] * signs.get(c.name, 1.0) - c.bound for c in self._constraints]
+        excess = [c.excess(found[c.name] * signs.get(c.name, 1.0)) for c in self._constraints]
         return np.stack(objectives, axis=2), np.stack(excess, axis=2) if excess else np.zeros((*shape, 0))
 
     def expected(self, codes: FloatArray) -> FloatArray:

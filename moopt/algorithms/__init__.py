@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any, NamedTuple
 
 from moopt.algorithms.base import Algorithm
 from moopt.errors import AlgorithmError
@@ -36,7 +38,10 @@ NAMES = {
 }
 """The strings that `Study(algorithm=...)` understands."""
 
-__all__ = ["NAMES", "Algorithm", "create", "suggest", *_FILES]
+MODEL_TRIALS, MODEL_TRIALS_OF_FOUR = 1000, 500
+"""Up to so many trials a model of what was measured pays; with four objectives its steps take longer."""
+
+__all__ = ["NAMES", "Algorithm", "Suggestion", "create", "name_of", "suggest", *_FILES]
 
 
 def __getattr__(name: str) -> type[Algorithm]:
@@ -46,10 +51,40 @@ def __getattr__(name: str) -> type[Algorithm]:
     return found
 
 
-def suggest(problem: Problem) -> str:
-    """The name of the algorithm for a problem: sequential knapsacks where it has costs and gradients, else NSGA-II."""
-    discrete = all(variable.discrete for variable in problem.space.values())
-    return "sequential-knapsack" if discrete and {"costs", "gradient"} <= capabilities(problem) else "nsga2"
+class Suggestion(NamedTuple):
+    """What "auto" takes.
+
+    Attributes:
+        name: One of `NAMES`.
+        reason: Why, in words.
+    """
+
+    name: str
+    reason: str
+
+
+def suggest(problem: Problem, trials: int | None = None) -> Suggestion:
+    """The algorithm for a problem, and why.
+
+    Args:
+        problem: What is to be searched.
+        trials: How many trials there will be; None: unknown, taken for some hundreds.
+    """
+    can, objectives = capabilities(problem), len(problem.objectives)
+    if problem.space.discrete.all() and {"costs", "gradient"} <= can:
+        return Suggestion("sequential-knapsack", "every decision is discrete, and the problem has costs and gradients")
+    few = trials is not None and trials <= MODEL_TRIALS_OF_FOUR
+    if objectives > 4 or (objectives == 4 and not few):
+        return Suggestion("nsga3", f"with {objectives} objectives nearly everything is on the front")
+    if trials is not None and trials > MODEL_TRIALS:
+        return Suggestion("nsga2", f"over {trials} trials its quick steps find more than a model of what was measured")
+    prior = ", here with the problem's sensitivities for a start" if "sensitivities" in can else ""
+    return Suggestion("qnehvi", f"a model of what was measured saves evaluations{prior}")
+
+
+def name_of(settings: Mapping[str, Any]) -> str | None:
+    """The name of the algorithm that has such `Algorithm.settings()`; None if it is none of `NAMES`."""
+    return next((name for name, kind in NAMES.items() if kind == settings["algorithm"]), None)
 
 
 def create(name: str) -> Algorithm:

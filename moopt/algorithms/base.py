@@ -36,7 +36,7 @@ class Archive:
         self.variances: list[FloatArray] = []
         """The variances of their errors, [m] each; NaN where none was measured, 0 for what is known."""
         self.excess: list[FloatArray] = []
-        """Value - bound of each constraint, [c]."""
+        """By how much each constraint is exceeded, [c]."""
         self.codes: list[FloatArray] = []
         """The encoded configurations, [d] each."""
         self.violations: list[float] = []
@@ -54,7 +54,7 @@ class Archive:
         self.variances.append(
             np.array([0.0 if o.known else given.get(o.name, np.nan) for o in self._problem.objectives])
         )
-        self.excess.append(np.array([values[c.name] - c.bound for c in self._problem.constraints]))
+        self.excess.append(np.array([c.excess(values[c.name]) for c in self._problem.constraints]))
         self.violations.append(float(np.maximum(self.excess[-1], 0.0).sum()))
 
 
@@ -166,7 +166,7 @@ class Algorithm(ABC):
             known = known_values(self.problem, config)
         except ProblemError:
             return True
-        return all(known[c.name] <= c.bound for c in self.problem.constraints if c.name in known)
+        return all(c.excess(known[c.name]) <= 0 for c in self.problem.constraints if c.name in known)
 
 
 def _configuration(problem: Problem, index: int) -> Config:

@@ -11,6 +11,7 @@ import numpy as np
 from moopt.algorithms.base import Algorithm
 from moopt.budgets import Knapsack
 from moopt.jobs import Failure, Job, Outcome
+from moopt.preference import Preference
 from moopt.problem import HasCosts, HasSensitivities, Problem
 from moopt.space import Config
 
@@ -20,12 +21,17 @@ class Opening(Algorithm):
 
     A problem with `sensitivities` and `costs` gets further baselines: the exact knapsack on its table at the cost of
     every baseline and half way between neighbours.
+
+    Args:
+        algorithm: What goes on from there.
+        preference: The region that is searched; None: all of it.
     """
 
-    def __init__(self, algorithm: Algorithm) -> None:
-        self.algorithm = algorithm
+    def __init__(self, algorithm: Algorithm, preference: Preference | None = None) -> None:
+        self.algorithm, self.preference = algorithm, preference
 
     def start(self, problem: Problem, seed: int) -> None:
+        problem = problem if self.preference is None else self.preference.applied(problem)
         super().start(problem, seed)
         self.algorithm.start(problem, seed)
         self._table_issued = self._table_told = False

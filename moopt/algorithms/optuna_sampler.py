@@ -91,7 +91,7 @@ class OptunaSampler(Algorithm):
             elif job.kind == "evaluate" and not isinstance(outcome, Failure):
                 values = {**known_values(self.problem, job.config), **outcome.values}
                 signed = [values[o.name] * o.sign for o in self.problem.objectives]
-                self._ledger.complete(job, signed, {c.name: values[c.name] - c.bound for c in self.problem.constraints})
+                self._ledger.complete(job, signed, {c.name: c.excess(values[c.name]) for c in self.problem.constraints})
 
     def settings(self) -> dict[str, Any]:
         """The sampler's name, or what a factory's sampler is set to: equal for factories that do the same."""

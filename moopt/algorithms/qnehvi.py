@@ -226,7 +226,7 @@ class QNEHVI(Algorithm):
         allowed = np.ones(len(found), dtype=bool)
         for constraint in problem.constraints:
             if constraint.name in exact:
-                allowed &= exact[constraint.name] <= constraint.bound
+                allowed &= constraint.excess(exact[constraint.name]) <= 0
         return found[allowed]
 
     def _front(self, reference: FloatArray) -> _Front:

@@ -217,7 +217,7 @@ def test_the_encoder_is_searched_by_its_outputs() -> None:
         seen.append(event)
 
     study = moopt.Study("encoder", problem)
-    assert study.algorithm.settings()["algorithm"] == "NSGA2"
+    assert study.algorithm.settings()["algorithm"] == "QNEHVI"
     study.run(trials=10, watch=watch)
     front = study.front()
     assert {"cosine_distance", "size_mb", "cosine_distance (held-out)"} <= set(front.columns)

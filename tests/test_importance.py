@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+import moopt
+from moopt.errors import NoFeasibleTrial, StudyError
+from moopt.testing.problems import LEVELS, Landscape
+from moopt_problems.synthetic import BitToy
+
+
+class Mixed(moopt.Problem):
+    """A score that a number and a choice add to, and a cost that two decisions have."""
+
+    space = moopt.Space(
+        {"x": moopt.Float(0, 1), "kind": moopt.Choice("a", "b"), "n": moopt.Integer(0, 3), "idle": moopt.Integer(0, 50)}
+    )
+    objectives = (moopt.Objective("score", direction="max"), moopt.Objective("cost", unit="MB", known=True))
+
+    def known(self, config):
+        return {"cost": 10.0 * config["n"] + 4.0 * (config["kind"] == "b")}
+
+    def evaluate(self, config, fidelity):
+        return moopt.Evaluation({"score": 6 * config["x"] + config["n"] + 2.0 * (config["kind"] == "b")})
+
+
+def test_decisions_of_every_kind_count_in_the_unit_of_the_objective():
+    found = moopt.Study("s", Mixed(), "random").run(30).importance()
+    assert list(found.columns) == ["score", "cost"]
+    assert list(found.index) == ["x", "kind", "n", "idle"]
+    assert found["cost"].to_dict() == pytest.approx({"x": 0, "kind": 2, "n": 10 * np.std(range(4)), "idle": 0})
+    expected = {"x": 6 * np.std(np.linspace(0, 1, 10)), "kind": 1, "n": np.std(range(4)), "idle": 0}
+    assert found["score"].to_dict() == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("sensitivities", [False, "counted"], ids=["learned", "with a prior"])
+def test_an_additive_loss_is_told_apart_by_layer(sensitivities):
+    problem = BitToy(10, sensitivities=sensitivities)
+    found = moopt.Study("s", problem, "random").run(60).importance()
+    losses, sizes = (table.std(axis=1) for table in (problem._table, problem.costs() / 8))
+    assert found["size"].to_numpy() == pytest.approx(sizes)
+    assert found["loss"].to_numpy() == pytest.approx(losses, rel=0.1, abs=0.02 * losses.max())
+
+
+def test_too_few_trials_tell_nothing():
+    study = moopt.Study("s", Landscape(), "random")
+    with pytest.raises(StudyError, match="'s' has 0 completed trials; expected 8 or more"):
+        study.importance()
+    assert len(study.run(8).importance()) == len(LEVELS)
+
+
+def test_without_a_front_there_is_nothing_to_look_around():
+    with pytest.raises(NoFeasibleTrial, match="no complete and feasible trial"):
+        moopt.Study("s", Landscape(constraint="measured", bound=-1.0), "random").run(9).importance()
