@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,18 @@ from torch import Tensor
 from moopt.bench.peers.base import FloatArray, Peer
 from moopt.space import Config
 
-SAMPLES, DRAWS, STARTS = 64, 256, 4
-"""Of the acquisition's average; random candidates it is evaluated at; the best of them that are improved."""
+
+class _Effort(NamedTuple):
+    """Samples the acquisition is averaged over, random candidates it is tried at, and how many of them are improved."""
+
+    samples: int
+    draws: int
+    starts: int
+
+
+TUTORIAL = _Effort(128, 512, 10)
+LOCAL_SEARCH = _Effort(64, 256, 4)
+"""Less than the tutorials' where there are levels: the local search evaluates every neighbour at every step."""
 
 
 class BotorchLoop(Peer):
@@ -48,6 +58,7 @@ class BotorchLoop(Peer):
         self._first = [*self.baselines, *(space.decode(row) for row in rows)]
         self._inputs: list[FloatArray] = []
         self._outputs: list[FloatArray] = []
+        self._effort = LOCAL_SEARCH if space.discrete.any() else TUTORIAL
         declared = [o.reference for o in self.problem.objectives]
         self._reference = None if None in declared else [-o.sign * o.reference for o in self.problem.objectives]  # type: ignore[operator]
 
@@ -74,7 +85,7 @@ class BotorchLoop(Peer):
         fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
         reference = self._reference or infer_reference_point(outputs[:, :m]).tolist()
         acquisition = qLogNoisyExpectedHypervolumeImprovement(
-            model, reference, inputs, SobolQMCNormalSampler(torch.Size([SAMPLES])), prune_baseline=True,
+            model, reference, inputs, SobolQMCNormalSampler(torch.Size([self._effort.samples])), prune_baseline=True,
             objective=IdentityMCMultiOutputObjective(outcomes=list(range(m)), num_outcomes=m + c),
             constraints=[partial(_output, m + k) for k in range(c)] or None,
         )  # fmt: skip
@@ -87,15 +98,16 @@ class BotorchLoop(Peer):
             i: np.linspace(0, 1, int(self._span[i]) + 1).tolist()
             for i in np.flatnonzero(space.discrete & (space.upper > space.lower)).tolist()
         }
+        _, draws, starts = self._effort
         bounds = torch.tensor([[0.0] * len(space), [1.0] * len(space)], dtype=torch.double)
         if not levels:
-            found, _ = optimize_acqf(acquisition, bounds, 1, STARTS, DRAWS, options={"batch_limit": 5, "maxiter": 200})
+            found, _ = optimize_acqf(acquisition, bounds, 1, starts, draws, options={"batch_limit": 5, "maxiter": 200})
         elif space.discrete.all():
             choices = [torch.tensor(levels.get(i, [0.0]), dtype=torch.double) for i in range(len(space))]
-            found, _ = optimize_acqf_discrete_local_search(acquisition, choices, 1, STARTS, DRAWS, X_avoid=known)
+            found, _ = optimize_acqf_discrete_local_search(acquisition, choices, 1, starts, draws, X_avoid=known)
         else:
             found, _ = optimize_acqf_mixed_alternating(
-                acquisition, bounds, discrete_dims=levels, q=1, raw_samples=DRAWS, num_restarts=STARTS
+                acquisition, bounds, discrete_dims=levels, q=1, raw_samples=draws, num_restarts=starts
             )
         return found[0]
 
