@@ -12,11 +12,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moopt import __version__, logs
+from moopt.cli_options import AsJson, Changes, Debug, Direction, Model, Named, Stored, Target, Trials, When
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError
 
@@ -34,32 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="FILE_OR_MODULE[:NAME]",
-        help="NAME is a moopt.Study, a problem, a problem class, or a function without arguments that returns one. "
-        "Left out: the only study of the file. Or the name of an installed problem, such as bit-allocation.",
-    ),
-]
-Stored = Annotated[str, typer.Argument(metavar="STORAGE", help="The study's file, or a database URL.")]
-Named = Annotated[str | None, typer.Option("--study", help="Which study, if the storage has several.")]
-Trials = Annotated[int, typer.Option(min=1, help="Trials in total, those of earlier runs included.")]
-Model = Annotated[str | None, typer.Option(help="The problem's model: a name, a Hugging Face id or a folder.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change an argument of the study (name, algorithm, storage, seed), of its resources (device, threads) "
-        "or of its problem: --set bits=2,4,8 --set group_size=32. May be repeated.",
-    ),
-]
-Direction = Literal["max", "min"]
-When = Literal["every", "finalists"]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show all that is logged, what workers print, and tracebacks.")]
 
 
 class RunFailed(StudyError):

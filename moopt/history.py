@@ -52,6 +52,11 @@ class Trial:
         """Complete, and every constraint holds."""
         return self.state == "complete" and all(v <= 0 for v in self.violations.values())
 
+    def variance(self, name: str) -> float:
+        """The variance of a value's error; NaN where none was measured."""
+        given = self.evaluation.variances if self.evaluation else None
+        return float((given or {}).get(name, np.nan))
+
 
 @dataclass(frozen=True)
 class Event:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,9 @@ import pandas as pd
 from moopt.acquisition import Known
 from moopt.errors import NoFeasibleTrial, StudyError
 from moopt.history import History, Trial
-from moopt.problem import Evaluation, Objective, Problem
+from moopt.problem import Evaluation, Problem
 from moopt.space import Choice, Ordinal, Space, Variable
-from moopt.surrogates import Data, fit
+from moopt.surrogates import Data, features, fit
 
 FloatArray = npt.NDArray[np.float64]
 Model = Callable[[FloatArray], FloatArray]
@@ -58,22 +59,29 @@ def importance(problem: Problem, history: History) -> pd.DataFrame:
         raise NoFeasibleTrial(f"The study {history.name!r} has no complete and feasible trial yet.")
     chosen = np.linspace(0, len(front) - 1, min(len(front), MOST_CANDIDATES)).round().astype(int)
     parents = _codes(problem.space, [front[i] for i in chosen])
-    found = {objective.name: _model(problem, history, completed, objective) for objective in problem.objectives}
+    found = _models(problem, history, completed)
     spreads = [[_spread(model, rows) for model in found.values()] for rows in _varied(problem.space, parents)]
     return pd.DataFrame(spreads, pd.Index(problem.space.names, name="decision"), list(found))
 
 
-def _model(problem: Problem, history: History, completed: list[Trial], objective: Objective) -> Model:
-    """An objective's values [n] of candidates [n, d], signs turned or not: exact where it is known, else expected."""
-    known = Known(problem)
-    if objective.name in known.names:
-        place = known.names.index(objective.name)
-        return lambda codes: known.values(codes)[place]
-    values = np.array([trial.values[objective.name] for trial in completed]) * objective.sign
-    variances = np.array([_variance(trial, objective.name) for trial in completed])
-    data = Data(_codes(problem.space, completed), values, None if np.isnan(variances).any() else variances)
-    first = next(o for o in problem.objectives if not o.known)
-    return fit(data, problem.space, _prior(history) if objective == first else None).mean
+def _models(problem: Problem, history: History, completed: list[Trial]) -> dict[str, Model]:
+    """Every objective's values [n] of candidates [n, d], signs turned or not: exact where known, else expected."""
+    known, codes = Known(problem), _codes(problem.space, completed)
+    first = next((o for o in problem.objectives if o.name not in known.names), None)
+    found: dict[str, Model] = {}
+    for objective in problem.objectives:
+        if (name := objective.name) in known.names:
+            found[name] = partial(_exact, known, name)
+            continue
+        values = np.array([trial.values[name] for trial in completed]) * objective.sign
+        data = Data.of(codes, values, np.array([trial.variance(name) for trial in completed]))
+        prior = _prior(history) if objective == first else None
+        found[name] = fit(data, problem.space, prior, features(problem)).mean
+    return found
+
+
+def _exact(known: Known, name: str, rows: FloatArray) -> FloatArray:
+    return known.values(rows)[name]
 
 
 def _prior(history: History) -> FloatArray | None:
@@ -82,11 +90,6 @@ def _prior(history: History) -> FloatArray | None:
         if event.job.kind == "sensitivity" and isinstance(event.outcome, Evaluation):
             return np.array(event.outcome.attributes["table"])
     return None
-
-
-def _variance(trial: Trial, name: str) -> float:
-    variances = trial.evaluation.variances if trial.evaluation else None
-    return (variances or {}).get(name, np.nan)
 
 
 def _codes(space: Space, trials: list[Trial]) -> FloatArray:

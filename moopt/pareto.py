@@ -110,9 +110,7 @@ def knee(values: npt.ArrayLike) -> int:
     points = _some(values)
     index = np.flatnonzero(nondominated(points))
     front = points[index]
-    low, span = front.min(axis=0), np.ptp(front, axis=0)
-    scaled = (front - low) / np.where(span > 0, span, 1.0)
-    return int(index[np.argmin(scaled.sum(axis=1))])
+    return int(index[np.argmin(scaled(front, front).sum(axis=1))])
 
 
 def _some(values: npt.ArrayLike) -> FloatArray:

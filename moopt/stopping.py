@@ -112,14 +112,10 @@ def _hypervolume(history: History) -> float:
 def _noise(history: History) -> float:
     """The standard deviation of the front's hypervolume under the measured variances of its values."""
     front = history.front()
-    deviations = np.array([[_deviation(trial, o.name) for o in history.objectives] for trial in front])
+    variances = np.array([[trial.variance(o.name) for o in history.objectives] for trial in front])
+    deviations = np.sqrt(np.nan_to_num(variances))
     if not deviations.any():
         return 0.0
     rng, reference, values = np.random.default_rng(0), history.reference(), history.values(front)
     draws = values + deviations * rng.standard_normal((DRAWS, *values.shape))
     return float(np.std([pareto.hypervolume(draw, reference) for draw in draws]))
-
-
-def _deviation(trial: Trial, name: str) -> float:
-    variances = trial.evaluation.variances if trial.evaluation else None
-    return math.sqrt((variances or {}).get(name, 0.0))

@@ -29,7 +29,7 @@ class Beliefs:
 
     def drawn(self, codes: FloatArray, draws: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Objectives [s, n, m], signs turned, and what constraints are exceeded by [s, n, c], of candidates [n, d]."""
-        exact = dict(zip(self._known.names, self._known.values(codes), strict=True))
+        exact = self._known.values(codes)
         shape = (draws, len(codes))
         found = {name: surrogate.sampled(codes, _normals(shape, rng)) for name, surrogate in self.surrogates.items()}
         signs = {o.name: o.sign for o in self._objectives}
@@ -41,7 +41,7 @@ class Beliefs:
 
     def expected(self, codes: FloatArray) -> FloatArray:
         """Objectives [n, m], signs turned, of candidates [n, d], where every surrogate is at its mean."""
-        exact = dict(zip(self._known.names, self._known.values(codes), strict=True))
+        exact = self._known.values(codes)
         columns = [
             exact[o.name] * o.sign if o.name in exact else self.surrogates[o.name].mean(codes) for o in self._objectives
         ]

@@ -39,13 +39,13 @@ class Known:
             self._base, tables = self._tabled(counts.astype(int))
             self.tables = tables if self._exact(tables) else None
 
-    def values(self, codes: FloatArray) -> FloatArray:
-        """The known numbers [names, n] of candidates [n, d]."""
+    def values(self, codes: FloatArray) -> dict[str, FloatArray]:
+        """The known numbers [n] of candidates [n, d] by name."""
         if self.tables is not None:
-            return self._summed(self.tables, codes)
-        if not self.names:
-            return np.zeros((0, len(codes)))
-        return np.array([self._of(self._space.decode(row)) for row in codes]).reshape(len(codes), -1).T
+            rows = self._summed(self.tables, codes)
+        else:
+            rows = np.array([self._of(self._space.decode(row)) for row in codes]).reshape(len(codes), -1).T
+        return dict(zip(self.names, rows, strict=True))
 
     def _of(self, config: Config) -> list[float]:
         known = known_values(self._problem, config)

@@ -15,9 +15,9 @@ from moopt.acquisition import Beliefs, Improvement, Known, Proposals
 from moopt.algorithms.base import Algorithm, positive
 from moopt.errors import SurrogateError
 from moopt.jobs import Job, Outcome
-from moopt.problem import Evaluation, HasFeatures, HasRepair, Problem
+from moopt.problem import Evaluation, HasRepair, Problem
 from moopt.space import Config
-from moopt.surrogates import Data, Surrogate, fit
+from moopt.surrogates import Data, Surrogate, features, fit
 
 logger = logging.getLogger("moopt")
 
@@ -64,7 +64,7 @@ class QNEHVI(Algorithm):
         self._initial = min(self.initial or usual, max(3, int(min(space.size, 1e6)) // 2))
         self._rounds = ROUNDS_OF_STEPS if space.discrete.all() else ROUNDS_OF_NUMBERS
         self._known, self._proposals = Known(problem), Proposals(problem)
-        self._features = _Features(problem) if isinstance(problem, HasFeatures) else None
+        self._features = features(problem)
         self._table: FloatArray | None = None
         self._reference: FloatArray | None = None
         self._pending: dict[int, FloatArray] = {}
@@ -149,7 +149,7 @@ class QNEHVI(Algorithm):
         """What was measured of each objective and constraint that is not known."""
         archive, problem = self.archive, self.problem
         codes, values, variances = (np.array(rows) for rows in (archive.codes, archive.values, archive.variances))
-        found = {o.name: Data(codes, values[:, j], _given(variances[:, j])) for j, o in enumerate(problem.objectives)}
+        found = {o.name: Data.of(codes, values[:, j], variances[:, j]) for j, o in enumerate(problem.objectives)}
         for k, constraint in enumerate(problem.constraints):
             column = np.array(archive.excess)[:, k] + constraint.bound
             found.setdefault(constraint.name, Data(codes, column))
@@ -222,7 +222,7 @@ class QNEHVI(Algorithm):
         if not rows:
             return pool[:0]
         found = np.array(list(rows.values()))
-        exact = dict(zip(self._known.names, self._known.values(found), strict=True))
+        exact = self._known.values(found)
         allowed = np.ones(len(found), dtype=bool)
         for constraint in problem.constraints:
             if constraint.name in exact:
@@ -303,17 +303,6 @@ class _Front(NamedTuple):
     again: npt.NDArray[np.int64]
 
 
-class _Features:
-    """The problem's own features of encoded candidates."""
-
-    def __init__(self, problem: Problem) -> None:
-        assert isinstance(problem, HasFeatures)
-        self._of, self._space = problem.features, problem.space
-
-    def __call__(self, codes: FloatArray) -> FloatArray:
-        return np.array([self._of(self._space.decode(row)) for row in codes])
-
-
 def _best(scored: list[tuple[float, FloatArray]]) -> list[tuple[float, FloatArray]]:
     """The best few, each candidate once."""
     found: dict[bytes, tuple[float, FloatArray]] = {}
@@ -322,9 +311,3 @@ def _best(scored: list[tuple[float, FloatArray]]) -> list[tuple[float, FloatArra
         if len(found) == BEST:
             break
     return list(found.values())
-
-
-def _given(variances: FloatArray) -> FloatArray | None:
-    """Measured variances [n], what is missing filled with their mean; None if there are none."""
-    measured = ~np.isnan(variances)
-    return np.where(measured, variances, variances[measured].mean()) if measured.any() else None

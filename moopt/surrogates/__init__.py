@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from moopt.surrogates.base import Data, Surrogate
 from moopt.surrogates.choice import fit
+from moopt.surrogates.gaussian import features
 
-__all__ = ["Data", "Surrogate", "fit"]
+__all__ = ["Data", "Surrogate", "features", "fit"]

@@ -1,4 +1,4 @@
-"""Additive surrogates: every decision adds its share to the objective, and a Gaussian process has what is left.
+"""How additive surrogates learn: every decision adds its share, and a Gaussian process has what is left.
 
 What one option of one decision adds, theta, has a Gaussian prior: around a table that the problem estimates, or around
 a trend over the levels. The latent number is linear in theta near the most probable theta, so that the posterior of
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, solve_triangular
 
-from moopt.space import Space
 from moopt.surrogates.base import Data, FloatArray, Surrogate, factor, left_out
-
-IntArray = npt.NDArray[np.int64]
+from moopt.surrogates.options import Options
 
 STEPS, TOLERANCE = 40, 1e-3
 """Gauss-Newton steps at most, and the change of theta, or of the loss for each value, that ends them."""
@@ -38,51 +36,6 @@ GRIDS = {
 
 PASSES = 2
 """How often a fit goes through all scales."""
-
-
-class Options:
-    """The options of the decisions of a discrete space, each with a place in one long list.
-
-    Attributes:
-        counts: How many each decision has, [d].
-        starts: Where each decision's options begin in the list, [d].
-        total: The length of the list, t.
-        level: The level of each place, [t].
-        owner: The decision of each place, [t].
-        trend: The trend of each place, [t]: decisions with equal variables share one for each level.
-        trends: How many trends there are, k.
-    """
-
-    def __init__(self, space: Space) -> None:
-        self._lower = space.lower
-        self.counts: IntArray = (space.upper - space.lower + 1).astype(np.int64)
-        self.starts: IntArray = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
-        self.total = int(self.counts.sum())
-        self.owner: IntArray = np.repeat(np.arange(len(self.counts)), self.counts)
-        self.level: IntArray = np.arange(self.total) - self.starts[self.owner]
-        kinds: dict[tuple[str, int], int] = {}
-        names = [repr(variable) for variable in space.values()]
-        places = zip(self.owner.tolist(), self.level.tolist(), strict=True)
-        self.trend: IntArray = np.array([kinds.setdefault((names[i], b), len(kinds)) for i, b in places])
-        self.trends = len(kinds)
-
-    def places(self, codes: FloatArray) -> IntArray:
-        """Where the options of candidates [n, d] are in the list, [n, d]."""
-        return (codes - self._lower).astype(np.int64) + self.starts
-
-    def shares(self, codes: FloatArray) -> FloatArray:
-        """The levels of candidates [n, d] as shares of their range, [n, d]."""
-        return (codes - self._lower) / np.maximum(self.counts - 1, 1)
-
-    def tables(self, rows: FloatArray) -> FloatArray:
-        """Rows [n, t] as tables [n, d, options]; inf where a decision has fewer options."""
-        found = np.full((len(rows), len(self.counts), int(self.counts.max())), np.inf)
-        found[:, self.owner, self.level] = rows
-        return found
-
-    def listed(self, table: npt.ArrayLike) -> FloatArray:
-        """A table [d, options] as a row [t]."""
-        return np.asarray(table, dtype=float)[self.owner, self.level]
 
 
 @dataclass(frozen=True)
@@ -162,7 +115,7 @@ class _State(NamedTuple):
 
 
 class AdditiveSurrogate(Surrogate):
-    """The base of both links.
+    """The base of the surrogates in `moopt.surrogates.sums`, which say how parts make the objective.
 
     Args:
         data: What was measured.
@@ -370,98 +323,3 @@ class AdditiveSurrogate(Surrogate):
     @abstractmethod
     def _stretch(self) -> FloatArray | float:
         """The log derivative of the latent number by the objective at the data, [n] or a number."""
-
-
-class LogAdditive(AdditiveSurrogate):
-    """Losses that add up: the objective is a sum of positive parts, exp(theta), times the exponential of a residual."""
-
-    def values(self, latent: FloatArray) -> FloatArray:
-        found: FloatArray = np.exp(np.minimum(latent, 700.0))
-        return found
-
-    def _start(self, data: Data) -> None:
-        pass
-
-    def _latent(self, data: Data) -> tuple[FloatArray, FloatArray]:
-        logs = data.logs
-        return logs, np.full(len(data), np.nan) if data.variances is None else data.variances / data.values**2
-
-    def _known(self, row: FloatArray) -> FloatArray:
-        least = 1e-9 * float(row[np.isfinite(row)].max(initial=0.0)) or 1e-12
-        theta = np.log(np.maximum(np.where(np.isfinite(row), row, least), least))
-        latent, _ = self._summed(theta[self._options.places(self._data.codes)])
-        found: FloatArray = theta + np.median(self._targets - latent)
-        return found
-
-    def _added(self, theta: FloatArray) -> FloatArray:
-        return self.values(theta)
-
-    def _summed(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        top = theta.max(axis=1, keepdims=True)
-        parts = np.exp(theta - top)
-        total = parts.sum(axis=1)
-        return np.log(total) + top[:, 0], parts / total[:, None]
-
-    def _spread(self, total: Any, slope: float, level: FloatArray) -> FloatArray:
-        found: FloatArray = total - np.log(len(self._options.counts)) + slope * level
-        return found
-
-    def _stretch(self) -> FloatArray | float:
-        return self._data.log_slopes
-
-
-class LogOfSum(LogAdditive):
-    """An objective that is itself the logarithm of a sum of positive parts, such as a log loss."""
-
-    def values(self, latent: FloatArray) -> FloatArray:
-        return latent
-
-    def _latent(self, data: Data) -> tuple[FloatArray, FloatArray]:
-        return data.values, np.full(len(data), np.nan) if data.variances is None else data.variances
-
-    def _added(self, theta: FloatArray) -> FloatArray:
-        found: FloatArray = np.exp(theta - theta.max())
-        return found
-
-    def _stretch(self) -> float:
-        return 0.0
-
-
-class LinearAdditive(AdditiveSurrogate):
-    """Any number that is a sum of one part for each decision, such as an accuracy; modelled after standardising."""
-
-    def values(self, latent: FloatArray) -> FloatArray:
-        found: FloatArray = self._centre + self._scale * latent
-        return found
-
-    def _start(self, data: Data) -> None:
-        self._centre, self._scale = float(data.values.mean()), float(data.values.std()) or 1.0
-
-    def _latent(self, data: Data) -> tuple[FloatArray, FloatArray]:
-        variances = np.full(len(data), np.nan) if data.variances is None else data.variances / self._scale**2
-        return (data.values - self._centre) / self._scale, variances
-
-    def _known(self, row: FloatArray) -> FloatArray:
-        scaled = np.where(np.isfinite(row), row, 0.0) / self._scale / self._unit
-        latent, _ = self._summed(scaled[self._options.places(self._data.codes)])
-        found: FloatArray = scaled + np.median(self._targets - latent) / self._unit / len(self._options.counts)
-        return found
-
-    def _added(self, theta: FloatArray) -> FloatArray:
-        found: FloatArray = theta * (self._unit * self._scale)
-        return found
-
-    def _summed(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return self._unit * theta.sum(axis=1), np.full(theta.shape, self._unit)
-
-    def _spread(self, total: Any, slope: float, level: FloatArray) -> FloatArray:
-        found: FloatArray = (total + slope * level) / len(self._options.counts) / self._unit
-        return found
-
-    def _stretch(self) -> float:
-        return -float(np.log(self._scale))
-
-    @property
-    def _unit(self) -> float:
-        """What a theta of 1 adds to the latent number, so that the same prior scales suit any number of decisions."""
-        return float(1 / np.sqrt(len(self._options.counts)))

@@ -24,7 +24,7 @@ class Data:
     Attributes:
         codes: The candidates, encoded by their space, [n, d].
         values: What came of them, less is better, [n].
-        variances: The variances of the values' errors, [n]; None where they were not measured.
+        variances: The variances of the values' errors, [n]; NaN for one that was not measured, None if none was.
     """
 
     codes: FloatArray
@@ -33,6 +33,19 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @classmethod
+    def of(cls, codes: FloatArray, values: FloatArray, variances: FloatArray) -> Data:
+        """Data whose variances [n] may all be NaN: not measured."""
+        return cls(codes, values, None if np.isnan(variances).all() else variances)
+
+    @property
+    def errors(self) -> FloatArray | None:
+        """The variances [n]; what was not measured of them is taken to be like the others."""
+        if self.variances is None:
+            return None
+        measured = self.variances[~np.isnan(self.variances)]
+        return np.where(np.isnan(self.variances), measured.mean(), self.variances) if len(measured) else None
 
     @property
     def logs(self) -> FloatArray:

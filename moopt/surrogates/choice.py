@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from moopt.errors import SurrogateError
 from moopt.space import Space
-from moopt.surrogates.additive import LinearAdditive, LogAdditive, LogOfSum, Options
 from moopt.surrogates.base import Data, Surrogate
 from moopt.surrogates.gaussian import Encoding, Features, GaussianProcess, LogGaussianProcess
+from moopt.surrogates.options import Options
+from moopt.surrogates.sums import LinearAdditive, LogAdditive, LogOfSum
 
 MOST_OPTIONS = 64
 """Options of a decision up to which each has a share of its own in an additive surrogate."""

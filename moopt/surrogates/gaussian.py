@@ -16,6 +16,7 @@ from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
 from moopt.errors import SurrogateError
+from moopt.problem import HasFeatures, Problem
 from moopt.space import Choice, Space
 from moopt.surrogates.base import Data, FloatArray, Surrogate, factor, left_out
 
@@ -51,6 +52,14 @@ class Encoding:
         scaled = ((codes - self._space.lower) / span)[:, self._numbers]
         columns = [np.eye(count)[codes[:, i].astype(int)] for i, count in self._choices]
         return np.hstack([scaled, *columns])
+
+
+def features(problem: Problem) -> Features:
+    """What a Gaussian process sees of a problem's candidates: the problem's own features, else its encoding."""
+    if not isinstance(problem, HasFeatures):
+        return Encoding(problem.space)
+    own, space = problem.features, problem.space
+    return lambda codes: np.array([own(space.decode(row)) for row in codes])
 
 
 class GaussianProcess(Surrogate):
@@ -99,7 +108,7 @@ class GaussianProcess(Surrogate):
 
     def _transformed(self, data: Data) -> tuple[FloatArray, FloatArray | None]:
         """What is modelled, [n], and the variances of its errors, [n]."""
-        return data.values, data.variances
+        return data.values, data.errors
 
     def _load(self, data: Data) -> None:
         target, variances = self._transformed(data)
@@ -165,7 +174,8 @@ class LogGaussianProcess(GaussianProcess):
         return found
 
     def _transformed(self, data: Data) -> tuple[FloatArray, FloatArray | None]:
-        return data.logs, None if data.variances is None else data.variances / data.values**2
+        logs, errors = data.logs, data.errors
+        return logs, None if errors is None else errors / data.values**2
 
     def _stretch(self, data: Data) -> FloatArray:
         found: FloatArray = data.log_slopes - np.log(self._scale)

@@ -5,7 +5,8 @@ import pytest
 
 from moopt.space import Choice, Ordinal, Space
 from moopt.surrogates import Data, fit
-from moopt.surrogates.additive import LinearAdditive, LogAdditive, Options
+from moopt.surrogates.options import Options
+from moopt.surrogates.sums import LinearAdditive, LogAdditive
 
 SPACE = Space({**{f"layer{i}": Ordinal(2, 3, 4, 8) for i in range(6)}, "kind": Choice("a", "b")})
 

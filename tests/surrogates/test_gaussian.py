@@ -68,3 +68,12 @@ def test_what_cannot_be_modelled_says_so() -> None:
     codes = sampled(5)
     with pytest.raises(SurrogateError, match="too large"):
         fit(Data(codes, np.full(5, np.inf)), MIXED)
+
+
+def test_an_error_that_was_not_measured_is_like_the_others() -> None:
+    codes = sampled(4)
+    data = Data.of(codes, smooth(codes), np.array([0.1, np.nan, 0.3, np.nan]))
+    assert data.errors is not None
+    np.testing.assert_allclose(data.errors, [0.1, 0.2, 0.3, 0.2])
+    assert data.first(1).errors == pytest.approx([0.1])
+    assert Data.of(codes, smooth(codes), np.full(4, np.nan)).errors is None

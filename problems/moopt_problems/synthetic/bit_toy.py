@@ -11,6 +11,7 @@ import numpy.typing as npt
 import moopt
 from moopt import pareto
 from moopt.errors import ProblemError
+from moopt_problems.synthetic.level_switch import level_switch
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -100,12 +101,7 @@ class BitToy(moopt.Problem):
 
     def moves(self, config: moopt.Config, rng: np.random.Generator) -> moopt.Config:
         """A level switch: one layer one level up, another one down."""
-        codes = self.space.encode(config)
-        up, down = np.flatnonzero(codes < self.space.upper), np.flatnonzero(codes > 0)
-        for candidates, step in ((up, 1.0), (down, -1.0)):
-            if len(candidates):
-                codes[rng.choice(candidates)] += step
-        return self.space.decode(codes)
+        return level_switch(self.space, config, rng)
 
     def front(self) -> FloatArray:
         """The whole Pareto front, [n, 2], exact: the least loss at every size, by dynamic programming.

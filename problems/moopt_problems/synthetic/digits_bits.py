@@ -16,6 +16,7 @@ import moopt
 from moopt.backend.quantizers import rtn
 from moopt.errors import ProblemError
 from moopt_problems.synthetic.digits_networks import NETWORKS, Digits, digits, linears, trained
+from moopt_problems.synthetic.level_switch import level_switch
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -93,12 +94,7 @@ class DigitsBits(moopt.Problem):
 
     def moves(self, config: moopt.Config, rng: np.random.Generator) -> moopt.Config:
         """A level switch: one linear one level up, another one down."""
-        codes = self.space.encode(config)
-        up, down = np.flatnonzero(codes < self.space.upper), np.flatnonzero(codes > 0)
-        for candidates, step in ((up, 1.0), (down, -1.0)):
-            if len(candidates):
-                codes[rng.choice(candidates)] += step
-        return self.space.decode(codes)
+        return level_switch(self.space, config, rng)
 
     def decisions(self) -> list[dict[str, Any]]:
         parts = {name: name.rpartition(".") for name in self.space.names}
