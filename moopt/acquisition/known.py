@@ -69,6 +69,6 @@ class Known:
         return bool(np.allclose(self._summed(tables, codes), truth, rtol=1e-9, atol=0))
 
     def _summed(self, tables: FloatArray, codes: FloatArray) -> FloatArray:
-        options = (codes - self._space.lower).astype(np.int64)
+        options = np.rint(codes - self._space.lower).astype(np.int64)
         found: FloatArray = self._base[:, None] + tables[:, np.arange(codes.shape[1]), options].sum(axis=2)
         return found

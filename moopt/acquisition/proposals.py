@@ -21,20 +21,22 @@ class Proposals:
 
     Args:
         problem: Whose space, and moves.
+        relaxed: Whether levels are taken for numbers, which whoever takes a candidate has to round.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, relaxed: bool = False) -> None:
         space = problem.space
         self._space = space
-        self._moves = problem.moves if isinstance(problem, HasMoves) else None
-        self._choice = np.array([isinstance(v, Choice) for v in space.values()])
-        self._ordinal = np.array([isinstance(v, Ordinal) for v in space.values()])
+        self._discrete = np.zeros(len(space), dtype=bool) if relaxed else space.discrete
+        self._moves = problem.moves if isinstance(problem, HasMoves) and not relaxed else None
+        self._choice = np.array([isinstance(v, Choice) for v in space.values()]) & self._discrete
+        self._ordinal = np.array([isinstance(v, Ordinal) for v in space.values()]) & self._discrete
         self._known = any(objective.known for objective in problem.objectives)
         self._span = space.upper - space.lower
         steps = [
             (i, code)
             for i, variable in enumerate(space.values())
-            if variable.discrete
+            if self._discrete[i]
             for code in (range(int(variable.upper) + 1) if isinstance(variable, Choice) else (-1, 1))
         ]
         self._steps = np.array([i for i, _ in steps], dtype=int), np.array([code for _, code in steps], dtype=float)
@@ -50,7 +52,7 @@ class Proposals:
             unit = qmc.Sobol(dimensions, rng=rng).random_base2(int(np.ceil(np.log2(max(n, 2)))))[:n]
         else:
             unit = rng.random((n, dimensions))
-        margin = np.where(self._space.discrete, 0.5, 0.0)
+        margin = np.where(self._discrete, 0.5, 0.0)
         rows = self._clipped(self._space.lower - margin + unit * (self._span + 2 * margin))
         if self._known and self._ordinal.any():
             shares = rng.permutation((np.arange(n) + rng.random()) / n)
@@ -102,7 +104,7 @@ class Proposals:
         changed = rng.random(rows.shape) < (wanted / d)[:, None]
         changed[np.arange(n), rng.integers(d, size=n)] = True
         step = rng.standard_normal(rows.shape) * scale * self._span
-        step = np.where(self._space.discrete, np.sign(step) * np.maximum(1.0, np.round(np.abs(step))), step)
+        step = np.where(self._discrete, np.sign(step) * np.maximum(1.0, np.round(np.abs(step))), step)
         step = np.where(self._ordinal, np.sign(step), step)
         resampled = self._space.lower + np.floor(rng.random(rows.shape) * (self._span + 1))
         moved = np.where(self._choice, resampled, self._reflected(rows + step))
@@ -128,6 +130,6 @@ class Proposals:
         return np.where(rows < low, 2 * low - rows, np.where(rows > high, 2 * high - rows, rows))
 
     def _clipped(self, rows: FloatArray) -> FloatArray:
-        exact = np.where(self._space.discrete, np.floor(rows + 0.5), rows)
+        exact = np.where(self._discrete, np.floor(rows + 0.5), rows)
         found: FloatArray = np.clip(exact, self._space.lower, self._space.upper) + 0.0  # no negative zeros
         return found

@@ -51,19 +51,24 @@ class QNEHVI(Algorithm):
         initial: Trials before a surrogate is fitted, those a study opens with included; None: as the space needs.
         prior: Whether the problem's sensitivities are a prior of the first measured objective.
         trust_region: Whether steps of a few changes towards the optima are looked at beside the optima.
+        rounding: Take levels for numbers, model and search those, and round what is found: what most tools do, and
+            worse. It is there to be compared with.
     """
 
-    def __init__(self, initial: int | None = None, prior: bool = True, trust_region: bool = True) -> None:
+    def __init__(
+        self, initial: int | None = None, prior: bool = True, trust_region: bool = True, rounding: bool = False
+    ) -> None:
         self.initial = None if initial is None else positive("initial", initial)
-        self.prior, self.trust_region = prior, trust_region
+        self.prior, self.trust_region, self.rounding = prior, trust_region, rounding
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
         space = problem.space
         usual = 8 if space.discrete.all() else min(2 * len(space), 20)
         self._initial = min(self.initial or usual, max(3, int(min(space.size, 1e6)) // 2))
-        self._rounds = ROUNDS_OF_STEPS if space.discrete.all() else ROUNDS_OF_NUMBERS
-        self._known, self._proposals = Known(problem), Proposals(problem)
+        steps = bool(space.discrete.all()) and not self.rounding
+        self._rounds = ROUNDS_OF_STEPS if steps else ROUNDS_OF_NUMBERS
+        self._known, self._proposals = Known(problem), Proposals(problem, relaxed=self.rounding)
         self._features = features(problem)
         self._table: FloatArray | None = None
         self._reference: FloatArray | None = None
@@ -163,12 +168,12 @@ class QNEHVI(Algorithm):
         if self._fitted.get(name, (0, None))[0] != n:
             first = next((o.name for o in self.problem.objectives if o.name not in self._known.names), None)
             prior = self._table if name == first else None
-            self._fitted[name] = n, fit(data.first(n), self.problem.space, prior, self._features)
+            self._fitted[name] = n, fit(data.first(n), self.problem.space, prior, self._features, not self.rounding)
         surrogate = self._fitted[name][1]
         try:
             return surrogate if n == len(data) else surrogate.conditioned(data)
         except SurrogateError:  # a value came that this kind of surrogate cannot have
-            return fit(data, self.problem.space, None, self._features)
+            return fit(data, self.problem.space, None, self._features, not self.rounding)
 
     def _next(
         self, beliefs: Beliefs, reference: FloatArray, beside: list[FloatArray], rng: np.random.Generator
@@ -186,9 +191,11 @@ class QNEHVI(Algorithm):
             if not best:
                 break
             pool = self._around(np.array([row for _, row in best]), 0.1 * 0.4**later, rng)
-        for _, row in best:
-            return self.problem.space.decode(row)
         taken = {row.tobytes() for row in beside}
+        for _, row in best:
+            found = self.problem.space.decode(row)
+            if not self.rounding or not (self.seen(found) or self.problem.space.encode(found).tobytes() in taken):
+                return found
         left = self.unseen(self._scattered(rng), len(beside) + 1, rng)
         return next((c for c in left if self.problem.space.encode(c).tobytes() not in taken), None)
 

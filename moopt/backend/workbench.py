@@ -31,6 +31,7 @@ class Allocation(Protocol):
     group_size: int
     text: Text
     context: int
+    draw: int
     fidelity: Fidelity
     measurements: Mapping[str, Fidelity]
     fixed: dict[str, int]
@@ -110,8 +111,9 @@ class Workbench:
         candidate.use({})
         candidate.prepare({w.name: d.options for d in decisions for w in d.weights})
         memory.give_back()
-        ids = self.evaluator.tokens.draws("search", tokens, SEQUENCE, seed=0).to(candidate.device)
-        table = sensitivity.sampled_fisher(candidate, decisions, self.evaluator.head(), ids, seed=0)
+        draw = self._problem.draw
+        ids = self.evaluator.tokens.draws("search", tokens, SEQUENCE, seed=draw).to(candidate.device)
+        table = sensitivity.sampled_fisher(candidate, decisions, self.evaluator.head(), ids, seed=draw)
         memory.give_back()
         tables = [i for i, d in enumerate(decisions) if d.weights[0].kind != "linear"]
         if tables:  # an embedding is no linear layer: it is measured
@@ -125,7 +127,7 @@ class Workbench:
         decisions = list(self._problem.decided.values())
         evaluator.use(self._problem.widths(config))
         number = int(fidelity.batch)
-        ids = evaluator.tokens.draws("search", fidelity.tokens, SEQUENCE, seed=1000 + number)
+        ids = evaluator.tokens.draws("search", fidelity.tokens, SEQUENCE, seed=1000 * (1 + self._problem.draw) + number)
         reference = evaluator.observed(ids.to(evaluator.candidate.device))
         memory.give_back()
         kl, linear, curvature = sensitivity.gradient(

@@ -23,7 +23,13 @@ MOST_DECISIONS = 30
 """Decisions of a discrete space up to which a general Gaussian process is tried beside the additive ones."""
 
 
-def fit(data: Data, space: Space, prior: npt.ArrayLike | None = None, features: Features | None = None) -> Surrogate:
+def fit(
+    data: Data,
+    space: Space,
+    prior: npt.ArrayLike | None = None,
+    features: Features | None = None,
+    additive: bool = True,
+) -> Surrogate:
     """The surrogate of what was measured that predicts it best, each value from all the others.
 
     Args:
@@ -31,6 +37,7 @@ def fit(data: Data, space: Space, prior: npt.ArrayLike | None = None, features: 
         space: What the candidates are of.
         prior: What each option is estimated to add to the values, [decisions, options], where the problem knows.
         features: The problem's own numbers for a general surrogate; None: the encoded candidates.
+        additive: Whether a surrogate may give each option of a discrete space a share of its own.
 
     Raises:
         SurrogateError: none can be fitted; says why.
@@ -39,7 +46,7 @@ def fit(data: Data, space: Space, prior: npt.ArrayLike | None = None, features: 
         raise SurrogateError(f"Values of {np.abs(data.values).max():.3g} are too large for a surrogate.")
     found: list[Surrogate] = []
     reasons: list[str] = []
-    for make in _candidates(data, space, prior, features or Encoding(space)):
+    for make in _candidates(data, space, prior, features or Encoding(space), additive):
         try:
             surrogate = make()
         except (SurrogateError, np.linalg.LinAlgError) as error:
@@ -53,10 +60,10 @@ def fit(data: Data, space: Space, prior: npt.ArrayLike | None = None, features: 
 
 
 def _candidates(
-    data: Data, space: Space, prior: npt.ArrayLike | None, features: Features
+    data: Data, space: Space, prior: npt.ArrayLike | None, features: Features, additive: bool
 ) -> Iterator[Callable[[], Surrogate]]:
     positive = bool((data.values > 0).all())
-    if space.discrete.all() and len(space) > 1 and (space.upper - space.lower).max() < MOST_OPTIONS:
+    if additive and space.discrete.all() and len(space) > 1 and (space.upper - space.lower).max() < MOST_OPTIONS:
         options = Options(space)
         if prior is not None:
             yield partial(LogAdditive if positive else LinearAdditive, data, options, prior)

@@ -61,6 +61,7 @@ class BitAllocation(Problem):
         held_out: Tokens of the measurement on held-out text at the end; 0 for none.
         sensitivities: "fisher", "one-layer", "weight-error" or None, for the knapsack every study opens with.
         sensitivity_tokens: Tokens it may use.
+        draw: Which draw of text, and of sampled labels, the Fisher sensitivities use.
 
     Raises:
         ModelNotFound, QuantizationError, TextError, ProblemError: say what does not fit.
@@ -84,6 +85,7 @@ class BitAllocation(Problem):
         held_out: int = 6144,
         sensitivities: str | None = "default",
         sensitivity_tokens: int = 18_432,
+        draw: int = 0,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         self.model, self.quantizer, self.group_size = model, quantizer, group_size
@@ -99,6 +101,9 @@ class BitAllocation(Problem):
         for name, value in (("tokens", tokens), ("context", context), ("sensitivity_tokens", sensitivity_tokens)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ProblemError(f"Got {name}={value!r}; expected a whole number above 0.")
+        if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
+            raise ProblemError(f"Got draw={draw!r}; expected a whole number from 0.")
+        self.draw = draw
         self.fidelity = Fidelity(tokens, 0)
         self.measurements = {"held-out": Fidelity(held_out, "held-out")} if held_out else {}
         chosen = ("fisher" if self.is_language else "one-layer") if sensitivities == "default" else sensitivities

@@ -91,3 +91,9 @@ def test_what_cannot_be_modelled_is_said_and_searched_on(caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING, logger="moopt"):
         assert len(evaluated(drive(QNEHVI(initial=6), Huge(), 12))) == 12
     assert "without a model" in caplog.text
+
+
+def test_rounding_searches_numbers_and_never_repeats_a_candidate() -> None:
+    log = drive(QNEHVI(initial=6, rounding=True), BitToy(5), 20)
+    configs = [tuple(job.config.values()) for job in evaluated(log)]
+    assert len(configs) == len(set(configs)) == 20
