@@ -30,6 +30,8 @@ class Objective:
         unit: What it is measured in, as it is written on an axis; "" for a bare number.
         known: Exact and free from the configuration alone: given by `Problem.known`, never measured.
         reference: The worst value of interest, for the hypervolume; None infers it.
+        scale: "log" where factors count and not differences, as of a loss that spans orders of magnitude: decides
+            where on the front an algorithm that models objectives looks for improvement. Values are positive then.
     """
 
     name: str
@@ -37,9 +39,12 @@ class Objective:
     unit: str = ""
     known: bool = False
     reference: float | None = None
+    scale: Literal["linear", "log"] = "linear"
 
     def __post_init__(self) -> None:
         _named(self.name, "objective")
+        if self.scale not in ("linear", "log"):
+            raise ProblemError(f"Objective {self.name!r} has scale {self.scale!r}; expected 'linear' or 'log'.")
         if self.direction not in ("min", "max"):
             raise ProblemError(f"Objective {self.name!r} has direction {self.direction!r}; expected 'min' or 'max'.")
         if self.reference is not None and not is_finite(self.reference):

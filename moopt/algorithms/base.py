@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -35,6 +35,8 @@ class Archive:
         """Objectives, signs turned to be minimised, [m] each."""
         self.variances: list[FloatArray] = []
         """The variances of their errors, [m] each; NaN where none was measured, 0 for what is known."""
+        self.samples: list[Mapping[str, Sequence[float]]] = []
+        """What they are the means of, by objective, where that was measured."""
         self.excess: list[FloatArray] = []
         """By how much each constraint is exceeded, [c]."""
         self.codes: list[FloatArray] = []
@@ -54,6 +56,7 @@ class Archive:
         self.variances.append(
             np.array([0.0 if o.known else given.get(o.name, np.nan) for o in self._problem.objectives])
         )
+        self.samples.append(evaluation.samples or {})
         self.excess.append(np.array([c.excess(values[c.name]) for c in self._problem.constraints]))
         self.violations.append(float(np.maximum(self.excess[-1], 0.0).sum()))
 

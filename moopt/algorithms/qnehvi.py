@@ -17,7 +17,7 @@ from moopt.errors import SurrogateError
 from moopt.jobs import Job, Outcome
 from moopt.problem import Evaluation, HasRepair, Problem
 from moopt.space import Config
-from moopt.surrogates import Data, Surrogate, features, fit
+from moopt.surrogates import Data, Surrogate, features, fit, paired
 
 logger = logging.getLogger("moopt")
 
@@ -35,6 +35,8 @@ REFIT = 1.1
 """Hyperparameters are fitted again when the data has grown by this factor."""
 NOISE = 0.02
 """The share of an objective's range from which the error of a measured value is taken into account."""
+LEAST = 1e-9
+"""What a value on a logarithmic scale counts as at least."""
 LARGEST_FRONT = 64
 """How many measured points of a noisy front are drawn again."""
 
@@ -70,6 +72,7 @@ class QNEHVI(Algorithm):
         self._rounds = ROUNDS_OF_STEPS if steps else ROUNDS_OF_NUMBERS
         self._known, self._proposals = Known(problem), Proposals(problem, relaxed=self.rounding)
         self._features = features(problem)
+        self._logs = np.array([objective.scale == "log" for objective in problem.objectives])
         self._table: FloatArray | None = None
         self._reference: FloatArray | None = None
         self._pending: dict[int, FloatArray] = {}
@@ -153,12 +156,22 @@ class QNEHVI(Algorithm):
     def _data(self) -> dict[str, Data]:
         """What was measured of each objective and constraint that is not known."""
         archive, problem = self.archive, self.problem
-        codes, values, variances = (np.array(rows) for rows in (archive.codes, archive.values, archive.variances))
+        codes, values, variances = np.array(archive.codes), np.array(archive.values), self._variances()
         found = {o.name: Data.of(codes, values[:, j], variances[:, j]) for j, o in enumerate(problem.objectives)}
         for k, constraint in enumerate(problem.constraints):
             column = np.array(archive.excess)[:, k] + constraint.bound
             found.setdefault(constraint.name, Data(codes, column))
         return {name: data for name, data in found.items() if name not in self._known.names}
+
+    def _variances(self) -> FloatArray:
+        """The variances [n, m] of what distinguishes the values measured."""
+        archive = self.archive
+        values, variances = np.array(archive.values), np.array(archive.variances)
+        if len({job.fidelity for job in archive.jobs}) == 1:  # all on the same sequences
+            for j, objective in enumerate(self.problem.objectives):
+                samples = [each.get(objective.name) for each in archive.samples]
+                variances[:, j] = paired(values[:, j], variances[:, j], samples)
+        return variances
 
     def _surrogate(self, name: str, data: Data) -> Surrogate:
         """The surrogate of one number: fitted when the data has grown by a tenth, conditioned on the rest."""
@@ -254,7 +267,7 @@ class QNEHVI(Algorithm):
 
     def _uncertain(self, values: FloatArray) -> bool:
         """Whether errors of measured values are large enough to hide what is on the front."""
-        given = np.array(self.archive.variances)
+        given = self._variances()
         spread = np.ptp(values, axis=0)
         errors = np.sqrt(np.nanmedian(np.where(np.isnan(given).all(axis=0), 0.0, given), axis=0))
         return bool((errors > NOISE * spread).any())
@@ -268,7 +281,7 @@ class QNEHVI(Algorithm):
         values = front.values[:0] if len(front.again) else front.values
         if rows:
             values = np.vstack([values, beliefs.expected(np.array(rows))])
-        return Improvement(values[None], front.reference)
+        return Improvement(self._scaled(values[None]), self._scaled(front.reference))
 
     def _scored(
         self, beliefs: Beliefs, front: _Front, fixed: Improvement | None, pool: FloatArray, beside: list[FloatArray],
@@ -288,10 +301,17 @@ class QNEHVI(Algorithm):
             drawn = np.where(feasible[:, :split, None], values[:, :split], front.reference)
             sure = front.values[:0] if len(front.again) else front.values
             shared = drawn if split else drawn[:1]
-            fixed = Improvement(np.hstack([np.repeat(sure[None], len(shared), axis=0), shared]), front.reference)
-        gains: FloatArray = fixed.of(values[:, split:]) * feasible[:, split:]
+            fronts = np.hstack([np.repeat(sure[None], len(shared), axis=0), shared])
+            fixed = Improvement(self._scaled(fronts), self._scaled(front.reference))
+        gains: FloatArray = fixed.of(self._scaled(values[:, split:])) * feasible[:, split:]
         found: FloatArray = gains.mean(axis=0)
         return found
+
+    def _scaled(self, values: FloatArray) -> FloatArray:
+        """Values [..., m], to be minimised, on the scales on which improvements count."""
+        if not self._logs.any():
+            return values
+        return np.where(self._logs, np.sign(values) * np.log(np.maximum(np.abs(values), LEAST)), values)
 
 
 class _Front(NamedTuple):
