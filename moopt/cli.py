@@ -283,7 +283,7 @@ def bench(
         ),
     ],
     algorithms: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Ours and peers', with commas between: nsga2,optuna-tpe,pymoo-nsga2.")
+        str, typer.Option(metavar="A,B,...", help="Ours, auto and peers', with commas between: nsga2,optuna-tpe.")
     ] = "nsga2,optuna-tpe",
     evaluations: Annotated[int, typer.Option(min=4, help="How many each search may spend.")] = 100,
     seeds: Annotated[int, typer.Option(min=1, help="How many searches of each algorithm on each problem.")] = 11,

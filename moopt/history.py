@@ -190,7 +190,7 @@ class History:
 
     @property
     def _names(self) -> list[str]:
-        return list(dict.fromkeys(part.name for part in (*self.objectives, *self.constraints)))
+        return list(dict.fromkeys([*(o.name for o in self.objectives), *(c.name for c in self.constraints)]))
 
     def _ranges(self) -> str:
         trials = self.feasible()
