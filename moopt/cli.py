@@ -1,4 +1,4 @@
-"""The command line: run, plan, front, report, status, bench. Only asks and shows; everything it does, Python can do.
+"""The command line: run, plan, front, importance, report, status, bench. Asks and shows what Python can do too.
 
 Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is in use, 130 interrupted.
 """
@@ -214,6 +214,28 @@ def front(
 
 
 @command
+def importance(
+    storage: given.Stored, name: given.Named = None, as_json: given.AsJson = False, debug: given.Debug = False
+) -> None:
+    """Which decisions matter: how far each moves what is measured, around the front, as a model of the trials expects.
+
+    Examples:
+
+      moopt importance bits.journal
+
+      moopt importance bits.journal --json | jq '.decisions[0]'
+    """
+    from moopt.views.importance import importance_data
+
+    history = _history(storage, name)
+    table = importance_data(history)
+    if as_json:
+        print_json({"study": history.name, "decisions": table.to_dict("records")})
+    else:
+        print_table(list(table.columns), list(table.itertuples(index=False)), history.name)
+
+
+@command
 def report(
     storage: given.Stored,
     out: Annotated[Path, typer.Option(metavar="PATH", help="Where to write it.")] = Path("report.html"),
@@ -275,16 +297,8 @@ def status(
 
 @command
 def bench(
-    problems: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PROBLEM...",
-            help="As TARGET of run, with settings after an @: bit-toy@layers=100,scale=log or dtlz2@variables=6.",
-        ),
-    ],
-    algorithms: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Ours, auto and peers', with commas between: nsga2,optuna-tpe.")
-    ] = "nsga2,optuna-tpe",
+    problems: given.Problems,
+    algorithms: given.Algorithms = "nsga2,optuna-tpe",
     evaluations: Annotated[int, typer.Option(min=4, help="How many each search may spend.")] = 100,
     seeds: Annotated[int, typer.Option(min=1, help="How many searches of each algorithm on each problem.")] = 11,
     against: Annotated[str | None, typer.Option(help="The algorithm the others are tested against.")] = None,

@@ -60,5 +60,15 @@ Hypervolume = Annotated[float | None, typer.Option(help="The hypervolume that is
 Patience = Annotated[
     int | None, typer.Option(min=1, help="Trials in a row that may fail to improve the front beyond its noise.")
 ]
+Problems = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PROBLEM...",
+        help="As TARGET of run, with settings after an @: bit-toy@layers=100,scale=log or dtlz2@variables=6.",
+    ),
+]
+Algorithms = Annotated[
+    str, typer.Option(metavar="A,B,...", help="Ours, auto and peers', with commas between: nsga2,auto,optuna-tpe.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show all that is logged, what workers print, and tracebacks.")]

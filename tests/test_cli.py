@@ -295,6 +295,16 @@ def test_front_writes_csv_and_json(moopt: Moopt, folder: Path) -> None:
     assert len((folder / "front.csv").read_text().splitlines()) == len(document["front"]) + 1
 
 
+def test_importance_lists_what_matters_most_first(moopt: Moopt) -> None:
+    moopt("run", "toy.py", "--trials", "12", "--storage", "x.journal")
+    decisions = json.loads(moopt("importance", "x.journal", "--json").stdout)["decisions"]
+    assert [row["decision"] for row in decisions] == ["x", "bits"]
+    assert decisions[0]["moves loss by"] > decisions[1]["moves loss by"] > 0
+    assert moopt("importance", "x.journal").stdout.split()[:3] == ["toy", "decision", "group"]
+    moopt("run", "toy.py", "--trials", "3", "--storage", "y.journal")
+    assert "3 completed trials; expected 8 or more" in refused(moopt("importance", "y.journal"))
+
+
 def test_report_says_where_it_is(moopt: Moopt, folder: Path) -> None:
     moopt("run", "toy.py", "--trials", "10")
     assert moopt("report", "toy.journal", "--out", "page.html").stdout == "Wrote page.html\n"
