@@ -1,4 +1,4 @@
-"""The command line: run, plan, front, report, status, bench. Only asks and shows; everything it does, Python can do.
+"""The command line: run, plan, front, importance, report, status, bench. Asks and shows what Python can do too.
 
 Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is in use, 130 interrupted.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moopt import __version__, logs
-from moopt.cli_options import AsJson, Changes, Debug, Direction, Model, Named, Stored, Target, Trials, When
+from moopt import cli_options as given
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError
 
@@ -76,23 +76,23 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 @command
 def run(
-    target: Target,
+    target: given.Target,
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="Trials in total, those of earlier runs included. Left out: 100, or no other limit."),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.001, help="Begin nothing new after so many seconds.")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Begin nothing new after so many forward tokens.")] = None,
-    hypervolume: Annotated[float | None, typer.Option(help="The hypervolume that is enough.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Trials in a row that may fail to improve the front beyond its noise.")
-    ] = None,
-    model: Model = None,
+    seconds: given.Seconds = None,
+    tokens: given.Tokens = None,
+    hypervolume: given.Hypervolume = None,
+    patience: given.Patience = None,
+    model: given.Model = None,
     storage: Annotated[str | None, typer.Option(help="A file or a database URL; made when it is missing.")] = None,
     algorithm: Annotated[
         str | None, typer.Option(help="auto, sequential-knapsack, qnehvi, nsga2, random, tpe, or a plug-in.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
+    prefer: given.Prefer = None,
+    weights: given.Weights = None,
     workers: Annotated[int, typer.Option(min=1, help="How many candidates are evaluated at a time.")] = 1,
     executor: Annotated[
         str | None, typer.Option(help="Where: inline, processes, ray, or a plug-in. Left out: processes for workers.")
@@ -101,25 +101,16 @@ def run(
         float | None, typer.Option(min=0.001, help="Seconds an evaluation may take before it is stopped and failed.")
     ] = None,
     retries: Annotated[int, typer.Option(min=0, help="How often a failed evaluation is tried on a fresh worker.")] = 1,
-    changes: Changes = None,
-    score: Annotated[
-        str | None,
-        typer.Option("--eval", metavar="COMMAND", help="A command that scores a model; {model} is its folder."),
-    ] = None,
-    metric: Annotated[
-        str, typer.Option(metavar="json:KEY", help="KEY of the JSON it prints last; 'last': its last word.")
-    ] = "json:score",
-    direction: Annotated[
-        Direction, typer.Option("--eval-direction", help="max or min: which scores are better.")
-    ] = "max",
-    when: Annotated[
-        When, typer.Option("--eval-when", help="every: an objective. finalists: only for the front, at the end.")
-    ] = "finalists",
+    changes: given.Changes = None,
+    score: given.Score = None,
+    metric: given.Metric = "json:score",
+    direction: given.Direction = "max",
+    when: given.When = "finalists",
     log_json: Annotated[
         bool, typer.Option("--log-json", help="JSON lines on standard error in place of the live display.")
     ] = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
 ) -> None:
     """Search for the Pareto front. Run it again and it goes on where it stopped.
 
@@ -131,16 +122,20 @@ def run(
 
       moopt run my_study.py --seconds 3600 --patience 50
 
+      moopt run my_study.py --prefer "size_mb <= 80" --weight kl=2 --weight size_mb=1
+
       moopt run my_study.py:study --set bits=2,4,8 --set group_size=32
 
       moopt run my_study.py --eval "python my_eval.py {model}" --metric json:score
     """
-    from moopt.cli_targets import with_overrides
+    from moopt.cli_targets import preferred, with_overrides
     from moopt.progress import Display
 
     study = _study(target, changes, model=model, storage=storage, algorithm=algorithm, seed=seed)
     if score is not None:
         study = with_overrides(study, {"metrics": _metrics(study, score, metric, direction, when)})
+    if preference := preferred(study.problem, prefer or (), weights or ()):
+        study = with_overrides(study, {"preference": preference})
     limits = {"seconds": seconds, "tokens": tokens, "hypervolume": hypervolume, "patience": patience}
     if trials is None and all(limit is None for limit in limits.values()):
         trials = 100
@@ -166,8 +161,8 @@ def run(
 
 @command
 def plan(
-    target: Target, trials: Trials = 100, model: Model = None, changes: Changes = None, as_json: AsJson = False,
-    debug: Debug = False,
+    target: given.Target, trials: given.Trials = 100, model: given.Model = None, changes: given.Changes = None,
+    as_json: given.AsJson = False, debug: given.Debug = False,
 ) -> None:  # fmt: skip
     """What a run will need, before anything runs: memory, disk and minutes, and how each was found.
 
@@ -193,11 +188,11 @@ def plan(
 
 @command
 def front(
-    storage: Stored,
-    name: Named = None,
+    storage: given.Stored,
+    name: given.Named = None,
     csv: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the front to a CSV file as well.")] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
 ) -> None:
     """The best trade-offs found: the feasible trials that no other trial beats in everything.
 
@@ -219,12 +214,34 @@ def front(
 
 
 @command
+def importance(
+    storage: given.Stored, name: given.Named = None, as_json: given.AsJson = False, debug: given.Debug = False
+) -> None:
+    """Which decisions matter: how far each moves what is measured, around the front, as a model of the trials expects.
+
+    Examples:
+
+      moopt importance bits.journal
+
+      moopt importance bits.journal --json | jq '.decisions[0]'
+    """
+    from moopt.views.importance import importance_data
+
+    history = _history(storage, name)
+    table = importance_data(history)
+    if as_json:
+        print_json({"study": history.name, "decisions": table.to_dict("records")})
+    else:
+        print_table(list(table.columns), list(table.itertuples(index=False)), history.name)
+
+
+@command
 def report(
-    storage: Stored,
+    storage: given.Stored,
     out: Annotated[Path, typer.Option(metavar="PATH", help="Where to write it.")] = Path("report.html"),
-    name: Named = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    name: given.Named = None,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
 ) -> None:
     """Write a study's report: one HTML file that opens without a network.
 
@@ -245,7 +262,9 @@ def report(
 
 
 @command
-def status(storage: Stored, name: Named = None, as_json: AsJson = False, debug: Debug = False) -> None:
+def status(
+    storage: given.Stored, name: given.Named = None, as_json: given.AsJson = False, debug: given.Debug = False
+) -> None:
     """How the studies of a storage stand, also while they run.
 
     Examples:
@@ -278,23 +297,15 @@ def status(storage: Stored, name: Named = None, as_json: AsJson = False, debug: 
 
 @command
 def bench(
-    problems: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PROBLEM...",
-            help="As TARGET of run, with settings after an @: bit-toy@layers=100,scale=log or dtlz2@variables=6.",
-        ),
-    ],
-    algorithms: Annotated[
-        str, typer.Option(metavar="A,B,...", help="Ours and peers', with commas between: nsga2,optuna-tpe,pymoo-nsga2.")
-    ] = "nsga2,optuna-tpe",
+    problems: given.Problems,
+    algorithms: given.Algorithms = "nsga2,optuna-tpe",
     evaluations: Annotated[int, typer.Option(min=4, help="How many each search may spend.")] = 100,
     seeds: Annotated[int, typer.Option(min=1, help="How many searches of each algorithm on each problem.")] = 11,
     against: Annotated[str | None, typer.Option(help="The algorithm the others are tested against.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Searches at a time, each a process with one thread.")] = 1,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where searches, tables and plots go.")] = Path("bench"),
-    as_json: AsJson = False,
-    debug: Debug = False,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
 ) -> None:
     """Compare algorithms on problems, over many seeds. Run it again and it goes on where it stopped.
 
@@ -335,7 +346,7 @@ def _study(target: str, changes: Sequence[str] | None, **options: Any) -> Study:
     return study(target, overrides | {key: value for key, value in options.items() if value is not None})
 
 
-def _metrics(study: Study, command: str, metric: str, direction: Direction, when: When) -> tuple[Any, ...]:
+def _metrics(study: Study, command: str, metric: str, direction: given.Direction, when: given.When) -> tuple[Any, ...]:
     """The problem's own metrics and the user's command."""
     from moopt.backend.metrics import CommandMetric
 

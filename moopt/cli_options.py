@@ -1,4 +1,4 @@
-"""The arguments and options that commands share. Says how they are written, and does nothing."""
+"""The arguments and options of commands: how they are written and what their help says. Does nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,48 @@ Changes = Annotated[
         "or of its problem: --set bits=2,4,8 --set group_size=32. May be repeated.",
     ),
 ]
-Direction = Literal["max", "min"]
-When = Literal["every", "finalists"]
+Prefer = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BOUND",
+        help='The region to search: --prefer "size_mb <= 80"; with >= for what is maximised. May be repeated.',
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight",
+        metavar="OBJECTIVE=NUMBER",
+        help="How much each objective counts: --weight kl=2 --weight size_mb=1 searches near the best for that.",
+    ),
+]
+Score = Annotated[
+    str | None,
+    typer.Option("--eval", metavar="COMMAND", help="A command that scores a model; {model} is its folder."),
+]
+Metric = Annotated[str, typer.Option(metavar="json:KEY", help="KEY of the JSON it prints last; 'last': its last word.")]
+Direction = Annotated[
+    Literal["max", "min"], typer.Option("--eval-direction", help="max or min: which scores are better.")
+]
+When = Annotated[
+    Literal["every", "finalists"],
+    typer.Option("--eval-when", help="every: an objective. finalists: only for the front, at the end."),
+]
+Seconds = Annotated[float | None, typer.Option(min=0.001, help="Begin nothing new after so many seconds.")]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Begin nothing new after so many forward tokens.")]
+Hypervolume = Annotated[float | None, typer.Option(help="The hypervolume that is enough.")]
+Patience = Annotated[
+    int | None, typer.Option(min=1, help="Trials in a row that may fail to improve the front beyond its noise.")
+]
+Problems = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PROBLEM...",
+        help="As TARGET of run, with settings after an @: bit-toy@layers=100,scale=log or dtlz2@variables=6.",
+    ),
+]
+Algorithms = Annotated[
+    str, typer.Option(metavar="A,B,...", help="Ours, auto and peers', with commas between: nsga2,auto,optuna-tpe.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show all that is logged, what workers print, and tracebacks.")]

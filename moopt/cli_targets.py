@@ -15,7 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from moopt import conditions
 from moopt.errors import MooptError, StudyError
+from moopt.preference import Preference
 from moopt.problem import Problem, Resources
 from moopt.study import Study
 
@@ -85,8 +87,35 @@ def with_overrides(found: Study, changes: Mapping[str, Any]) -> Study:
     for key in ("name", "storage"):  # digits are a name too
         arguments[key] = _like("" if arguments[key] is not None else None, arguments[key])
     resources = Resources(**{key: asked.pop(key, getattr(found.resources, key)) for key in RESOURCES})
+    preference = asked.pop("preference", found.preference)
     problem = _rebuilt(found.problem, asked) if asked else found.problem
-    return Study(problem=problem, resources=resources, preference=found.preference, **arguments)
+    return Study(problem=problem, resources=resources, preference=preference, **arguments)
+
+
+def preferred(problem: Problem, bounds: Iterable[str], weights: Iterable[str]) -> Preference | None:
+    """What a user prefers, as they type it; None if that is nothing.
+
+    Args:
+        problem: Whose objectives.
+        bounds: Such as "size_mb <= 80", with >= for an objective to maximise.
+        weights: Such as "kl=2".
+
+    Raises:
+        TargetError: a bound is on the wrong side.
+        StudyError: there is no such objective, or what is written cannot be read.
+    """
+    objectives, what = {o.name: o for o in problem.objectives}, f"objective of {type(problem).__name__}"
+    worst: dict[str, float] = {}
+    for name, operator, value in (bound for text in bounds for bound in conditions.bounds(text, objectives, what)):
+        expected, better = ("<=", "least") if objectives[name].direction == "min" else (">=", "greatest")
+        if operator != expected:
+            bound = f"{name} {expected} {value:g}"
+            raise TargetError(
+                f"{name} is best where it is {better}; expected a bound such as {bound!r}, got {operator}."
+            )
+        worst[name] = value
+    counts = dict(parse(text) for text in weights)
+    return Preference(worst or None, counts or None) if worst or counts else None
 
 
 def parse(text: str) -> tuple[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from moopt import pareto
+from moopt import conditions, pareto
 from moopt.errors import NoFeasibleTrial, StudyError
 from moopt.executors.base import WorkerState
 from moopt.jobs import Failure, Job
@@ -113,17 +112,19 @@ class History:
         return sorted(kept, key=lambda trial: trial.values[by.name] * by.sign)
 
     def reference(self, given: Mapping[str, float] | None = None) -> pareto.FloatArray:
-        """The reference point [m], signs turned: given, declared by the objectives, else inferred from the opening.
+        """The reference point [m], signs turned: given, preferred, declared by the objectives, else inferred.
 
-        Inferred parts come from the baselines where there are any, so that they stay while a search goes on.
+        Inferred parts come from the baselines where there are any, so that they stay while a search goes on. What is
+        preferred is the reference of the `Preference` that the study was begun with.
         """
         if not isinstance(given, Mapping | None):
             raise StudyError(f"The reference is {given!r}; expected a number for each objective's name.")
         if unknown := sorted(set(given or ()) - {o.name for o in self.objectives}):
-            raise StudyError(f"The reference names {', '.join(unknown)}; expected {self._names()}.")
+            raise StudyError(f"The reference names {', '.join(unknown)}; expected one of {', '.join(self._names)}.")
         if bad := [f"{name} = {value!r}" for name, value in (given or {}).items() if not is_finite(value)]:
             raise StudyError(f"The reference has {', '.join(bad)}; expected finite numbers.")
-        declared = [(given or {}).get(o.name, o.reference) for o in self.objectives]
+        preferred = self.meta.get("identity", {}).get("preference", {}).get("reference", {})
+        declared = [{o.name: o.reference, **preferred, **(given or {})}[o.name] for o in self.objectives]
         signed = [None if d is None else d * o.sign for d, o in zip(declared, self.objectives, strict=True)]
         trials = self.feasible()
         opening = [trial for trial in trials if trial.label is not None] or trials
@@ -155,11 +156,11 @@ class History:
             StudyError: the condition cannot be read.
             NoFeasibleTrial: no trial satisfies it; says what the nearest is.
         """
-        bounds = list(self._bounds(condition))
-        trials = [t for t in self.feasible() if all(_holds(t.values[n], op, v) for n, op, v in bounds)]
+        bounds = list(conditions.bounds(condition, self._names, f"objective or constraint of {self.name!r}"))
+        trials = [t for t in self.feasible() if all(bound.holds(t.values[bound.name]) for bound in bounds)]
         if not trials:
             raise NoFeasibleTrial(f"No trial of {self.name!r} satisfies {condition!r}; {self._ranges()}.")
-        bounded = {name for name, _, _ in bounds}
+        bounded = {bound.name for bound in bounds}
         order = sorted(self.objectives, key=lambda o: o.name in bounded)
         return min(trials, key=lambda t: [t.values[o.name] * o.sign for o in order])
 
@@ -187,28 +188,9 @@ class History:
         """Everything the study has cost so far, in forward tokens."""
         return sum(event.tokens for event in self.events)
 
-    def _bounds(self, condition: str) -> Iterator[tuple[str, str, float]]:
-        """The bounds of a condition: name, operator and value. A name may have spaces, and "and", in it."""
-        names = {o.name for o in self.objectives} | {c.name for c in self.constraints}
-        known = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-        rest = condition if isinstance(condition, str) else ""
-        while True:
-            match = re.match(rf"\s*({known}|.+?)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*(and\b|,|&|$)", rest)
-            if match is None or not is_finite(value := _number(match[3])):
-                raise StudyError(
-                    f"Cannot read {rest.strip() or condition!r}; expected a bound such as 'size_mb <= 80'."
-                )
-            if match[1] not in names:
-                raise StudyError(
-                    f"{match[1]!r} is no objective or constraint of {self.name!r}; expected {self._names()}."
-                )
-            yield match[1], match[2], value
-            if not match[4]:
-                return
-            rest = rest[match.end() :]
-
-    def _names(self) -> str:
-        return "one of " + ", ".join([o.name for o in self.objectives] + [c.name for c in self.constraints])
+    @property
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys([*(o.name for o in self.objectives), *(c.name for c in self.constraints)]))
 
     def _ranges(self) -> str:
         trials = self.feasible()
@@ -216,22 +198,3 @@ class History:
             return "no trial is complete and feasible yet"
         column = {o.name: [t.values[o.name] for t in trials] for o in self.objectives}
         return "the trials reach " + ", ".join(f"{n} {min(v):.4g} to {max(v):.4g}" for n, v in column.items())
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
-
-
-def _holds(value: float, operator: str, bound: float) -> bool:
-    match operator:
-        case "<=":
-            return value <= bound
-        case ">=":
-            return value >= bound
-        case "<":
-            return value < bound
-        case _:
-            return value > bound

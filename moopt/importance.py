@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from moopt import pareto
 from moopt.acquisition import Known
 from moopt.errors import NoFeasibleTrial, StudyError
 from moopt.history import History, Trial
-from moopt.problem import Evaluation, Problem
-from moopt.space import Choice, Ordinal, Space, Variable
+from moopt.problem import Evaluation, Objective, Problem
+from moopt.space import Choice, Ordinal, Space, Variable, from_description
 from moopt.surrogates import Data, features, fit
 
 FloatArray = npt.NDArray[np.float64]
@@ -21,6 +22,8 @@ Model = Callable[[FloatArray], FloatArray]
 
 LEAST_TRIALS = 8
 """Completed trials from which a model of them says something."""
+MOST_TRIALS = 200
+"""Completed trials that a model is fitted to, of more those nearest to the front: a fit takes seconds."""
 MOST_CANDIDATES = 32
 """Candidates of the front that decisions are varied around; of a larger front so many, evenly."""
 NUMBERS = 10
@@ -49,35 +52,63 @@ def importance(problem: Problem, history: History) -> pd.DataFrame:
         NoFeasibleTrial: there is no front.
         SurrogateError: an objective cannot be modelled.
     """
+    known = Known(problem)
+    exact: dict[str, Model] = {name: partial(_exact, known, name) for name in known.names}
+    measured = _measured(history, problem.space, [o for o in problem.objectives if o.name not in exact], problem)
+    return _spreads(history, problem.space, {o.name: {**exact, **measured}[o.name] for o in problem.objectives})
+
+
+def stored_importance(history: History) -> pd.DataFrame:
+    """The same of the measured objectives, from what is stored alone: what is known only the problem can tell.
+
+    Raises:
+        StudyError: too few trials are complete, every objective is known, or the space was not stored.
+        NoFeasibleTrial: there is no front.
+        SurrogateError: an objective cannot be modelled.
+    """
+    if not (measured := [o for o in history.objectives if not o.known]):
+        raise StudyError(f"{history.name!r} measures no objective: all are known. `Study.importance` tells of those.")
+    if not (described := history.meta.get("identity", {}).get("space")):
+        raise StudyError(f"{history.name!r} was stored without its space, so that its decisions cannot be told apart.")
+    space = from_description(described)
+    return _spreads(history, space, _measured(history, space, measured))
+
+
+def _spreads(history: History, space: Space, models: Mapping[str, Model]) -> pd.DataFrame:
+    """What each decision moves by each model, around the front."""
+    if not (front := history.front()):
+        raise NoFeasibleTrial(f"The study {history.name!r} has no complete and feasible trial yet.")
+    chosen = np.linspace(0, len(front) - 1, min(len(front), MOST_CANDIDATES)).round().astype(int)
+    parents = _codes(space, [front[i] for i in chosen])
+    found = [[_spread(model, rows) for model in models.values()] for rows in _varied(space, parents)]
+    return pd.DataFrame(found, pd.Index(space.names, name="decision"), list(models))
+
+
+def _measured(
+    history: History, space: Space, objectives: Sequence[Objective], problem: Problem | None = None
+) -> dict[str, Model]:
+    """What surrogates expect of objectives [n] for candidates [n, d], signs turned; the first has the study's prior."""
+    trials = _informative(history)
+    codes = _codes(space, trials)
+    found: dict[str, Model] = {}
+    for objective in objectives:
+        values = np.array([trial.values[objective.name] for trial in trials]) * objective.sign
+        data = Data.of(codes, values, np.array([trial.variance(objective.name) for trial in trials]))
+        prior = None if found else _prior(history)
+        found[objective.name] = fit(data, space, prior, None if problem is None else features(problem)).mean
+    return found
+
+
+def _informative(history: History) -> list[Trial]:
+    """The completed trials, of many those nearest to the front."""
     completed = [trial for trial in history.trials if trial.state == "complete"]
     if len(completed) < LEAST_TRIALS:
         raise StudyError(
             f"{history.name!r} has {len(completed)} completed trials; expected {LEAST_TRIALS} or more, from which the "
             "importance of decisions can be told. Run it for longer."
         )
-    if not (front := history.front()):
-        raise NoFeasibleTrial(f"The study {history.name!r} has no complete and feasible trial yet.")
-    chosen = np.linspace(0, len(front) - 1, min(len(front), MOST_CANDIDATES)).round().astype(int)
-    parents = _codes(problem.space, [front[i] for i in chosen])
-    found = _models(problem, history, completed)
-    spreads = [[_spread(model, rows) for model in found.values()] for rows in _varied(problem.space, parents)]
-    return pd.DataFrame(spreads, pd.Index(problem.space.names, name="decision"), list(found))
-
-
-def _models(problem: Problem, history: History, completed: list[Trial]) -> dict[str, Model]:
-    """Every objective's values [n] of candidates [n, d], signs turned or not: exact where known, else expected."""
-    known, codes = Known(problem), _codes(problem.space, completed)
-    first = next((o for o in problem.objectives if o.name not in known.names), None)
-    found: dict[str, Model] = {}
-    for objective in problem.objectives:
-        if (name := objective.name) in known.names:
-            found[name] = partial(_exact, known, name)
-            continue
-        values = np.array([trial.values[name] for trial in completed]) * objective.sign
-        data = Data.of(codes, values, np.array([trial.variance(name) for trial in completed]))
-        prior = _prior(history) if objective == first else None
-        found[name] = fit(data, problem.space, prior, features(problem)).mean
-    return found
+    nearest = np.argsort(pareto.ranks(history.values(completed)), kind="stable")[:MOST_TRIALS]
+    return [completed[i] for i in sorted(nearest)]
 
 
 def _exact(known: Known, name: str, rows: FloatArray) -> FloatArray:

@@ -72,6 +72,8 @@ class Study:
         if algorithm != "auto":
             self._algorithm = algorithms.create(algorithm) if isinstance(algorithm, str) else algorithm
             checks.algorithm(self._algorithm, problem)
+        if not isinstance(preference, Preference | None):
+            raise StudyError(f"The preference is {preference!r}; expected a moopt.Preference, or None.")
         if not isinstance(resources, Resources | None):
             raise StudyError(f"The resources are {resources!r}; expected moopt.Resources, such as Resources('cpu').")
         self.resources = resources or Resources()

@@ -137,6 +137,17 @@ def test_options_override_what_the_study_says(moopt: Moopt) -> None:
     assert [(s["study"], s["seed"], s["algorithm"]) for s in found] == [("mine", 7, "Random")]
 
 
+def test_a_preference_bounds_and_weighs(moopt: Moopt) -> None:
+    asked = ["run", "toy.py", "--trials", "6", "--json", "--prefer", "size <= 7", "--prefer", "loss <= 2"]
+    done = moopt(*asked, "--weight", "loss=2", "--weight", "size=0.5")
+    assert done.exit_code == 0, done.stderr
+    history = load_history("toy.journal")
+    assert all(trial.values["size"] <= 7 for trial in history.trials)
+    preference = {"bounds": {"size": 7, "loss": 2}, "weights": {"loss": 2, "size": 0.5}, "width": 0.1}
+    assert history.meta["identity"]["preference"] == preference
+    assert "preference.weights" in refused(moopt(*asked, "--weight", "loss=3"))
+
+
 def test_set_overrides_the_problem(moopt: Moopt) -> None:
     changes = ("--set", "scale=2", "--set", "widths=4", "--set", "kind=7")
     document = json.loads(moopt("run", "toy.py", "--trials", "1", *changes, "--json").stdout)
@@ -168,6 +179,13 @@ def test_set_gives_a_problem_class_its_arguments(moopt: Moopt) -> None:
         (["toy.py", "--storage", ""], "The storage is ''; expected a path"),
         (["toy.py", "--timeout", "inf"], "timeout is inf; expected seconds above 0"),
         (["./toy"], "toy is no Python file: its name does not end in .py"),
+        (["toy.py", "--prefer", "size about 3"], "expected a bound such as"),
+        (["toy.py", "--prefer", "speed <= 3"], "'speed' is no objective of Toy; expected one of loss, size"),
+        (["toy.py", "--prefer", "size >= 3"], "size is best where it is least; expected a bound such as 'size <= 3'"),
+        (["toy.py", "--weight", "loss"], "expected key=value"),
+        (["toy.py", "--weight", "loss=much"], "expected numbers by objective"),
+        (["toy.py", "--weight", "speed=2"], "weights name speed; expected objectives of the problem: loss, size"),
+        (["toy.py", "--set", "preference=small"], "The preference is 'small'; expected a moopt.Preference"),
         (["queue.py"], "queue.py hides Python's own module 'queue'"),
     ],
 )
@@ -275,6 +293,16 @@ def test_front_writes_csv_and_json(moopt: Moopt, folder: Path) -> None:
     moopt("run", "toy.py", "--trials", "10")
     document = json.loads(moopt("front", "toy.journal", "--csv", "front.csv", "--json").stdout)
     assert len((folder / "front.csv").read_text().splitlines()) == len(document["front"]) + 1
+
+
+def test_importance_lists_what_matters_most_first(moopt: Moopt) -> None:
+    moopt("run", "toy.py", "--trials", "12", "--storage", "x.journal")
+    decisions = json.loads(moopt("importance", "x.journal", "--json").stdout)["decisions"]
+    assert [row["decision"] for row in decisions] == ["x", "bits"]
+    assert decisions[0]["moves loss by"] > decisions[1]["moves loss by"] > 0
+    assert moopt("importance", "x.journal").stdout.split()[:3] == ["toy", "decision", "group"]
+    moopt("run", "toy.py", "--trials", "3", "--storage", "y.journal")
+    assert "3 completed trials; expected 8 or more" in refused(moopt("importance", "y.journal"))
 
 
 def test_report_says_where_it_is(moopt: Moopt, folder: Path) -> None:

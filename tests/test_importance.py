@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 import moopt
+from moopt import importance
 from moopt.errors import NoFeasibleTrial, StudyError
+from moopt.importance import stored_importance
 from moopt.testing.problems import LEVELS, Landscape
 from moopt_problems.synthetic import BitToy
 
@@ -38,6 +40,19 @@ def test_an_additive_loss_is_told_apart_by_layer(sensitivities):
     losses, sizes = (table.std(axis=1) for table in (problem._table, problem.costs() / 8))
     assert found["size"].to_numpy() == pytest.approx(sizes)
     assert found["loss"].to_numpy() == pytest.approx(losses, rel=0.1, abs=0.02 * losses.max())
+
+
+def test_what_is_stored_tells_the_same_of_what_is_measured():
+    study = moopt.Study("s", Mixed(), "random").run(30)
+    stored = stored_importance(study.history)
+    assert list(stored.columns) == ["score"]
+    assert stored["score"].to_numpy() == pytest.approx(study.importance()["score"].to_numpy())
+
+
+def test_of_many_trials_those_near_the_front_are_enough(monkeypatch: pytest.MonkeyPatch):
+    study = moopt.Study("s", Mixed(), "random").run(60)
+    monkeypatch.setattr(importance, "MOST_TRIALS", 20)
+    assert study.importance()["score"].idxmax() == "x"
 
 
 def test_too_few_trials_tell_nothing():

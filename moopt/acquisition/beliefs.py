@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -21,23 +21,30 @@ class Beliefs:
         problem: Whose objectives and constraints.
         known: What needs no belief.
         surrogates: The others' by name, of values to be minimised.
+        outside: By how much objectives [..., m], signs turned, lie outside the region that is searched, [...].
     """
 
-    def __init__(self, problem: Problem, known: Known, surrogates: Mapping[str, Surrogate]) -> None:
+    def __init__(
+        self, problem: Problem, known: Known, surrogates: Mapping[str, Surrogate],
+        outside: Callable[[FloatArray], FloatArray],
+    ) -> None:  # fmt: skip
         self._objectives, self._constraints = problem.objectives, problem.constraints
-        self._known, self.surrogates = known, surrogates
+        self._known, self.surrogates, self._outside = known, surrogates, outside
 
     def drawn(self, codes: FloatArray, draws: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-        """Objectives [s, n, m], signs turned, and what constraints are exceeded by [s, n, c], of candidates [n, d]."""
+        """Objectives [s, n, m], signs turned, and what is exceeded [s, n, c + 1], of candidates [n, d].
+
+        Exceeded are the constraints, and last the region.
+        """
         exact = self._known.values(codes)
         shape = (draws, len(codes))
         found = {name: surrogate.sampled(codes, _normals(shape, rng)) for name, surrogate in self.surrogates.items()}
         signs = {o.name: o.sign for o in self._objectives}
         for name, values in exact.items():
             found[name] = np.broadcast_to(values * signs.get(name, 1.0), shape)
-        objectives = [found[o.name] for o in self._objectives]
+        objectives = np.stack([found[o.name] for o in self._objectives], axis=2)
         excess = [c.excess(found[c.name] * signs.get(c.name, 1.0)) for c in self._constraints]
-        return np.stack(objectives, axis=2), np.stack(excess, axis=2) if excess else np.zeros((*shape, 0))
+        return objectives, np.stack([*excess, self._outside(objectives)], axis=2)
 
     def expected(self, codes: FloatArray) -> FloatArray:
         """Objectives [n, m], signs turned, of candidates [n, d], where every surrogate is at its mean."""

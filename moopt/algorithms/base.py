@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from moopt import pareto
 from moopt.errors import AlgorithmError, ProblemError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, HasRepair, Problem, known_values
+from moopt.region import Region
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,8 +43,12 @@ class Archive:
         """By how much each constraint is exceeded, [c]."""
         self.codes: list[FloatArray] = []
         """The encoded configurations, [d] each."""
-        self.violations: list[float] = []
+        self.broken: list[float] = []
         """The sum of what the constraints are exceeded by; 0 is feasible."""
+        self.region: Region | None = None
+        """What the search is to stay near; None: nothing."""
+        self._front: tuple[int, FloatArray] = (-1, np.zeros((0, 0)))
+        self._violations: list[float] = []
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -58,7 +64,36 @@ class Archive:
         )
         self.samples.append(evaluation.samples or {})
         self.excess.append(np.array([c.excess(values[c.name]) for c in self._problem.constraints]))
-        self.violations.append(float(np.maximum(self.excess[-1], 0.0).sum()))
+        self.broken.append(float(np.maximum(self.excess[-1], 0.0).sum()))
+
+    @property
+    def violations(self) -> list[float]:
+        """What speaks against each; 0 is nothing.
+
+        For what is feasible, how far outside the region it now lies; behind that, what the constraints are exceeded by.
+        """
+        if self.region is None:
+            return self.broken
+        if len(self._violations) != len(self):
+            broken, outside = np.array(self.broken), self.outside(np.array(self.values))
+            behind = broken + outside[broken <= 0].max(initial=0.0)
+            self._violations = np.where(broken <= 0, outside, behind).tolist()
+        return self._violations
+
+    def outside(self, values: FloatArray) -> FloatArray:
+        """By how much values [..., m] lie outside the region as it now is, [...]; 0 where there is none."""
+        if self.region is None or not self.broken or min(self.broken) > 0:
+            return np.zeros(values.shape[:-1])
+        if self._front[0] != len(self):
+            feasible = np.array(self.values)[np.array(self.broken) <= 0]
+            self._front = len(self), feasible[pareto.nondominated(feasible)]
+        return self.region.excess(values, self._front[1])
+
+    def least_violating(self, places: Sequence[int]) -> list[int]:
+        """Those numbers of trials that the least speaks against: where there are such, all that nothing does."""
+        violations = self.violations
+        least = min((violations[place] for place in places), default=0.0)
+        return [place for place in places if violations[place] <= least]
 
 
 class Algorithm(ABC):

@@ -110,7 +110,8 @@ class ChebyshevAnnealing(Algorithm):
     The preference is Dirichlet(1) distributed, the parent has the least augmented Chebyshev value among what was
     accepted. Half of the candidates are moves of the parent, half of its crossing with another accepted one. A
     candidate is accepted by one of two gates: the exploring one early, the exploiting one late. What is infeasible is
-    never accepted, and a parent only while nothing feasible is known.
+    never accepted, and a parent only while nothing feasible is known. Where a user prefers a region, what lies outside
+    has no part in offspring.
 
     Args:
         trials: The budget the schedule is made for; a study may end before or go on after it.
@@ -162,7 +163,7 @@ class ChebyshevAnnealing(Algorithm):
             super().tell([(job, outcome)])
             if job.kind == "evaluate" and not isinstance(outcome, Failure):
                 self._places[job.trial] = place = len(self.archive) - 1
-                if self.archive.violations[place] <= 0:
+                if self.archive.broken[place] <= 0:
                     values = self.archive.values[place]
                     self._range = np.array([np.minimum(self._range[0], values), np.maximum(self._range[1], values)])
                     if self._passes(place, job):
@@ -191,7 +192,7 @@ class ChebyshevAnnealing(Algorithm):
 
     def _offspring(self, parent: int, rng: np.random.Generator) -> Iterator[Config]:
         """Moves without end: of the parent itself, and of its crossing with another accepted candidate, in turn."""
-        codes, mates = self.archive.codes, self._accepted or [parent]
+        codes, mates = self.archive.codes, self._preferred() or [parent]
         while True:
             mate = mates[int(rng.integers(len(mates)))]
             child = self._variation.crossed(np.array([[codes[parent]], [codes[mate]]]), rng)[0]
@@ -199,14 +200,19 @@ class ChebyshevAnnealing(Algorithm):
 
     def _parent(self, weights: FloatArray) -> int:
         """The archive's number of the best for a preference [m], or of the least infeasible."""
-        if not self._accepted:
+        accepted = self._preferred()
+        if not accepted:
             return int(np.argmin(self.archive.violations))
-        return self._accepted[int(np.argmin(pareto.chebyshev(self._scaled(self._accepted), weights, self.rho)))]
+        return accepted[int(np.argmin(pareto.chebyshev(self._scaled(accepted), weights, self.rho)))]
+
+    def _preferred(self) -> list[int]:
+        """The archive's numbers of what was accepted and is in the region, or nearest to it."""
+        return self.archive.least_violating(self._accepted)
 
     def _passes(self, place: int, job: Job) -> bool:
         """Whether the gate accepts; what was not moved here, such as a baseline, meets the exploring one."""
         made_of = self._places[job.note["parent"]] if job.note else place
-        if not self._accepted or self.archive.violations[made_of] > 0:
+        if not self._accepted or self.archive.broken[made_of] > 0:
             return True
         candidate, parent = self._scaled([place, made_of])
         weights = np.array(job.note.get("weights", np.ones(len(candidate)) / len(candidate)))

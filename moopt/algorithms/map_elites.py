@@ -65,7 +65,7 @@ class MAPElites(Algorithm):
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         for job, outcome in outcomes:
             super().tell([(job, outcome)])
-            if job.kind == "evaluate" and not isinstance(outcome, Failure) and self.archive.violations[-1] <= 0:
+            if job.kind == "evaluate" and not isinstance(outcome, Failure) and self.archive.broken[-1] <= 0:
                 known = known_values(self.problem, job.config)
                 self._points.append(described(self._sides, {**outcome.attributes, **known, **outcome.values}))
                 self._placed.append(len(self.archive) - 1)
@@ -93,10 +93,10 @@ class MAPElites(Algorithm):
         )
 
     def _elites(self) -> list[int]:
-        """The archive's numbers of the best of each cell, or of the least infeasible."""
+        """The archive's numbers of the best of each cell in the region, or of the least infeasible."""
         if not self._placed:
             return [int(np.argmin(self.archive.violations))]
-        return sorted(self._map.data("solution")[:, 0].astype(int).tolist())
+        return self.archive.least_violating(sorted(self._map.data("solution")[:, 0].astype(int).tolist()))
 
     def _offspring(self, rng: np.random.Generator) -> Iterator[Config]:
         codes = np.array([self.archive.codes[place] for place in self._elites()])

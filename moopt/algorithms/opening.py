@@ -34,6 +34,8 @@ class Opening(Algorithm):
         problem = problem if self.preference is None else self.preference.applied(problem)
         super().start(problem, seed)
         self.algorithm.start(problem, seed)
+        if self.preference is not None:
+            self.algorithm.archive.region = self.preference.region(problem)
         self._table_issued = self._table_told = False
         self._planned: dict[tuple[Any, ...], tuple[str, Config]] = {}
         self._plan((name, problem.space.validate(config)) for name, config in problem.baselines().items())

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class OptunaSampler(Algorithm):
 
     def ask(self, n: int) -> list[Job]:
         rng = self.rng()
-        sampler, ledger = self._make(int(rng.integers(2**31))), self._ledger.copy()
+        sampler, ledger = self._make(int(rng.integers(2**31))), self._ledger.copy(self._outside())
         jobs: list[Job] = []
         for trial in range(self.next_trial, self.next_trial + n):
             found = self._suggestion(sampler, ledger, jobs, rng)
@@ -100,6 +101,14 @@ class OptunaSampler(Algorithm):
         made = self._make(0)
         return {"algorithm": "OptunaSampler", "sampler": type(made).__name__, "settings": _plain(vars(made))}
 
+    def _outside(self) -> dict[int, float]:
+        """By how much trials lie outside the region that is searched, as it now is; none where there is no region."""
+        archive = self.archive
+        if archive.region is None or not len(archive):
+            return {}
+        outside = archive.outside(np.array(archive.values)).tolist()
+        return {job.trial: excess for job, excess in zip(archive.jobs, outside, strict=True)}
+
     def _make(self, seed: int) -> BaseSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -129,9 +138,13 @@ class _Ledger:
         self._storage = InMemoryStorage()
         self._id = self._storage.create_new_study([StudyDirection.MINIMIZE] * objectives, "private")
 
-    def copy(self) -> _Ledger:
-        """A ledger to write on. Optuna replaces trials and never changes them, so both may share those there are."""
-        shared = {id(trial): trial for trial in self._storage.get_all_trials(self._id, deepcopy=False)}
+    def copy(self, outside: Mapping[int, float] = MappingProxyType({})) -> _Ledger:
+        """A ledger to write on, in which trials exceed a constraint more, by number.
+
+        Optuna replaces trials and never changes them, so both may share those there are.
+        """
+        trials = self._storage.get_all_trials(self._id, deepcopy=False)
+        shared = {id(t): _constrained(t, outside[t.number]) if t.number in outside else t for t in trials}
         copied = copy.copy(self)
         copied._storage = copy.deepcopy(self._storage, memo=shared)
         return copied
@@ -173,6 +186,13 @@ class _Ledger:
 
     def _trial(self, job: Job) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, job.trial)
+
+
+def _constrained(trial: FrozenTrial, excess: float) -> FrozenTrial:
+    """The trial as it would be with one constraint more."""
+    changed = copy.copy(trial)
+    changed.system_attrs = {**trial.system_attrs, "constraints:region": excess}
+    return changed
 
 
 def _named(sampler: str) -> Factory:

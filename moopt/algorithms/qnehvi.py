@@ -134,7 +134,7 @@ class QNEHVI(Algorithm):
             return self._reference
         declared = [None if o.reference is None else o.reference * o.sign for o in self.problem.objectives]
         archive = self.archive
-        feasible = [i for i, violation in enumerate(archive.violations) if violation <= 0] or range(len(archive))
+        feasible = [i for i, violation in enumerate(archive.broken) if violation <= 0] or range(len(archive))
         values = np.array([archive.values[i] for i in feasible])
         opening = np.array([archive.jobs[i].label is not None for i in feasible])
         if opening.any():
@@ -147,7 +147,7 @@ class QNEHVI(Algorithm):
         if self._beliefs is None or self._beliefs[0] != n:
             try:
                 surrogates = {name: self._surrogate(name, data) for name, data in self._data().items()}
-                self._beliefs = n, Beliefs(self.problem, self._known, surrogates)
+                self._beliefs = n, Beliefs(self.problem, self._known, surrogates, self.archive.outside)
             except SurrogateError as error:
                 logger.warning("QNEHVI goes on without a model for now: %s", error)
                 self._beliefs = n, None
@@ -252,7 +252,7 @@ class QNEHVI(Algorithm):
     def _front(self, reference: FloatArray) -> _Front:
         """What is to be improved on."""
         archive = self.archive
-        values, violations = np.array(archive.values), np.array(archive.violations)
+        values, violations = np.array(archive.values), np.array(archive.broken)
         feasible = np.flatnonzero(violations <= 0)
         if not len(feasible):
             nearest = np.argsort(violations, kind="stable")[:BEST]
@@ -263,7 +263,7 @@ class QNEHVI(Algorithm):
             reference = np.maximum(reference, pareto.reference_point(values[on]))
         uncertain = self._uncertain(values)
         again = feasible[np.argsort(ranks, kind="stable")][:LARGEST_FRONT] if uncertain else on[:0]
-        return _Front(self._rows(on), values[on], reference, again)
+        return _Front(self._rows(np.array(archive.least_violating(on.tolist()))), values[on], reference, again)
 
     def _uncertain(self, values: FloatArray) -> bool:
         """Whether errors of measured values are large enough to hide what is on the front."""
@@ -318,7 +318,8 @@ class _Front(NamedTuple):
     """What is to be improved on.
 
     Attributes:
-        parents: The candidates on it, [p, d]; without a feasible one those that exceed constraints least.
+        parents: The candidates on it and in the region, [p, d]; without a feasible one those that exceed constraints
+            least.
         values: Their measured values, [p, m].
         reference: Where volume ends, [m].
         again: The archive's indices of measured candidates that are drawn again, because their values are uncertain.

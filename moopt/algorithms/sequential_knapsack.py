@@ -46,6 +46,7 @@ class Lane:
     Attributes:
         budget: The cost that candidates may have.
         best: The best candidate within it so far.
+        place: The archive's number of that.
         loss: Its loss.
         expected: The relative gain the next step is taken to promise.
         before: The loss when the present step began.
@@ -57,6 +58,7 @@ class Lane:
 
     budget: int
     best: Job | None = None
+    place: int = -1
     loss: float = np.inf
     expected: float = FIRST_EXPECTATION
     before: float = np.inf
@@ -108,7 +110,7 @@ class SequentialKnapsack(Algorithm):
             return self.jobs(distinct[:n])
         idle = [lane for lane in self._lanes if lane.idle]
         if idle:
-            lane = max(idle, key=_worth)
+            lane = max(self._preferred(idle), key=_worth)
             assert lane.best is not None
             fidelity, note = Fidelity(self.tokens, self._steps), {"budget": lane.budget}
             return [Job(lane.best.trial, lane.best.config, "gradient", fidelity, note=note)]
@@ -157,6 +159,11 @@ class SequentialKnapsack(Algorithm):
         """The lane that a gradient was asked for."""
         return next(lane for lane in self._lanes if lane.budget == gradient.note["budget"])
 
+    def _preferred(self, lanes: Sequence[Lane]) -> list[Lane]:
+        """Those of lanes with a candidate whose candidate is in the region, or nearest to it."""
+        places = set(self.archive.least_violating([lane.place for lane in lanes]))
+        return [lane for lane in lanes if lane.place in places]
+
     def _choice(self, config: Config) -> IntArray:
         """The options [decisions] of a configuration."""
         codes = self.problem.space.encode(config) - self.problem.space.lower
@@ -167,11 +174,11 @@ class SequentialKnapsack(Algorithm):
 
     def _evaluated(self, job: Job, outcome: Outcome) -> None:
         key = self.problem.space.key(job.config)
-        if isinstance(outcome, Evaluation) and self.archive.violations[-1] <= 0:
+        if isinstance(outcome, Evaluation) and self.archive.broken[-1] <= 0:
             loss, cost = float(self.archive.values[-1][self._loss]), self._cost(job.config)
             for lane in self._lanes:
                 if cost <= lane.budget and loss < lane.loss:
-                    lane.best, lane.loss, lane.vain = job, loss, 0
+                    lane.best, lane.place, lane.loss, lane.vain = job, len(self.archive) - 1, loss, 0
         for lane in self._lanes:
             if key in lane.open:
                 lane.open.discard(key)
@@ -230,7 +237,8 @@ class SequentialKnapsack(Algorithm):
     def _variations(self, n: int) -> list[Job]:
         """Where no step can be made (no lane has a candidate yet, or all wait): variations of what is best."""
         rng, space = self.rng(), self.problem.space
-        parents = [lane.best.config for lane in self._lanes if lane.best is not None]
+        lanes = self._preferred([lane for lane in self._lanes if lane.best is not None])
+        parents = [lane.best.config for lane in lanes if lane.best is not None]
 
         def draws() -> Iterator[Config]:
             while True:

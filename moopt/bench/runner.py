@@ -14,7 +14,7 @@ import numpy as np
 
 from moopt.bench import units
 from moopt.bench.races import HasTruth, Race
-from moopt.bench.searchers import Searcher, check, searcher
+from moopt.bench.searchers import Searcher, check, searcher, taken
 from moopt.bench.units import Unit
 from moopt.errors import StudyError
 from moopt.executors.placement import THREADS
@@ -118,7 +118,7 @@ def search(race: Race, algorithm: str, seed: int) -> Unit:
         log.done(one, pending.pop(int(ends.integers(len(pending)))))
     return Unit(
         race.name, algorithm, seed, race.identity, log.values, log.truth, log.violations, log.spent, log.seconds,
-        log.evaluating, log.idle,
+        log.evaluating, log.idle, taken(algorithm, problem, race.evaluations),
     )  # fmt: skip
 
 

@@ -23,6 +23,9 @@ PEERS: Mapping[str, tuple[str, str, str]] = {
 }
 """The loops of others: the module in `moopt.bench.peers`, the class, and what it is to run."""
 
+AUTO = "auto"
+"""Whatever `moopt.algorithms.suggest` names for the problem."""
+
 
 class Searcher(Protocol):
     """A search under way."""
@@ -61,15 +64,20 @@ def check(name: str) -> None:
     Raises:
         AlgorithmError: lists what there is.
     """
-    if name not in PEERS:
+    if name not in PEERS and name != AUTO:
         algorithm(name)
+
+
+def taken(name: str, problem: Problem, evaluations: int) -> str:
+    """What "auto" takes for a search of so many evaluations; any other name as it is."""
+    return algorithms.suggest(problem, evaluations).name if name == AUTO else name
 
 
 def searcher(name: str, problem: Problem, evaluations: int, seed: int) -> Searcher:
     """The search of that name, at its beginning.
 
     Args:
-        name: One of `PEERS`, or one of our algorithms, with settings if need be: "nsga2@population_size=20".
+        name: One of `PEERS`, "auto", or one of our algorithms, with settings if need be: "nsga2@population_size=20".
         problem: What is searched.
         evaluations: How many evaluations there will be; the peers size their populations and first samples by it.
         seed: The same seed gives the same search.
@@ -82,7 +90,7 @@ def searcher(name: str, problem: Problem, evaluations: int, seed: int) -> Search
         module, kind, what = PEERS[name]
         found = getattr(import_module(f"moopt.bench.peers.{module}"), kind)
         return cast(Searcher, found(what, problem, evaluations, seed))
-    return Ours(algorithm(name), problem, seed)
+    return Ours(algorithm(taken(name, problem, evaluations)), problem, seed)
 
 
 def algorithm(name: str) -> Algorithm:
@@ -94,4 +102,4 @@ def algorithm(name: str) -> Algorithm:
         made = algorithms.create(plain)
         return type(made)(**settings) if settings else made
     except (AlgorithmError, TypeError) as error:
-        raise AlgorithmError(f"{error} The peers are {', '.join(PEERS)}.") from None
+        raise AlgorithmError(f"{error} Or {AUTO}; the peers are {', '.join(PEERS)}.") from None

@@ -19,7 +19,7 @@ SHARES = ("share at N/4", "share at N/2", "share at N")
 
 
 def units_frame(races: Sequence[Race], found: Sequence[Unit]) -> pd.DataFrame:
-    """One row a unit: race, algorithm, seed, the shares, IGD+ at the end, seconds a suggestion."""
+    """One row a unit: race, algorithm, what it took, seed, the shares, IGD+ at the end, seconds a suggestion."""
     rows: list[dict[str, Any]] = []
     for race in races:
         own = [unit for unit in found if unit.race == race.name]
@@ -33,7 +33,7 @@ def _scored(race: Race, unit: Unit, target: Target) -> dict[str, Any]:
     budgets = (race.evaluations // 4, race.evaluations // 2, race.evaluations)
     shares = {name: target.share(unit.front(n)) for name, n in zip(SHARES, budgets, strict=True)}
     return {
-        "race": race.name, "algorithm": unit.algorithm, "seed": unit.seed, **shares,
+        "race": race.name, "algorithm": unit.algorithm, "took": unit.took, "seed": unit.seed, **shares,
         "IGD+": target.distance(unit.front(race.evaluations)),
         "seconds a suggestion": unit.seconds / max(len(unit.values), 1),
         "of the best known": not target.exact,
@@ -57,6 +57,7 @@ def summary(frame: pd.DataFrame, against: str | None = None) -> pd.DataFrame:
     table = grouped[[*SHARES, "IGD+", "seconds a suggestion"]].median()
     table.insert(3, "IQR", grouped[SHARES[-1]].quantile(0.75) - grouped[SHARES[-1]].quantile(0.25))
     table.insert(0, "seeds", grouped.size())
+    table.insert(0, "took", grouped["took"].agg(lambda taken: ", ".join(sorted({*taken} - {""}))))
     table["of the best known"] = grouped["of the best known"].first()
     if against is not None:
         table["p"] = pd.Series(_p_values(frame, against), dtype=float)
@@ -91,8 +92,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """The summary as text, cell by cell; shares of the best known, where the front is not, end in an asterisk."""
-    found = table.drop(columns="of the best known").astype(object)
+    """The summary as text, cell by cell; shares of the best known, where the front is not, end in an asterisk.
+
+    What an algorithm took stands behind it where that has another name.
+    """
+    found = table.drop(columns=["of the best known", "took"]).astype(object)
+    chosen = zip(table["algorithm"], table["took"], strict=True)
+    found["algorithm"] = [f"{name} ({took})" if took not in ("", name) else name for name, took in chosen]
     stars = np.where(table["of the best known"], "*", "")
     for name in SHARES:
         found[name] = [f"{value:.3f}{star}" for value, star in zip(table[name], stars, strict=True)]

@@ -35,6 +35,7 @@ class Unit:
             and on one thread they are what a search alone on it takes.
         evaluating: Processor seconds of evaluating.
         idle: How often a place for a pending candidate stayed empty although others were pending.
+        took: What "auto" took; else the algorithm.
     """
 
     race: str
@@ -48,6 +49,7 @@ class Unit:
     seconds: float
     evaluating: float
     idle: int = 0
+    took: str = ""
 
     def front(self, evaluations: int) -> FloatArray:
         """The true values of the front that a search would return after so many evaluations, [k, m].

@@ -86,6 +86,19 @@ def test_everyone_begins_with_the_baselines(name: str) -> None:
     assert found == list(problem.baselines().values())
 
 
+def test_auto_competes_and_the_table_says_what_it_took(tmp_path: Path) -> None:
+    long = small(name="long", evaluations=1001, algorithms=["auto"], seeds=[0])
+    short = small(name="short", make=BitToy, algorithms=["auto", "sequential-knapsack"], seeds=[0])
+    found = runner.run([long, short], tmp_path)
+    assert [unit.took for unit in found] == ["nsga2", "sequential-knapsack", "sequential-knapsack"]
+    assert found[1].values == found[2].values
+    summary = table.summary(table.units_frame([long, short], found), "auto")
+    assert summary["algorithm"].tolist() == ["auto", "auto", "sequential-knapsack"]
+    assert table.shown(summary)["algorithm"].tolist() == [
+        "auto (nsga2)", "auto (sequential-knapsack)", "sequential-knapsack",
+    ]  # fmt: skip
+
+
 def test_what_is_stored_is_not_searched_again(tmp_path: Path) -> None:
     race, told = small(), []
     first = runner.run([race], tmp_path, watch=lambda unit, done, total: told.append((done, total)))
@@ -124,7 +137,7 @@ def test_units_of_another_problem_are_not_taken_for_ours(tmp_path: Path) -> None
 
 
 def test_names_and_needs_are_checked() -> None:
-    with pytest.raises(AlgorithmError, match=r"no algorithm 'nsga-2'.*The peers are botorch-qlognehvi"):
+    with pytest.raises(AlgorithmError, match=r"no algorithm 'nsga-2'.*Or auto; the peers are botorch-qlognehvi"):
         runner.run([small(algorithms=["nsga-2"])], Path("nowhere"))
     with pytest.raises(AlgorithmError, match="population"):
         runner.run([small(algorithms=["nsga2@populations=3"])], Path("nowhere"))
@@ -193,7 +206,7 @@ def test_infeasible_points_are_no_part_of_a_front() -> None:
 
 def frame(**shares: list[float]) -> pd.DataFrame:
     rows = [
-        {"race": "r", "algorithm": name, "seed": seed, **dict.fromkeys(table.SHARES, value), "IGD+": 0.1,
+        {"race": "r", "algorithm": name, "took": name, "seed": seed, **dict.fromkeys(table.SHARES, value), "IGD+": 0.1,
          "seconds a suggestion": 1.0, "of the best known": False}
         for name, values in shares.items() for seed, value in enumerate(values)
     ]  # fmt: skip

@@ -19,6 +19,7 @@ def test_the_main_case_fills_every_card(bits: History) -> None:
     assert [card.title for card in shown] == [
         "The front",
         "What the front decided",
+        "Which decisions matter",
         "Against uniform",
         "All points of the front",
         "Progress of the search",
