@@ -20,6 +20,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
+LEAST = 1e-12
+"""What the size of a value on a logarithmic scale counts as at least."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """One number to minimise or maximise.
@@ -30,8 +34,8 @@ class Objective:
         unit: What it is measured in, as it is written on an axis; "" for a bare number.
         known: Exact and free from the configuration alone: given by `Problem.known`, never measured.
         reference: The worst value of interest, for the hypervolume; None infers it.
-        scale: "log" where factors count and not differences, as of a loss that spans orders of magnitude: decides
-            where on the front an algorithm that models objectives looks for improvement. Values are positive then.
+        scale: "log" where factors count and not differences, as of a positive loss that spans orders of magnitude:
+            decides where on the front algorithms look for improvement, never which of two trials is better.
     """
 
     name: str
@@ -255,6 +259,14 @@ def known_values(problem: Problem, config: Config) -> dict[str, float]:
     if bad := [f"{name} = {value!r}" for name, value in found.items() if not is_finite(value)]:
         raise ProblemError(f"known gives {', '.join(bad)}; expected finite numbers.")
     return {name: float(value) for name, value in found.items()}
+
+
+def counted(values: FloatArray, objectives: Sequence[Objective]) -> FloatArray:
+    """Values [..., m], signs turned, on the scales of their objectives: logarithms where factors count."""
+    logs = np.array([objective.scale == "log" for objective in objectives])
+    if not logs.any():
+        return values
+    return np.where(logs, np.sign(values) * np.log(np.maximum(np.abs(values), LEAST)), values)
 
 
 def is_finite(value: object) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import moopt
 from moopt.errors import ProblemError
 from moopt.jobs import Failure, Job, perform
-from moopt.problem import CAPABILITIES, capabilities
+from moopt.problem import CAPABILITIES, Objective, capabilities, counted
 from moopt.testing.problems import TINY, Landscape
 from moopt_problems.synthetic import BitToy
 
@@ -162,3 +162,16 @@ def test_nonsense_is_refused(make):
 def test_labels_carry_units():
     assert moopt.Objective("size", unit="MB").label == "size [MB]"
     assert moopt.Objective("loss").label == "loss"
+
+
+def test_factors_count_on_a_logarithmic_scale() -> None:
+    objectives = (Objective("loss", scale="log"), Objective("size"), Objective("gain", "max", scale="log"))
+    values = np.array([[1.0, 5.0, -1.0], [10.0, 6.0, -10.0], [0.0, 7.0, -100.0]])
+    found = counted(values, objectives)
+    assert np.allclose(found[:, 1], values[:, 1])
+    assert np.allclose(found[:2, 0], np.log([1, 10]))
+    assert np.allclose(found[:, 2], -np.log([1, 10, 100]))  # still to be minimised, in the same order
+    assert np.isfinite(found).all()
+    assert counted(values, (Objective("a"), Objective("b"), Objective("c"))) is values
+    with pytest.raises(ProblemError, match="scale 'sqrt'"):
+        Objective("loss", scale="sqrt")  # type: ignore[arg-type]

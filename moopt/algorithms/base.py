@@ -14,7 +14,7 @@ import numpy.typing as npt
 from moopt import pareto
 from moopt.errors import AlgorithmError, ProblemError
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Evaluation, HasRepair, Problem, known_values
+from moopt.problem import Evaluation, HasRepair, Problem, counted, known_values
 from moopt.region import Region
 from moopt.space import Config
 
@@ -35,6 +35,8 @@ class Archive:
         self.jobs: list[Job] = []
         self.values: list[FloatArray] = []
         """Objectives, signs turned to be minimised, [m] each."""
+        self.points: list[FloatArray] = []
+        """The same on the scales of the objectives, where they are to be compared by distance, [m] each."""
         self.variances: list[FloatArray] = []
         """The variances of their errors, [m] each; NaN where none was measured, 0 for what is known."""
         self.samples: list[Mapping[str, Sequence[float]]] = []
@@ -58,6 +60,7 @@ class Archive:
         self.jobs.append(job)
         self.codes.append(self._problem.space.encode(job.config))
         self.values.append(np.array([values[o.name] * o.sign for o in self._problem.objectives]))
+        self.points.append(counted(self.values[-1], self._problem.objectives))
         given = evaluation.variances or {}
         self.variances.append(
             np.array([0.0 if o.known else given.get(o.name, np.nan) for o in self._problem.objectives])
@@ -85,9 +88,9 @@ class Archive:
         if self.region is None or not self.broken or min(self.broken) > 0:
             return np.zeros(values.shape[:-1])
         if self._front[0] != len(self):
-            feasible = np.array(self.values)[np.array(self.broken) <= 0]
+            feasible = np.array(self.points)[np.array(self.broken) <= 0]
             self._front = len(self), feasible[pareto.nondominated(feasible)]
-        return self.region.excess(values, self._front[1])
+        return self.region.excess(counted(values, self._problem.objectives), self._front[1])
 
     def least_violating(self, places: Sequence[int]) -> list[int]:
         """Those numbers of trials that the least speaks against: where there are such, all that nothing does."""

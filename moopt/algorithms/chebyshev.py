@@ -164,7 +164,7 @@ class ChebyshevAnnealing(Algorithm):
             if job.kind == "evaluate" and not isinstance(outcome, Failure):
                 self._places[job.trial] = place = len(self.archive) - 1
                 if self.archive.broken[place] <= 0:
-                    values = self.archive.values[place]
+                    values = self.archive.points[place]
                     self._range = np.array([np.minimum(self._range[0], values), np.maximum(self._range[1], values)])
                     if self._passes(place, job):
                         self._accepted.append(place)
@@ -221,4 +221,4 @@ class ChebyshevAnnealing(Algorithm):
 
     def _scaled(self, places: Sequence[int]) -> FloatArray:
         """Objectives [n, m] of the archive's entries, on the scale of everything feasible."""
-        return pareto.scaled([self.archive.values[place] for place in places], self._range)
+        return pareto.scaled([self.archive.points[place] for place in places], self._range)

@@ -24,7 +24,7 @@ class NSGA2(Genetic):
 
     def survivors(self, candidates: IntArray, rng: np.random.Generator) -> Survivors:
         archive = self.archive
-        values = np.array([archive.values[i] for i in candidates])
+        values = np.array([archive.points[i] for i in candidates])
         ranks = _ranks(values, np.array([archive.violations[i] for i in candidates]))
         crowding = np.zeros(len(values))
         for rank in np.unique(np.sort(ranks)[: self.population_size]):

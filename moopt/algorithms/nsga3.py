@@ -48,8 +48,8 @@ class NSGA3(Genetic):
         if len(candidates) == 0:
             return np.zeros(0, dtype=np.int64)
         archive = self.archive
-        values = np.array([archive.values[i] for i in candidates])
-        ideal = np.min([v for v, excess in zip(archive.values, archive.violations, strict=True) if excess <= 0], axis=0)
+        values = np.array([archive.points[i] for i in candidates])
+        ideal = np.min([v for v, excess in zip(archive.points, archive.violations, strict=True) if excess <= 0], axis=0)
         span = values.max(axis=0) - ideal  # pymoo's thresholds are made for objectives from 0 to 1
         population = Population.new(F=(values - ideal) / np.where(span > 0, span, 1.0), at=np.arange(len(values)))
         survival = ReferenceDirectionSurvival(self._directions)

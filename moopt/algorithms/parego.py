@@ -87,7 +87,7 @@ class ParEGO(Algorithm):
 
     def _targets(self, rng: np.random.Generator) -> FloatArray:
         """What is minimised, [n]: the augmented Chebyshev value for weights drawn uniformly from the simplex."""
-        values, violations = np.array(self.archive.values), np.array(self.archive.violations)
+        values, violations = np.array(self.archive.points), np.array(self.archive.violations)
         feasible = violations <= 0
         within = values[feasible] if feasible.any() else values
         weights = rng.dirichlet(np.ones(values.shape[1]))

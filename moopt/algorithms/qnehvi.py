@@ -15,7 +15,7 @@ from moopt.acquisition import Beliefs, Improvement, Known, Proposals
 from moopt.algorithms.base import Algorithm, positive
 from moopt.errors import SurrogateError
 from moopt.jobs import Job, Outcome
-from moopt.problem import Evaluation, HasRepair, Problem
+from moopt.problem import Evaluation, HasRepair, Problem, counted
 from moopt.space import Config
 from moopt.surrogates import Data, Surrogate, features, fit, paired
 
@@ -35,8 +35,6 @@ REFIT = 1.1
 """Hyperparameters are fitted again when the data has grown by this factor."""
 NOISE = 0.02
 """The share of an objective's range from which the error of a measured value is taken into account."""
-LEAST = 1e-9
-"""What a value on a logarithmic scale counts as at least."""
 LARGEST_FRONT = 64
 """How many measured points of a noisy front are drawn again."""
 
@@ -72,7 +70,6 @@ class QNEHVI(Algorithm):
         self._rounds = ROUNDS_OF_STEPS if steps else ROUNDS_OF_NUMBERS
         self._known, self._proposals = Known(problem), Proposals(problem, relaxed=self.rounding)
         self._features = features(problem)
-        self._logs = np.array([objective.scale == "log" for objective in problem.objectives])
         self._table: FloatArray | None = None
         self._reference: FloatArray | None = None
         self._pending: dict[int, FloatArray] = {}
@@ -272,6 +269,10 @@ class QNEHVI(Algorithm):
         errors = np.sqrt(np.nanmedian(np.where(np.isnan(given).all(axis=0), 0.0, given), axis=0))
         return bool((errors > NOISE * spread).any())
 
+    def _counted(self, values: FloatArray) -> FloatArray:
+        """Values [..., m] on the scales of the objectives."""
+        return counted(values, self.problem.objectives)
+
     def _rows(self, indices: npt.NDArray[np.int64]) -> FloatArray:
         return np.array([self.archive.codes[i] for i in indices]).reshape(len(indices), len(self.problem.space))
 
@@ -281,7 +282,7 @@ class QNEHVI(Algorithm):
         values = front.values[:0] if len(front.again) else front.values
         if rows:
             values = np.vstack([values, beliefs.expected(np.array(rows))])
-        return Improvement(self._scaled(values[None]), self._scaled(front.reference))
+        return Improvement(self._counted(values[None]), self._counted(front.reference))
 
     def _scored(
         self, beliefs: Beliefs, front: _Front, fixed: Improvement | None, pool: FloatArray, beside: list[FloatArray],
@@ -302,16 +303,10 @@ class QNEHVI(Algorithm):
             sure = front.values[:0] if len(front.again) else front.values
             shared = drawn if split else drawn[:1]
             fronts = np.hstack([np.repeat(sure[None], len(shared), axis=0), shared])
-            fixed = Improvement(self._scaled(fronts), self._scaled(front.reference))
-        gains: FloatArray = fixed.of(self._scaled(values[:, split:])) * feasible[:, split:]
+            fixed = Improvement(self._counted(fronts), self._counted(front.reference))
+        gains: FloatArray = fixed.of(self._counted(values[:, split:])) * feasible[:, split:]
         found: FloatArray = gains.mean(axis=0)
         return found
-
-    def _scaled(self, values: FloatArray) -> FloatArray:
-        """Values [..., m], to be minimised, on the scales on which improvements count."""
-        if not self._logs.any():
-            return values
-        return np.where(self._logs, np.sign(values) * np.log(np.maximum(np.abs(values), LEAST)), values)
 
 
 class _Front(NamedTuple):
