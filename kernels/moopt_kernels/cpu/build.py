@@ -149,7 +149,7 @@ def _compile(compiler: str, units: dict[str, tuple[str, ...]], path: Path) -> No
             for unit, flags in units.items()
         ]
         for process in running:
-            _finish(process)
+            _finish(compiler, process)
         whole = folder / path.name
         link = [
             compiler,
@@ -161,7 +161,7 @@ def _compile(compiler: str, units: dict[str, tuple[str, ...]], path: Path) -> No
             "-ltorch_cpu",
             "-lc10",
         ]
-        _finish(_started(link))
+        _finish(compiler, _started(link))
         whole.rename(path)
 
 
@@ -169,8 +169,8 @@ def _started(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _finish(process: subprocess.Popen[str]) -> None:
+def _finish(compiler: str, process: subprocess.Popen[str]) -> None:
     _, errors = process.communicate()
     if process.returncode:
         lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["it says nothing"]
-        raise KernelError(f"the compiler {process.args[0]} failed: {lines[0].strip()}; {INSTALL}")
+        raise KernelError(f"the compiler {compiler} failed: {lines[0].strip()}; {INSTALL}")
