@@ -158,17 +158,20 @@ void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* 
           multiply(packed + m * 16 * wide + from * 16, 16 * wide, values + b * step * 16, step * 16, depth, from == 0,
                    m + 1 < strips, out + (m * kPanelBlocks + b) * kSums, kPanelBlocks * kSums);
     }
-    const int64_t column = p * kPanelBlocks * kRows, columns = w.n - column < 64 ? w.n - column : 64;
-    alignas(64) float line[64];
-    for (int64_t m = 0; m < tokens; m++) {
-      const float* from = out + m / 16 * kPanelBlocks * kSums + m % 16 * 16;
-      for (int64_t b = 0; b < blocks; b++) {
-        __m512 v = _mm512_load_ps(from + b * kSums);
-        if (bias) v = _mm512_add_ps(v, _mm512_loadu_ps(bias + column + 16 * b));
-        _mm512_store_ps(line + 16 * b, v);
-      }
-      rows::narrow(line, columns, kBFloat16, y + m * w.n + column);
+    const int64_t column = p * kPanelBlocks * kRows;
+    __mmask16 there[kPanelBlocks];
+    __m512 added[kPanelBlocks];
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t columns = w.n - column - b * kRows;
+      there[b] = columns >= kRows ? 0xffff : __mmask16((1 << columns) - 1);
+      added[b] = bias ? _mm512_maskz_loadu_ps(there[b], bias + column + b * kRows) : _mm512_setzero_ps();
     }
+    for (int64_t m = 0; m < tokens; m++)
+      for (int64_t b = 0; b < blocks; b++) {
+        const __m512 v = _mm512_load_ps(out + (m / 16 * kPanelBlocks + b) * kSums + m % 16 * 16);
+        const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(v, added[b]));
+        _mm256_mask_storeu_epi16(y + m * w.n + column + b * kRows, there[b], rounded);
+      }
   }
   _tile_release();
 }
