@@ -1,0 +1,5 @@
+"""Weights to codes and back: quantize, slice and repack, dequantize."""
+
+from moopt_kernels.quantize.ops import dequantize, quantize_weight, slice_repack
+
+__all__ = ["dequantize", "quantize_weight", "slice_repack"]
