@@ -22,7 +22,7 @@ OVERRIDES: dict[str, Layout] = {"reference": "plain", "cpu": "cpu", "triton": "t
 HOMES: dict[Layout, str] = {
     "plain": "moopt_kernels.plain",
     "cpu": "moopt_kernels.cpu",
-    "triton": "moopt_kernels.gpu",
+    "triton": "moopt_kernels.gpu.home",
 }
 """Where a layout lives: importing the module readies its implementation; `arrange` and `restore` convert codes."""
 
