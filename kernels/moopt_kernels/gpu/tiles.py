@@ -128,3 +128,28 @@ def rounded(values, like):
         bits += 0x7FFF + ((bits >> 16) & 1)
         values = (bits & -65536).to(tl.float32, bitcast=True)
     return values.to(like.dtype.element_ty)
+
+
+@triton.jit
+def fold(codes, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The lowest WIDTH bits of codes [ROWS, COLUMNS] as elements of eight codes [ROWS, COLUMNS / 8]."""
+    cells = tl.reshape(codes & ((1 << WIDTH) - 1), [ROWS, COLUMNS // 8, 8])
+    return tl.sum(cells << (tl.arange(0, 8) * WIDTH)[None, None, :], 2)
+
+
+@triton.jit
+def store_codes(p0, p1, p2, p3, at, mask, codes, BITS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """What `load_codes` loads."""
+    WIDTH: tl.constexpr = 4 if BITS >= 4 else 2 if BITS >= 2 else 1
+    tl.store(p0 + at, fold(codes >> (BITS - WIDTH), WIDTH, ROWS, COLUMNS), mask=mask)
+    if BITS == 3 or BITS == 5:
+        tl.store(p1 + at, fold(codes, 1, ROWS, COLUMNS), mask=mask)
+    if BITS == 6:
+        tl.store(p1 + at, fold(codes, 2, ROWS, COLUMNS), mask=mask)
+    if BITS == 7:
+        tl.store(p1 + at, fold(codes >> 1, 2, ROWS, COLUMNS), mask=mask)
+        tl.store(p2 + at, fold(codes, 1, ROWS, COLUMNS), mask=mask)
+    if BITS == 8:
+        tl.store(p1 + at, fold(codes >> 3, 1, ROWS, COLUMNS), mask=mask)
+        tl.store(p2 + at, fold(codes >> 2, 1, ROWS, COLUMNS), mask=mask)
+        tl.store(p3 + at, fold(codes, 2, ROWS, COLUMNS), mask=mask)

@@ -18,6 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from moopt_kernels import Prepacked
 from moopt_kernels.gpu.matrix import Matrix
 from moopt_kernels.linear import triton as linear
 from moopt_kernels.quantize import triton as quantize
@@ -77,9 +78,13 @@ def linears() -> None:
 
 
 def weights() -> None:
-    """What turns codes into weights."""
-    for group in (32, 64, 128):
+    """What turns codes into weights, weights into codes, and codes into fewer bits."""
+    for group in (32, 128):
         quantize.dense(weight(8, 8, group=group), torch.bfloat16)
+        quantize.quantize_weight(torch.empty(4096, 4096, dtype=torch.bfloat16), 8, group, symmetric=False)
+    parent = weight(8, 8)
+    parts = (parent.codes, parent.scales, parent.zeros)
+    quantize.slice_repack(Prepacked(*parts, 8, parent.group_size, parent.shape, "triton"), 7)
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ import torch
 
 from moopt_kernels.gpu.planes import arrange, restore
 from moopt_kernels.linear import triton as _linear
-from moopt_kernels.quantize.triton import dequantize
+from moopt_kernels.quantize.triton import dequantize, quantize_weight, slice_repack
 
-__all__ = ["arrange", "restore", "dequantize"]
+__all__ = ["arrange", "restore", "dequantize", "quantize_weight", "slice_repack"]
 
 _library = torch.library.Library("moopt", "FRAGMENT")
 _library.impl("quantized_linear_triton", _linear.quantized_linear, "CompositeExplicitAutograd")
