@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -67,7 +69,9 @@ def quantize_group(
         codes = tl.where(real[None, :], tl.minimum(tl.maximum(steps, 0), LAST), 0).to(tl.int32)
         cells = start // 8 + tl.arange(0, COLUMNS // 8)
         at_cells = rows[:, None] * CELLS + cells[None, :]
-        store_codes(p0, p1, p2, p3, at_cells, (rows < N)[:, None] & (cells < CELLS)[None, :], codes, BITS, ROWS, COLUMNS)
+        store_codes(
+            p0, p1, p2, p3, at_cells, (rows < N)[:, None] & (cells < CELLS)[None, :], codes, BITS, ROWS, COLUMNS
+        )
 
 
 @triton.jit
@@ -112,7 +116,7 @@ def quantize_weight(weight: Tensor, bits: int, group_size: int, symmetric: bool)
     zeros = None if symmetric else torch.empty_like(scales, dtype=torch.uint8)
     found = _empty(scales, zeros, bits, group_size, (n, k))
     matrix = Matrix.of(found)
-    config = matrix.fitting(TILES)[0]
+    config = Config(32, math.gcd(matrix.group, 128))
     constants = {name: value for name, value in matrix.constants(config).items() if name not in ("KEEP", "SHIFT")}
     grid = (triton.cdiv(n, config.rows), scales.shape[1])
     if weight.numel():

@@ -14,9 +14,9 @@ from moopt_kernels.gpu import planes
 from moopt_kernels.quantize import reference
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
-    n=st.integers(1, 40), k=st.integers(1, 150), bits=st.integers(2, 8), group=st.sampled_from([5, 24, 32, 64, 1000]),
+    n=st.integers(1, 40), k=st.integers(1, 100), bits=st.integers(2, 8), group=st.sampled_from([24, 32, 64, 1000]),
     symmetric=st.booleans(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     seed=st.integers(0, 99),
 )  # fmt: skip
