@@ -18,7 +18,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from moopt_kernels import Prepacked
+from moopt_kernels import Prepacked, kv_append, kv_cache
+from moopt_kernels.attention import triton as attention
 from moopt_kernels.gpu.matrix import Matrix
 from moopt_kernels.linear import triton as linear
 from moopt_kernels.quantize import triton as quantize
@@ -35,11 +36,11 @@ def compiled(kernel: Any, *args: Any, grid: Any, warmup: bool, num_warps: int = 
     signature, constants, attributes = {}, {}, {}
     for place, parameter in enumerate(kernel.params):
         name, value = parameter.name, bound[parameter.name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        if parameter.is_constexpr or (type(value) is int and value == 1):
             signature[name], constants[name] = "constexpr", value
             continue
         signature[name] = triton.runtime.jit.mangle_type(value)
-        if (value.data_ptr() if isinstance(value, torch.Tensor) else value) % 16 == 0:
+        if not isinstance(value, float) and (value.data_ptr() if isinstance(value, torch.Tensor) else value) % 16 == 0:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": fused}
@@ -87,6 +88,23 @@ def weights() -> None:
     quantize.slice_repack(Prepacked(*parts, 8, parent.group_size, parent.shape, "triton"), 7)
 
 
+def attentions() -> None:
+    """Decoding and a chunk of a prefill, keys per channel and per token, heads of 64 and 128."""
+    for k_bits, v_bits, group, queries, size, dtype in (
+        (4, 4, 32, 1, 128, torch.bfloat16),
+        (8, 2, 0, 256, 128, torch.bfloat16),
+        (4, 4, 32, 1, 64, torch.float32),
+    ):
+        tokens = torch.empty(1, 8, 4096, size, dtype=dtype)
+        cache = kv_cache(tokens, k_bits, v_bits, group or None)
+        kv_append(cache, tokens, tokens)
+        k, v = cache.keys, cache.values
+        attention.kv_attention(
+            torch.empty(1, 32, queries, size, dtype=dtype), k.codes, k.scales, k.lows, v.codes, v.scales, v.lows,
+            cache.key_window, cache.value_window, None, size**-0.5, cache.packed, k_bits, v_bits, group,
+        )  # fmt: skip
+
+
 def main() -> None:
     """Compile everything, and print one line a kernel."""
 
@@ -96,6 +114,7 @@ def main() -> None:
     triton.runtime.jit.JITFunction.run = launch
     linears()
     weights()
+    attentions()
 
 
 if __name__ == "__main__":

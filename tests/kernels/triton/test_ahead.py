@@ -12,7 +12,15 @@ import pytest
 
 import moopt_kernels
 
-KERNELS = {"multiply", "multiply_vector", "quantize_group", "slice_codes", "write_weights"}
+KERNELS = {
+    "attend_split",
+    "join_splits",
+    "multiply",
+    "multiply_vector",
+    "quantize_group",
+    "slice_codes",
+    "write_weights",
+}
 
 
 def test_every_kernel_compiles_for_sm_90_and_does_not_spill(request: pytest.FixtureRequest) -> None:
