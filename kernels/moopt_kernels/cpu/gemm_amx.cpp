@@ -1,6 +1,5 @@
 // Many tokens in bfloat16 with AMX: a panel of 64 outputs is dequantized, then multiplied in 2 x 2 tiles.
 #include "kernels.h"
-#include <cstdlib>
 #include <cstring>
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -12,12 +11,10 @@ namespace moopt {
 namespace amx {
 namespace {
 
-constexpr int64_t kPanelBlocks = 4;   // of 16 outputs
-#ifndef KDEPTH
-#define KDEPTH 512
-#endif
-constexpr int64_t kDepth = KDEPTH;       // inputs at a time, so that a pair of blocks stays in the first-level cache
-constexpr int64_t kTile = 16 * 32;    // elements of a tile of bfloat16
+constexpr int64_t kPanelBlocks = 4; // of 16 outputs
+constexpr int64_t kWhole = 2048;    // so many inputs are summed in one go; of more, kDepth at a time, so that a panel
+constexpr int64_t kDepth = 1024;    // stays in the second-level cache
+constexpr int64_t kTile = 16 * 32;  // elements of a tile of bfloat16
 constexpr int64_t kSums = 16 * 16;
 
 struct TileConfig {
@@ -29,11 +26,7 @@ struct TileConfig {
   }
 };
 
-struct Scratch {
-  void* data;
-  explicit Scratch(int64_t bytes) : data(aligned_alloc(64, up(bytes, 64))) {}
-  ~Scratch() { free(data); }
-};
+thread_local Workspace t_row, t_panel, t_sums;
 
 // Two vectors of floats to bfloat16, a in the low and b in the high half of each lane.
 __m512i interleave(__m512 a, __m512 b) {
@@ -136,8 +129,7 @@ int64_t packed_elements(const Geometry& g, int64_t tokens) { return up(tokens, 1
 // x [tokens][k] to tiles [tokens / 16][k / 32][16][32], filled up with zeros.
 void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed) {
   const int64_t wide = up(g.padded_k, 32);
-  Scratch scratch(2 * wide);
-  uint16_t* row = (uint16_t*)scratch.data;
+  uint16_t* row = t_row.get<uint16_t>(wide);
   memset(row, 0, 2 * wide);
   for (int64_t m = 0; m < up(tokens, 16); m++) {
     if (m < tokens) rows::pad(g, x + m * g.k, 2, row);
@@ -149,22 +141,21 @@ void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed
 
 void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
           int64_t last) {
-  const int64_t wide = up(w.padded_k, 32), strips = (tokens + 15) / 16;
-  Scratch panel(kPanelBlocks * kDepth * 32), sums(strips * kPanelBlocks * kSums * 4);
-  uint16_t* values = (uint16_t*)panel.data;
-  float* out = (float*)sums.data;
+  const int64_t wide = up(w.padded_k, 32), strips = (tokens + 15) / 16, step = wide <= kWhole ? wide : kDepth;
+  uint16_t* values = t_panel.get<uint16_t>(kPanelBlocks * step * 16);
+  float* out = t_sums.get<float>(strips * kPanelBlocks * kSums);
   alignas(64) TileConfig config;
   _tile_loadconfig(&config);
   for (int64_t p = first; p < last; p++) {
     const int64_t blocks = w.row_blocks - p * kPanelBlocks < kPanelBlocks ? w.row_blocks - p * kPanelBlocks : kPanelBlocks;
-    if (blocks % 2) memset(values + blocks * kDepth * 16, 0, kDepth * 32);
-    for (int64_t from = 0; from < w.padded_k; from += kDepth) {
-      const int64_t past = w.padded_k - from < kDepth ? w.padded_k : from + kDepth, depth = (past - from + 31) / 32;
+    if (blocks % 2) memset(values + blocks * step * 16, 0, step * 32);
+    for (int64_t from = 0; from < w.padded_k; from += step) {
+      const int64_t past = w.padded_k - from < step ? w.padded_k : from + step, depth = (past - from + 31) / 32;
       for (int64_t b = 0; b < blocks; b++)
-        kDequantize[w.bits - 1](w, p * kPanelBlocks + b, from, past, values + b * kDepth * 16);
-      for (int64_t b = 0; b < blocks; b += 2)
-        for (int64_t m = 0; m < strips; m += 2)
-          multiply(packed + m * 16 * wide + from * 16, 16 * wide, values + b * kDepth * 16, kDepth * 16, depth, from == 0,
+        kDequantize[w.bits - 1](w, p * kPanelBlocks + b, from, past, values + b * step * 16);
+      for (int64_t m = 0; m < strips; m += 2)
+        for (int64_t b = 0; b < blocks; b += 2)
+          multiply(packed + m * 16 * wide + from * 16, 16 * wide, values + b * step * 16, step * 16, depth, from == 0,
                    m + 1 < strips, out + (m * kPanelBlocks + b) * kSums, kPanelBlocks * kSums);
     }
     const int64_t column = p * kPanelBlocks * kRows, columns = w.n - column < 64 ? w.n - column : 64;
