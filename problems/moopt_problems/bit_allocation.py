@@ -27,11 +27,11 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 MEASURED = {
-    "kl": Objective("kl", unit="nats/token", scale="log"),
-    "perplexity": Objective("perplexity", scale="log"),
+    "kl": Objective("kl", unit="nats/token"),
+    "perplexity": Objective("perplexity"),
     "top1_agreement": Objective("top1_agreement", "max"),
-    "cosine_distance": Objective("cosine_distance", scale="log"),
-    "relative_error": Objective("relative_error", scale="log"),
+    "cosine_distance": Objective("cosine_distance"),
+    "relative_error": Objective("relative_error"),
 }
 KNOWN = {
     "size_mb": Objective("size_mb", unit="MB", known=True),
