@@ -45,7 +45,7 @@ def race(draws):
 
 def searched(name, draw, out, tokens):
     """One of our studies, run until it has spent its tokens."""
-    study = moopt.Study(f"{name} {draw}", problem(draw=draw), OURS[name](), out / "ours.journal", seed=draw)
+    study = moopt.Study(f"{name} {draw}", problem(draw=draw), OURS[name](), out / f"{name} {draw}.journal", seed=draw)
     if tokens:
         study.run(tokens=tokens)
     return study
