@@ -138,6 +138,10 @@ class Algorithm(ABC):
             if job.kind == "evaluate" and not isinstance(outcome, Failure):
                 self.archive.add(job, outcome)
 
+    def believed(self) -> FloatArray | None:
+        """What the archive's trials are without their noise, [n, m], signs turned; None: what was measured."""
+        return None
+
     def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
         """About what else so many trials will take: by kind of job, how many and the tokens of each."""
         return {}

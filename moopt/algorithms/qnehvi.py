@@ -110,6 +110,13 @@ class QNEHVI(Algorithm):
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation) and self.prior:
                 self._table = np.array(outcome.attributes["table"])
 
+    def believed(self) -> FloatArray | None:
+        archive = self.archive
+        if len(archive) < self._initial or not self._uncertain(np.array(archive.values)):
+            return None
+        beliefs = self._believed()
+        return None if beliefs is None else beliefs.expected(np.array(archive.codes))
+
     def _noted(self, jobs: list[Job], reference: FloatArray) -> list[Job]:
         """The jobs, with the reference point if it is not stored yet."""
         if self._reference is not None or not jobs:
@@ -189,7 +196,7 @@ class QNEHVI(Algorithm):
         self, beliefs: Beliefs, reference: FloatArray, beside: list[FloatArray], rng: np.random.Generator
     ) -> Config | None:
         """The new candidate that improves most beside what is pending; None when nothing is left."""
-        front = self._front(reference)
+        front = self._front(beliefs, reference)
         fixed = self._fixed(beliefs, front, beside) if len(reference) > 2 else None
         pool = self._first_pool(beliefs, front.parents, rng)
         best: list[tuple[float, FloatArray]] = []
@@ -246,10 +253,12 @@ class QNEHVI(Algorithm):
                 allowed &= constraint.excess(exact[constraint.name]) <= 0
         return found[allowed]
 
-    def _front(self, reference: FloatArray) -> _Front:
+    def _front(self, beliefs: Beliefs, reference: FloatArray) -> _Front:
         """What is to be improved on."""
         archive = self.archive
         values, violations = np.array(archive.values), np.array(archive.broken)
+        if uncertain := self._uncertain(values):  # what was measured as the front is what was lucky
+            values = beliefs.expected(np.array(archive.codes))
         feasible = np.flatnonzero(violations <= 0)
         if not len(feasible):
             nearest = np.argsort(violations, kind="stable")[:BEST]
@@ -258,7 +267,6 @@ class QNEHVI(Algorithm):
         on = feasible[ranks == 0]
         if not (values[on] < reference).all(axis=1).any():  # nothing is near enough yet: improve on what there is
             reference = np.maximum(reference, pareto.reference_point(values[on]))
-        uncertain = self._uncertain(values)
         again = feasible[np.argsort(ranks, kind="stable")][:LARGEST_FRONT] if uncertain else on[:0]
         return _Front(self._rows(np.array(archive.least_violating(on.tolist()))), values[on], reference, again)
 

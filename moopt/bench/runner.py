@@ -116,9 +116,11 @@ def search(race: Race, algorithm: str, seed: int) -> Unit:
         if not pending:
             break
         log.done(one, pending.pop(int(ends.integers(len(pending)))))
+    believed = one.believed()
     return Unit(
         race.name, algorithm, seed, race.identity, log.values, log.truth, log.violations, log.spent, log.seconds,
         log.evaluating, log.idle, taken(algorithm, problem, race.evaluations),
+        None if believed is None else believed.tolist(),
     )  # fmt: skip
 
 

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from moopt import algorithms
 from moopt.algorithms import Algorithm
 from moopt.algorithms.opening import Opening
 from moopt.errors import AlgorithmError, CapabilityError
 from moopt.jobs import Job, Outcome
 from moopt.problem import Problem, capabilities
+
+FloatArray = npt.NDArray[np.float64]
 
 PEERS: Mapping[str, tuple[str, str, str]] = {
     "botorch-qlognehvi": ("botorch_loop", "BotorchLoop", "qlognehvi"),
@@ -36,6 +41,9 @@ class Searcher(Protocol):
     def tell(self, job: Job, outcome: Outcome) -> None:
         """This came of a job."""
 
+    def believed(self) -> FloatArray | None:
+        """What the trials told are without their noise, [n, m], signs turned; None: what was measured."""
+
 
 class Ours:
     """One of our algorithms, opened with the problem's baselines as every study is."""
@@ -56,6 +64,9 @@ class Ours:
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         self._algorithm.tell([(job, outcome)])
+
+    def believed(self) -> FloatArray | None:
+        return self._algorithm.algorithm.believed()
 
 
 def check(name: str) -> None:

@@ -36,6 +36,7 @@ class Unit:
         evaluating: Processor seconds of evaluating.
         idle: How often a place for a pending candidate stayed empty although others were pending.
         took: What "auto" took; else the algorithm.
+        believed: What the search in the end believed the trials to be without noise, [n, m]; None: what was measured.
     """
 
     race: str
@@ -50,14 +51,17 @@ class Unit:
     evaluating: float
     idle: int = 0
     took: str = ""
+    believed: list[list[float]] | None = None
 
     def front(self, evaluations: int) -> FloatArray:
         """The true values of the front that a search would return after so many evaluations, [k, m].
 
-        What is on it is decided by what was measured.
+        What is on it is decided by what was measured, in the end by what the search believes instead, if it does.
         """
+        ended = not self.spent or evaluations >= self.spent[-1]
+        judged = self.values if self.believed is None or not ended else self.believed
         kept = np.flatnonzero((np.array(self.spent) <= evaluations) & (np.array(self.violations) <= 0))
-        values, truth = (np.array(each).reshape(len(self.spent), -1)[kept] for each in (self.values, self.truth))
+        values, truth = (np.array(each).reshape(len(self.spent), -1)[kept] for each in (judged, self.truth))
         return truth[pareto.nondominated(values)]
 
 

@@ -32,6 +32,9 @@ LEAST_NOISE = 1e-4
 """The least variance of errors, where values have the variance 1."""
 LOGS = (-7.0, 8.0)
 """Bounds of log lengthscales."""
+NOISY, LONGEST = 0.01, 0.4
+"""From this share of measured errors in the variance on, lengthscales are at most so long, times the root of the number
+of features: noise hides what bends little, and a search that takes it for flat never looks again."""
 
 
 class Encoding:
@@ -121,7 +124,9 @@ class GaussianProcess(Surrogate):
         features = self._rows.shape[1]
         middle = np.append(np.full(features, np.sqrt(2.0) + 0.5 * np.log(features)), NOISE_MEAN)
         mode = middle - np.append(np.full(features, LENGTH_SPREAD**2), NOISE_SPREAD**2)
-        bounds = [LOGS] * features + [(float(np.log(LEAST_NOISE)), 0.0)]
+        noisy = self._errors is not None and self._errors.mean() > NOISY
+        longest = float(np.log(LONGEST * np.sqrt(features))) if noisy else LOGS[1]
+        bounds = [(LOGS[0], longest)] * features + [(float(np.log(LEAST_NOISE)), 0.0)]
         try:
             found = [
                 minimize(self._loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200})

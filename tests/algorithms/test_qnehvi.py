@@ -12,7 +12,7 @@ import moopt
 from moopt import pareto
 from moopt.algorithms import QNEHVI, Algorithm
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
-from moopt_problems.synthetic import BitToy
+from moopt_problems.synthetic import BitToy, Noisy, PymooFunction
 
 
 class TestContract(AlgorithmSuite):
@@ -97,3 +97,17 @@ def test_rounding_searches_numbers_and_never_repeats_a_candidate() -> None:
     log = drive(QNEHVI(initial=6, rounding=True), BitToy(5), 20)
     configs = [tuple(job.config.values()) for job in evaluated(log)]
     assert len(configs) == len(set(configs)) == 20
+
+
+def test_what_is_lucky_is_not_taken_for_the_front_where_values_are_noisy() -> None:
+    truth = PymooFunction("dtlz2", 3, 2)
+    informed, blind = QNEHVI(), QNEHVI()
+    drive(informed, Noisy(truth, share=0.1), 40)
+    drive(blind, Noisy(truth, share=0.1, given=False), 40)
+    assert blind.believed() is None
+    believed = informed.believed()
+    assert believed is not None
+    exact = [truth.evaluate(job.config, truth.fidelity).values for job in informed.archive.jobs]
+    true = pareto.minimised(exact, truth.objectives)
+    errors = [np.abs(found - true).mean() for found in (believed, np.array(informed.archive.values))]
+    assert errors[0] < 0.7 * errors[1]

@@ -46,6 +46,10 @@ class Peer(ABC):
         constraints = np.array([values[c.name] - c.bound for c in self.problem.constraints])
         self.learn(job.config, objectives, constraints)
 
+    def believed(self) -> FloatArray | None:
+        """Nothing but what was measured."""
+        return None
+
     @abstractmethod
     def start(self) -> None:
         """Set up what is searched with."""
