@@ -60,7 +60,7 @@ def _result(q: Tensor, *rest: object) -> Tensor:
 
 
 _library = torch.library.Library("moopt", "FRAGMENT")
-for _layout in ("plain", "triton"):
+for _layout in dispatch.LAYOUTS:
     _library.define(f"kv_attention_{_layout}{SCHEMA}", tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(f"moopt::kv_attention_{_layout}", _result, lib=_library)
 _library.impl("kv_attention_plain", reference.kv_attention, "CompositeExplicitAutograd")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,15 +17,20 @@ UTILS = ("test_schema", "test_autograd_registration", "test_faketensor")
 """The other checks compile, with so many tensors for long; the test compiles too."""
 
 
-@pytest.fixture(params=["reference", "triton"])
-def ran(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
+@pytest.fixture(params=["reference", "triton", "cpu", "cpu-avx2"])
+def ran(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An implementation; on CPUs with all that this machine can, and with no more than AVX2."""
+    name, _, most = request.param.partition("-")
     monkeypatch.setenv("MOOPT_KERNELS", name)
     try:
-        dispatch.choose_layout("cpu")
+        home = dispatch.home(dispatch.choose_layout("cpu"))
     except dispatch.KernelError as error:
         pytest.skip(str(error))
-    return name
+    if most:
+        home.limit(most)
+    yield name
+    if most:
+        home.limit("")
 
 
 def filled(count: int, dtype: torch.dtype = torch.float32, size: int = 16, **how: Any) -> KVCache:

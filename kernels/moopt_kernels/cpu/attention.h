@@ -1,0 +1,266 @@
+// Attention over a packed cache in float32, for vectors of any length: a tile of tokens is widened to floats, then
+// multiplied. A key's scale is taken into the query, a value's into the weight, so that codes are multiplied as they are.
+//
+// Included by attention_avx2.cpp and attention_avx512.cpp, which first define kLanes, Floats and what one does with them.
+#pragma once
+#include "kernels.h"
+#include <cstring>
+
+namespace moopt {
+namespace {
+
+constexpr int64_t kTile = 64; // tokens
+constexpr int64_t kRoom = kTile + 4;
+constexpr int64_t kMostRows = 4; // of queries that share what is widened
+constexpr float kLowest = -3.4028234663852886e38f; // not infinity: a row that may look nowhere is not NaN
+
+thread_local Workspace t_tile, t_rows, t_sums, t_line;
+
+// `count` rows of `size` elements to floats, rows `wide` apart and filled up with zeros.
+template <class Format> void widen_rows(const uint8_t* from, int64_t count, int64_t size, int64_t wide, float* to) {
+  if (size == wide) size *= count, count = 1;
+  for (int64_t t = 0; t < count; t++, from += size * Format::kBits / 8, to += wide) {
+    const int64_t whole = size / kLanes * kLanes;
+    for (int64_t c = 0; c < whole; c += kLanes) store(to + c, Format::at(from + c * Format::kBits / 8));
+    if (whole == size) continue;
+    uint8_t rest[kLanes * 4] = {};
+    memcpy(rest, from + whole * Format::kBits / 8, (size - whole) * Format::kBits / 8);
+    store(to + whole, Format::at(rest));
+  }
+}
+
+void widen(const Tokens& s, int64_t first, int64_t count, int64_t wide, float* to) {
+  const auto function = s.bits == 2            ? widen_rows<Codes<2>>
+                        : s.bits == 4          ? widen_rows<Codes<4>>
+                        : s.bits == 8          ? widen_rows<Codes<8>>
+                        : s.type == kBFloat16  ? widen_rows<BFloat16>
+                        : s.type == kFloat16   ? widen_rows<Float16>
+                                               : widen_rows<Float32>;
+  function(s.codes + first * s.row_bytes(), count, s.size, wide, to);
+}
+
+void halves(const uint16_t* from, int64_t count, float* to) {
+  widen_rows<Float16>((const uint8_t*)from, 1, count, up(count, kLanes), to);
+}
+
+// e to the x, x at most 0, to about one unit in the last place (Cephes' expf); NaN stays NaN.
+Floats exponential(Floats x) {
+  x = larger(set(-87.f), x);
+  const Floats n = nearest(x * set(1.44269504088896341f));
+  x = fma(n, set(-0.693359375f), x);
+  x = fma(n, set(2.12194440e-4f), x);
+  Floats y = set(1.9875691500e-4f);
+  y = fma(y, x, set(1.3981999507e-3f));
+  y = fma(y, x, set(8.3334519073e-3f));
+  y = fma(y, x, set(4.1665795894e-2f));
+  y = fma(y, x, set(1.6666665459e-1f));
+  y = fma(y, x, set(5.0000001201e-1f));
+  return times_power_of_two(fma(y, x * x, x + set(1.f)), n);
+}
+
+// What Rows rows have found so far. All arrays are [Rows][wide], but for weights: [Rows][kRoom].
+template <int Rows> struct Running {
+  const Head& head;
+  const int64_t row, wide;
+  float *tile, *line, *weights; // of the tile at hand
+  float *q, *folded, *sums;
+  float q_sum[Rows], peak[Rows], total[Rows], shrink[Rows], base[Rows];
+
+  Running(const Head& head, const void* from, Type type, int64_t row) : head(head), row(row), wide(up(head.keys.size, kLanes)) {
+    const int64_t size = head.keys.size;
+    tile = t_tile.get<float>(kRoom * wide), line = t_line.get<float>(2 * (wide > kRoom ? wide : kRoom + kLanes));
+    float* rows = t_rows.get<float>(Rows * (2 * wide + kRoom));
+    q = rows, folded = q + Rows * wide, weights = folded + Rows * wide, sums = t_sums.get<float>(Rows * wide);
+    memset(q, 0, Rows * wide * 4);
+    memset(sums, 0, Rows * wide * 4);
+    for (int r = 0; r < Rows; r++) {
+      rows::widen((const char*)from + r * size * (type == kFloat32 ? 4 : 2), type, size, q + r * wide);
+      Floats all = set(0.f);
+      for (int64_t c = 0; c < wide; c += kLanes) {
+        const Floats scaled = load(q + r * wide + c) * set(head.scale);
+        store(q + r * wide + c, scaled);
+        all = all + scaled;
+      }
+      q_sum[r] = sum(all), peak[r] = kLowest, total[r] = 0;
+    }
+  }
+
+  // Products of the rows at `by` and `count` tokens of the tile from `first` on, four tokens at a time.
+  void multiply(const float* by, int64_t first, int64_t count, const float* offset) {
+    for (int64_t t = first; t < first + count; t += 4) {
+      const float* token = tile + t * wide;
+      Floats dots[Rows][4];
+      for (int r = 0; r < Rows; r++)
+        for (int j = 0; j < 4; j++) dots[r][j] = set(0.f);
+      for (int64_t c = 0; c < wide; c += kLanes)
+        for (int r = 0; r < Rows; r++) {
+          const Floats x = load(by + r * wide + c);
+          for (int j = 0; j < 4; j++) dots[r][j] = fma(x, load(token + j * wide + c), dots[r][j]);
+        }
+      for (int r = 0; r < Rows; r++) store_sums(dots[r], offset[r], weights + r * kRoom + t);
+    }
+  }
+
+  // Takes the scales of a group of tokens into the queries; what its lows add to every logit goes to `offset`.
+  void fold(const Tokens& keys, int64_t group, float* offset) {
+    float *scales = line, *lows = line + wide;
+    halves(keys.scales + group * keys.size, keys.size, scales);
+    halves(keys.lows + group * keys.size, keys.size, lows);
+    Floats added[Rows];
+    for (int r = 0; r < Rows; r++) added[r] = set(0.f);
+    for (int64_t c = 0; c < wide; c += kLanes)
+      for (int r = 0; r < Rows; r++) {
+        const Floats x = load(q + r * wide + c);
+        store(folded + r * wide + c, x * load(scales + c));
+        added[r] = fma(x, load(lows + c), added[r]);
+      }
+    for (int r = 0; r < Rows; r++) offset[r] = sum(added[r]);
+  }
+
+  // Logits of `count` tokens of the store from `first` on, to `weights`.
+  void look(const Tokens& keys, int64_t first, int64_t count) {
+    widen(keys, first, count, wide, tile);
+    float offset[Rows] = {};
+    if (keys.bits == 16 || keys.group == 0) multiply(q, 0, count, offset);
+    else
+      for (int64_t t = 0, next; t < count; t = next) {
+        const int64_t group = (first + t) / keys.group, past = (group + 1) * keys.group - first;
+        next = past < count ? past : count;
+        fold(keys, group, offset);
+        multiply(folded, t, next - t, offset);
+      }
+    if (keys.bits == 16 || keys.group) return;
+    float *scales = line, *lows = line + kRoom + kLanes;
+    halves(keys.scales + first, count, scales);
+    halves(keys.lows + first, count, lows);
+    for (int r = 0; r < Rows; r++)
+      for (int64_t t = 0; t < count; t++) weights[r * kRoom + t] = weights[r * kRoom + t] * scales[t] + q_sum[r] * lows[t];
+  }
+
+  // What a row may not look at, tokens from `at` on.
+  void hide(int r, int64_t at, int64_t count) {
+    const int64_t query = (row + r) % head.queries, seen = head.length - head.queries + query + 1 - at;
+    float* w = weights + r * kRoom;
+    if (head.mask) {
+      const uint8_t* may = head.mask + query * head.length + at;
+      for (int64_t t = 0; t < count; t++) w[t] = may[t] ? w[t] : kLowest;
+    } else
+      for (int64_t t = seen < 0 ? 0 : seen; t < count; t++) w[t] = kLowest;
+  }
+
+  // Logits to weights, relative to the highest logit so far; `shrink` is what earlier weights are worth by now.
+  void weigh(int64_t at, int64_t count) {
+    const int64_t filled = up(count, kLanes);
+    for (int r = 0; r < Rows; r++) {
+      float* w = weights + r * kRoom;
+      hide(r, at, count);
+      for (int64_t t = count; t < filled; t++) w[t] = kLowest;
+      Floats most = set(peak[r]);
+      for (int64_t t = 0; t < filled; t += kLanes) most = larger(most, load(w + t));
+      const float higher = largest(most);
+      float now[kLanes];
+      store(now, exponential(set(peak[r] - higher)));
+      peak[r] = higher, shrink[r] = now[0];
+      for (int64_t t = 0; t < filled; t += kLanes) store(w + t, exponential(load(w + t) - set(higher)));
+      for (int64_t t = count; t < filled; t++) w[t] = 0;
+      Floats all = set(0.f);
+      for (int64_t t = 0; t < filled; t += kLanes) all = all + load(w + t);
+      total[r] = total[r] * shrink[r] + sum(all), base[r] = 0;
+    }
+  }
+
+  // Adds `count` tokens of the tile by their weights, to Vectors vectors of channels.
+  template <int Vectors> void add(int64_t channel, int64_t count) {
+    Floats all[Rows][Vectors];
+    for (int r = 0; r < Rows; r++)
+      for (int v = 0; v < Vectors; v++)
+        all[r][v] = fma(load(sums + r * wide + channel + v * kLanes), set(shrink[r]), set(base[r]));
+    const float* token = tile + channel;
+    for (int64_t t = 0; t < count; t++, token += wide) {
+      Floats weight[Rows];
+      for (int r = 0; r < Rows; r++) weight[r] = set(weights[r * kRoom + t]);
+      for (int v = 0; v < Vectors; v++) {
+        const Floats value = load(token + v * kLanes);
+        for (int r = 0; r < Rows; r++) all[r][v] = fma(weight[r], value, all[r][v]);
+      }
+    }
+    for (int r = 0; r < Rows; r++)
+      for (int v = 0; v < Vectors; v++) store(sums + r * wide + channel + v * kLanes, all[r][v]);
+  }
+
+  // Values of `count` tokens of the store from `first` on, by their weights.
+  void gather(const Tokens& values, int64_t first, int64_t count) {
+    widen(values, first, count, wide, tile);
+    if (values.bits < 16) {
+      float *scales = line, *lows = line + kRoom + kLanes;
+      halves(values.scales + first, count, scales);
+      halves(values.lows + first, count, lows);
+      for (int r = 0; r < Rows; r++) {
+        Floats low = set(0.f);
+        for (int64_t t = 0; t < up(count, kLanes); t += kLanes) {
+          const Floats w = load(weights + r * kRoom + t);
+          low = fma(w, load(lows + t), low);
+          store(weights + r * kRoom + t, w * load(scales + t));
+        }
+        base[r] = sum(low);
+      }
+    }
+    int64_t c = 0;
+    for (; c + kVectors * kLanes <= wide; c += kVectors * kLanes) add<kVectors>(c, count);
+    for (; c < wide; c += kLanes) add<1>(c, count);
+  }
+
+  void pass(const Tokens& keys, const Tokens& values, int64_t at, int64_t count) {
+    for (int64_t first = 0; first < count; first += kTile) {
+      const int64_t tokens = count - first < kTile ? count - first : kTile;
+      look(keys, first, tokens);
+      weigh(at + first, tokens);
+      gather(values, first, tokens);
+    }
+  }
+};
+
+template <int Rows> void attend_rows(const Head& head, const void* q, Type type, int64_t row, void* out) {
+  Running<Rows> running(head, q, type, row);
+  running.pass(head.keys, head.values, 0, head.packed);
+  running.pass(head.key_window, head.value_window, head.packed, head.length - head.packed);
+  const int64_t size = head.keys.size;
+  for (int r = 0; r < Rows; r++) {
+    float* found = running.sums + r * running.wide;
+    for (int64_t c = 0; c < running.wide; c += kLanes) store(found + c, load(found + c) * set(1 / running.total[r]));
+    rows::narrow(found, size, type, (char*)out + r * size * (type == kFloat32 ? 4 : 2));
+  }
+}
+
+void attend(const Head& head, const void* q, Type type, int64_t row, int64_t rows, void* out) {
+  constexpr void (*of[])(const Head&, const void*, Type, int64_t, void*) = {attend_rows<1>, attend_rows<2>, attend_rows<3>,
+                                                                            attend_rows<4>};
+  const int64_t bytes = head.keys.size * (type == kFloat32 ? 4 : 2);
+  for (int64_t r = 0; r < rows; r += kMostRows) {
+    const int64_t some = rows - r < kMostRows ? rows - r : kMostRows;
+    of[some - 1](head, (const char*)q + r * bytes, type, row + r, (char*)out + r * bytes);
+  }
+}
+
+void read(const Tokens& from, int64_t count, Type type, void* values) {
+  const int64_t size = from.size, wide = up(size, kLanes), bytes = size * (type == kFloat32 ? 4 : 2);
+  float *row = t_tile.get<float>(wide), *scales = t_line.get<float>(2 * wide), *lows = scales + wide;
+  for (int64_t t = 0; t < count; t++) {
+    widen(from, t, 1, wide, row);
+    if (from.bits < 16 && from.group == 0) {
+      halves(from.scales + t, 1, scales);
+      halves(from.lows + t, 1, lows);
+      for (int64_t c = 0; c < wide; c += kLanes) store(row + c, fma(load(row + c), set(scales[0]), set(lows[0])));
+    } else if (from.bits < 16) {
+      if (t % from.group == 0) {
+        halves(from.scales + t / from.group * size, size, scales);
+        halves(from.lows + t / from.group * size, size, lows);
+      }
+      for (int64_t c = 0; c < wide; c += kLanes) store(row + c, fma(load(row + c), load(scales + c), load(lows + c)));
+    }
+    rows::narrow(row, size, type, (char*)values + t * bytes);
+  }
+}
+
+} // namespace
+} // namespace moopt
