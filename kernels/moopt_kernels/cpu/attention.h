@@ -21,7 +21,9 @@ template <class Format> void widen_rows(const uint8_t* from, int64_t count, int6
   if (size == wide) size *= count, count = 1;
   for (int64_t t = 0; t < count; t++, from += size * Format::kBits / 8, to += wide) {
     const int64_t whole = size / kLanes * kLanes;
-    for (int64_t c = 0; c < whole; c += kLanes) store(to + c, Format::at(from + c * Format::kBits / 8));
+    const uint8_t* at = from;
+#pragma GCC unroll 4
+    for (int64_t c = 0; c < whole; c += kLanes, at += kLanes * Format::kBits / 8) store(to + c, Format::at(at));
     if (whole == size) continue;
     uint8_t rest[kLanes * 4] = {};
     memcpy(rest, from + whole * Format::kBits / 8, (size - whole) * Format::kBits / 8);
@@ -39,8 +41,15 @@ void widen(const Tokens& s, int64_t first, int64_t count, int64_t wide, float* t
   function(s.codes + first * s.row_bytes(), count, s.size, wide, to);
 }
 
-void halves(const uint16_t* from, int64_t count, float* to) {
-  widen_rows<Float16>((const uint8_t*)from, 1, count, up(count, kLanes), to);
+float middle(const Tokens& s) { return float((1 << s.bits) - 1) / 2; }
+
+// `count` scales from `first` on, and beside them what a code in the middle stands for: codes are widened relative to it,
+// so that sums of codes and sums of lows do not cancel each other.
+void spans(const Tokens& s, int64_t first, int64_t count, float* scales, float* centers) {
+  const int64_t filled = up(count, kLanes);
+  widen_rows<Float16>((const uint8_t*)(s.scales + first), 1, count, filled, scales);
+  widen_rows<Float16>((const uint8_t*)(s.lows + first), 1, count, filled, centers);
+  for (int64_t i = 0; i < filled; i += kLanes) store(centers + i, fma(load(scales + i), set(middle(s)), load(centers + i)));
 }
 
 // e to the x, x at most 0, to about one unit in the last place (Cephes' expf); NaN stays NaN.
@@ -58,13 +67,15 @@ Floats exponential(Floats x) {
   return times_power_of_two(fma(y, x * x, x + set(1.f)), n);
 }
 
-// What Rows rows have found so far. All arrays are [Rows][wide], but for weights: [Rows][kRoom].
+// What Rows rows have found so far: sums of weights, of weighted centers (both spread over lanes) and of weighted codes.
+// Arrays are [Rows][wide], but for weights: [Rows][kRoom].
 template <int Rows> struct Running {
   const Head& head;
   const int64_t row, wide;
   float *tile, *line, *weights; // of the tile at hand
   float *q, *folded, *sums;
-  float q_sum[Rows], peak[Rows], total[Rows], shrink[Rows], base[Rows];
+  float q_sum[Rows], peak[Rows], shrink[kLanes] = {};
+  Floats total[Rows], center[Rows];
 
   Running(const Head& head, const void* from, Type type, int64_t row) : head(head), row(row), wide(up(head.keys.size, kLanes)) {
     const int64_t size = head.keys.size;
@@ -81,7 +92,7 @@ template <int Rows> struct Running {
         store(q + r * wide + c, scaled);
         all = all + scaled;
       }
-      q_sum[r] = sum(all), peak[r] = kLowest, total[r] = 0;
+      q_sum[r] = sum(all), peak[r] = kLowest, total[r] = center[r] = set(0.f);
     }
   }
 
@@ -101,26 +112,25 @@ template <int Rows> struct Running {
     }
   }
 
-  // Takes the scales of a group of tokens into the queries; what its lows add to every logit goes to `offset`.
+  // Takes the scales of a group of tokens into the queries; what its centers add to logits goes to `offset`.
   void fold(const Tokens& keys, int64_t group, float* offset) {
-    float *scales = line, *lows = line + wide;
-    halves(keys.scales + group * keys.size, keys.size, scales);
-    halves(keys.lows + group * keys.size, keys.size, lows);
-    Floats added[Rows];
-    for (int r = 0; r < Rows; r++) added[r] = set(0.f);
+    float *scales = line, *centers = line + wide;
+    spans(keys, group * keys.size, keys.size, scales, centers);
+    Floats added[4];
+    for (int r = 0; r < 4; r++) added[r] = set(0.f);
     for (int64_t c = 0; c < wide; c += kLanes)
       for (int r = 0; r < Rows; r++) {
         const Floats x = load(q + r * wide + c);
         store(folded + r * wide + c, x * load(scales + c));
-        added[r] = fma(x, load(lows + c), added[r]);
+        added[r] = fma(x, load(centers + c), added[r]);
       }
-    for (int r = 0; r < Rows; r++) offset[r] = sum(added[r]);
+    store_sums(added, 0.f, offset);
   }
 
   // Logits of `count` tokens of the store from `first` on, to `weights`.
   void look(const Tokens& keys, int64_t first, int64_t count) {
     widen(keys, first, count, wide, tile);
-    float offset[Rows] = {};
+    float offset[4] = {};
     if (keys.bits == 16 || keys.group == 0) multiply(q, 0, count, offset);
     else
       for (int64_t t = 0, next; t < count; t = next) {
@@ -130,11 +140,10 @@ template <int Rows> struct Running {
         multiply(folded, t, next - t, offset);
       }
     if (keys.bits == 16 || keys.group) return;
-    float *scales = line, *lows = line + kRoom + kLanes;
-    halves(keys.scales + first, count, scales);
-    halves(keys.lows + first, count, lows);
+    float *scales = line, *centers = line + kRoom + kLanes;
+    spans(keys, first, count, scales, centers);
     for (int r = 0; r < Rows; r++)
-      for (int64_t t = 0; t < count; t++) weights[r * kRoom + t] = weights[r * kRoom + t] * scales[t] + q_sum[r] * lows[t];
+      for (int64_t t = 0; t < count; t++) weights[r * kRoom + t] = weights[r * kRoom + t] * scales[t] + q_sum[r] * centers[t];
   }
 
   // What a row may not look at, tokens from `at` on.
@@ -158,14 +167,15 @@ template <int Rows> struct Running {
       Floats most = set(peak[r]);
       for (int64_t t = 0; t < filled; t += kLanes) most = larger(most, load(w + t));
       const float higher = largest(most);
-      float now[kLanes];
-      store(now, exponential(set(peak[r] - higher)));
-      peak[r] = higher, shrink[r] = now[0];
-      for (int64_t t = 0; t < filled; t += kLanes) store(w + t, exponential(load(w + t) - set(higher)));
+      shrink[r] = peak[r] - higher, peak[r] = higher;
+    }
+    store(shrink, exponential(load(shrink)));
+    for (int r = 0; r < Rows; r++) {
+      float* w = weights + r * kRoom;
+      total[r] = total[r] * set(shrink[r]), center[r] = center[r] * set(shrink[r]);
+      for (int64_t t = 0; t < filled; t += kLanes) store(w + t, exponential(load(w + t) - set(peak[r])));
       for (int64_t t = count; t < filled; t++) w[t] = 0;
-      Floats all = set(0.f);
-      for (int64_t t = 0; t < filled; t += kLanes) all = all + load(w + t);
-      total[r] = total[r] * shrink[r] + sum(all), base[r] = 0;
+      for (int64_t t = 0; t < filled; t += kLanes) total[r] = total[r] + load(w + t);
     }
   }
 
@@ -174,7 +184,7 @@ template <int Rows> struct Running {
     Floats all[Rows][Vectors];
     for (int r = 0; r < Rows; r++)
       for (int v = 0; v < Vectors; v++)
-        all[r][v] = fma(load(sums + r * wide + channel + v * kLanes), set(shrink[r]), set(base[r]));
+        all[r][v] = load(sums + r * wide + channel + v * kLanes) * set(shrink[r]);
     const float* token = tile + channel;
     for (int64_t t = 0; t < count; t++, token += wide) {
       Floats weight[Rows];
@@ -192,18 +202,14 @@ template <int Rows> struct Running {
   void gather(const Tokens& values, int64_t first, int64_t count) {
     widen(values, first, count, wide, tile);
     if (values.bits < 16) {
-      float *scales = line, *lows = line + kRoom + kLanes;
-      halves(values.scales + first, count, scales);
-      halves(values.lows + first, count, lows);
-      for (int r = 0; r < Rows; r++) {
-        Floats low = set(0.f);
+      float *scales = line, *centers = line + kRoom + kLanes;
+      spans(values, first, count, scales, centers);
+      for (int r = 0; r < Rows; r++)
         for (int64_t t = 0; t < up(count, kLanes); t += kLanes) {
           const Floats w = load(weights + r * kRoom + t);
-          low = fma(w, load(lows + t), low);
+          center[r] = fma(w, load(centers + t), center[r]);
           store(weights + r * kRoom + t, w * load(scales + t));
         }
-        base[r] = sum(low);
-      }
     }
     int64_t c = 0;
     for (; c + kVectors * kLanes <= wide; c += kVectors * kLanes) add<kVectors>(c, count);
@@ -227,7 +233,8 @@ template <int Rows> void attend_rows(const Head& head, const void* q, Type type,
   const int64_t size = head.keys.size;
   for (int r = 0; r < Rows; r++) {
     float* found = running.sums + r * running.wide;
-    for (int64_t c = 0; c < running.wide; c += kLanes) store(found + c, load(found + c) * set(1 / running.total[r]));
+    const Floats center = set(sum(running.center[r])), part = set(1 / sum(running.total[r]));
+    for (int64_t c = 0; c < running.wide; c += kLanes) store(found + c, (load(found + c) + center) * part);
     rows::narrow(found, size, type, (char*)out + r * size * (type == kFloat32 ? 4 : 2));
   }
 }
@@ -244,19 +251,17 @@ void attend(const Head& head, const void* q, Type type, int64_t row, int64_t row
 
 void read(const Tokens& from, int64_t count, Type type, void* values) {
   const int64_t size = from.size, wide = up(size, kLanes), bytes = size * (type == kFloat32 ? 4 : 2);
-  float *row = t_tile.get<float>(wide), *scales = t_line.get<float>(2 * wide), *lows = scales + wide;
+  float *row = t_tile.get<float>(wide), *scales = t_line.get<float>(2 * wide), *centers = scales + wide;
   for (int64_t t = 0; t < count; t++) {
     widen(from, t, 1, wide, row);
     if (from.bits < 16 && from.group == 0) {
-      halves(from.scales + t, 1, scales);
-      halves(from.lows + t, 1, lows);
-      for (int64_t c = 0; c < wide; c += kLanes) store(row + c, fma(load(row + c), set(scales[0]), set(lows[0])));
+      spans(from, t, 1, scales, centers);
+      for (int64_t c = 0; c < wide; c += kLanes) store(row + c, fma(load(row + c), set(scales[0]), set(centers[0])));
     } else if (from.bits < 16) {
       if (t % from.group == 0) {
-        halves(from.scales + t / from.group * size, size, scales);
-        halves(from.lows + t / from.group * size, size, lows);
+        spans(from, t / from.group * size, size, scales, centers);
       }
-      for (int64_t c = 0; c < wide; c += kLanes) store(row + c, fma(load(row + c), load(scales + c), load(lows + c)));
+      for (int64_t c = 0; c < wide; c += kLanes) store(row + c, fma(load(row + c), load(scales + c), load(centers + c)));
     }
     rows::narrow(row, size, type, (char*)values + t * bytes);
   }

@@ -40,14 +40,17 @@ void store_sums(const Floats v[4], float offset, float* to) {
   _mm_storeu_ps(to, _mm_add_ps(half, _mm_set1_ps(offset)));
 }
 
+// Codes to floats, relative to the middle.
 template <int Bits> struct Codes {
   static constexpr int kBits = Bits;
   static Floats at(const uint8_t* p) {
-    if constexpr (Bits == 8) return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+    const Floats half = set(float((1 << Bits) - 1) / 2);
+    if constexpr (Bits == 8)
+      return _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))), half);
     const __m256i from = _mm256_mullo_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), _mm256_set1_epi32(Bits));
     const int32_t eight = Bits == 4 ? *(const int32_t*)p : *(const uint16_t*)p;
     const __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(eight), from);
-    return _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32((1 << Bits) - 1)));
+    return _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32((1 << Bits) - 1))), half);
   }
 };
 

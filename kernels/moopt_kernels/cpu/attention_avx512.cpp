@@ -29,11 +29,13 @@ void store_sums(const Floats v[4], float offset, float* to) {
   _mm_storeu_ps(to, _mm_add_ps(quarter, _mm_set1_ps(offset)));
 }
 
-// Codes to floats: below 8 bits through a table of 16, of which an index takes its lowest four bits alone.
+// Codes to floats, relative to the middle; below 8 bits through a table of 16, of which an index takes its lowest four bits alone.
 template <int Bits> struct Codes {
   static constexpr int kBits = Bits;
   static Floats at(const uint8_t* p) {
-    if constexpr (Bits == 8) return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)));
+    constexpr float half = float((1 << Bits) - 1) / 2;
+    if constexpr (Bits == 8)
+      return _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))), set(half));
     __m512i index;
     if constexpr (Bits == 4) {
       const __m512i from = _mm512_set_epi64(0x3c00000038, 0x3400000030, 0x2c00000028, 0x2400000020, 0x1c00000018,
@@ -43,9 +45,9 @@ template <int Bits> struct Codes {
       const __m512i from = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
       index = _mm512_srlv_epi32(_mm512_set1_epi32(*(const int32_t*)p), from);
     }
-    constexpr int m = (1 << Bits) - 1;
-    const Floats table = _mm512_set_ps(15 & m, 14 & m, 13 & m, 12 & m, 11 & m, 10 & m, 9 & m, 8 & m, 7 & m, 6 & m, 5 & m, 4 & m,
-                                       3 & m, 2 & m, 1 & m, 0);
+    const __m512i codes = _mm512_and_si512(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                           _mm512_set1_epi32((1 << Bits) - 1));
+    const Floats table = _mm512_sub_ps(_mm512_cvtepi32_ps(codes), set(half));
     return _mm512_permutexvar_ps(index, table);
   }
 };
