@@ -249,21 +249,33 @@ void attend(const Head& head, const void* q, Type type, int64_t row, int64_t row
   }
 }
 
+// Codes of the tile, `count` tokens from `first` on, to values.
+void scale(const Tokens& s, int64_t first, int64_t count, int64_t wide, float* tile) {
+  float* scales = t_line.get<float>(2 * wide > 2 * kTile ? 2 * wide : 2 * kTile);
+  float* centers = scales + (s.group ? wide : kTile);
+  if (s.group == 0) spans(s, first, count, scales, centers);
+  for (int64_t t = 0; t < count; t++) {
+    if (s.group && (t == 0 || (first + t) % s.group == 0)) spans(s, (first + t) / s.group * s.size, s.size, scales, centers);
+    float* row = tile + t * wide;
+    for (int64_t c = 0; c < wide; c += kLanes) {
+      const Floats by = s.group ? load(scales + c) : set(scales[t]), center = s.group ? load(centers + c) : set(centers[t]);
+      store(row + c, fma(load(row + c), by, center));
+    }
+  }
+}
+
 void read(const Tokens& from, int64_t count, Type type, void* values) {
   const int64_t size = from.size, wide = up(size, kLanes), bytes = size * (type == kFloat32 ? 4 : 2);
-  float *row = t_tile.get<float>(wide), *scales = t_line.get<float>(2 * wide), *centers = scales + wide;
-  for (int64_t t = 0; t < count; t++) {
-    widen(from, t, 1, wide, row);
-    if (from.bits < 16 && from.group == 0) {
-      spans(from, t, 1, scales, centers);
-      for (int64_t c = 0; c < wide; c += kLanes) store(row + c, fma(load(row + c), set(scales[0]), set(centers[0])));
-    } else if (from.bits < 16) {
-      if (t % from.group == 0) {
-        spans(from, t / from.group * size, size, scales, centers);
-      }
-      for (int64_t c = 0; c < wide; c += kLanes) store(row + c, fma(load(row + c), load(scales + c), load(centers + c)));
-    }
-    rows::narrow(row, size, type, (char*)values + t * bytes);
+  if (from.bits == 16 && from.type == type) {
+    memcpy(values, from.codes, count * bytes);
+    return;
+  }
+  float* tile = t_tile.get<float>(kRoom * wide);
+  for (int64_t first = 0; first < count; first += kTile) {
+    const int64_t tokens = count - first < kTile ? count - first : kTile;
+    widen(from, first, tokens, wide, tile);
+    if (from.bits < 16) scale(from, first, tokens, wide, tile);
+    for (int64_t t = 0; t < tokens; t++) rows::narrow(tile + t * wide, size, type, (char*)values + (first + t) * bytes);
   }
 }
 

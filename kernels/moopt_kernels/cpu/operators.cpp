@@ -277,22 +277,28 @@ struct Side {
 };
 
 // So many rows, queries of the heads that share keys, are a matrix product for which keys and values are widened once.
-constexpr int64_t kManyRows = 24;
+constexpr int64_t kManyRows = 32;
 
 // What PyTorch's attention adds to logits: nothing, or the smallest number where a query may not look.
+template <class T> void hide(const uint8_t* may, int64_t sequences, int64_t queries, int64_t length, T lowest, T* added) {
+  for (int64_t i = 0; i < sequences * queries; i++, added += length) {
+    const int64_t seen = length - queries + i + 1;
+    if (may)
+      for (int64_t t = 0; t < length; t++) added[t] = may[i * length + t] ? T(0) : lowest;
+    else
+      for (int64_t t = 0; t < length; t++) added[t] = t < seen ? T(0) : lowest;
+  }
+}
+
 Tensor additive_mask(const OptionalTensor& mask, int64_t batch, int64_t queries, int64_t length, ScalarType as) {
-  const float lowest[2] = {0, -3.3895314e38f};
-  uint16_t narrow[2];
-  rows::narrow(lowest, 2, kBFloat16, narrow);
+  const float lowest = -3.3895314e38f; // of bfloat16
+  uint16_t narrow;
+  rows::narrow(&lowest, 1, kBFloat16, &narrow);
   const int64_t sequences = mask ? batch : 1;
   Tensor added = empty({sequences, 1, queries, length}, as);
   const uint8_t* may = mask ? (const uint8_t*)mask->data_ptr() : nullptr;
-  for (int64_t i = 0; i < sequences * queries; i++)
-    for (int64_t t = 0; t < length; t++) {
-      const bool hidden = may ? !may[i * length + t] : t > length - queries + i;
-      if (as == ScalarType::Float) ((float*)added.data_ptr())[i * length + t] = lowest[hidden];
-      else ((uint16_t*)added.data_ptr())[i * length + t] = narrow[hidden];
-    }
+  if (as == ScalarType::Float) hide(may, sequences, queries, length, lowest, (float*)added.data_ptr());
+  else hide(may, sequences, queries, length, narrow, (uint16_t*)added.data_ptr());
   return added;
 }
 

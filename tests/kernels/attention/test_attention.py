@@ -85,6 +85,20 @@ def test_a_chunk_of_a_prefill_sees_what_came_before(ran: str, dtype: torch.dtype
     assert error(found, exact(q, cache, None)) < TOLERANCES[dtype]
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("how", [{}, {"group_size": None, "k_bits": 8, "v_bits": 2}, {"k_bits": 16, "group_size": 8}],
+                         ids=["per-channel", "per-token", "keys-16"])  # fmt: skip
+def test_a_long_chunk_sees_what_came_before(ran: str, dtype: torch.dtype, how: dict[str, Any]) -> None:
+    cache, q = filled(70, dtype, 24, **how), queries(13, dtype, 24)
+    mask = torch.ones(2, 1, 13, 70, dtype=torch.bool).tril(57)
+    mask[1, :, :, :9] = mask[0, :, 4] = False
+    assert error(quantized_kv_attention(q, cache), exact(q, cache, None)) < TOLERANCES[dtype]
+    found, expected = quantized_kv_attention(q, cache, mask), exact(q, cache, mask)
+    values = torch.cat([read(cache.values, cache.packed), cache.value_window.float()], 2)[0].mean(1)
+    expected[0, :, 4] = values.repeat_interleave(3, 0)
+    assert error(found, expected) < TOLERANCES[dtype]
+
+
 def test_left_padding_is_not_looked_at(ran: str) -> None:
     cache, q = filled(70), queries(3)
     mask = torch.ones(2, 1, 3, 70, dtype=torch.bool).tril(67)
