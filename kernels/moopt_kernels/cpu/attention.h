@@ -1,5 +1,5 @@
-// Attention over a packed cache in float32, for vectors of any length: a tile of tokens is widened to floats, then
-// multiplied. A key's scale is taken into the query, a value's into the weight, so that codes are multiplied as they are.
+// Attention over a packed cache in float32, for vectors of any length: a tile of tokens at a time, codes become floats as
+// they are read (in a buffer, where a head is no multiple of a vector). A key's scale is taken into the query, a value's into the weight, so that codes are multiplied as they are.
 //
 // Included by attention_avx2.cpp and attention_avx512.cpp, which first define kLanes, Floats and what one does with them.
 #pragma once
@@ -31,14 +31,22 @@ template <class Format> void widen_rows(const uint8_t* from, int64_t count, int6
   }
 }
 
+// Calls a function of a format with the one that tokens are stored in.
+template <class Function> auto with_format(const Tokens& s, Function function) {
+  if (s.bits == 2) return function(Codes<2>());
+  if (s.bits == 4) return function(Codes<4>());
+  if (s.bits == 8) return function(Codes<8>());
+  if (s.type == kBFloat16) return function(BFloat16());
+  return s.type == kFloat16 ? function(Float16()) : function(Float32());
+}
+
 void widen(const Tokens& s, int64_t first, int64_t count, int64_t wide, float* to) {
-  const auto function = s.bits == 2            ? widen_rows<Codes<2>>
-                        : s.bits == 4          ? widen_rows<Codes<4>>
-                        : s.bits == 8          ? widen_rows<Codes<8>>
-                        : s.type == kBFloat16  ? widen_rows<BFloat16>
-                        : s.type == kFloat16   ? widen_rows<Float16>
-                                               : widen_rows<Float32>;
-  function(s.codes + first * s.row_bytes(), count, s.size, wide, to);
+  with_format(s, [&](auto format) { widen_rows<decltype(format)>(s.codes + first * s.row_bytes(), count, s.size, wide, to); });
+}
+
+// Asks for tokens that are read soon.
+void fetch(const Tokens& s, int64_t first, int64_t count) {
+  for (int64_t b = first * s.row_bytes(); b < (first + count) * s.row_bytes(); b += 64) __builtin_prefetch(s.codes + b);
 }
 
 float middle(const Tokens& s) { return float((1 << s.bits) - 1) / 2; }
@@ -96,18 +104,23 @@ template <int Rows> struct Running {
     }
   }
 
-  // Products of the rows at `by` and `count` tokens of the tile from `first` on, four tokens at a time.
-  void multiply(const float* by, int64_t first, int64_t count, const float* offset) {
-    for (int64_t t = first; t < first + count; t += 4) {
-      const float* token = tile + t * wide;
+  // Products of the rows at `by` and tokens `first` to `past`, stored from `from` on, four tokens at a time.
+  template <class Format>
+  void multiply(const uint8_t* from, int64_t pitch, const float* by, int64_t first, int64_t past, const float* offset) {
+    for (int64_t t = first; t < past; t += 4) {
+      const uint8_t* token[4];
+      for (int64_t j = 0; j < 4; j++) token[j] = from + (t + j < past ? t + j : past - 1) * pitch;
       Floats dots[Rows][4];
       for (int r = 0; r < Rows; r++)
         for (int j = 0; j < 4; j++) dots[r][j] = set(0.f);
-      for (int64_t c = 0; c < wide; c += kLanes)
+      for (int64_t c = 0; c < wide; c += kLanes) {
+        Floats key[4];
+        for (int j = 0; j < 4; j++) key[j] = Format::at(token[j] + c * Format::kBits / 8);
         for (int r = 0; r < Rows; r++) {
           const Floats x = load(by + r * wide + c);
-          for (int j = 0; j < 4; j++) dots[r][j] = fma(x, load(token + j * wide + c), dots[r][j]);
+          for (int j = 0; j < 4; j++) dots[r][j] = fma(x, key[j], dots[r][j]);
         }
+      }
       for (int r = 0; r < Rows; r++) store_sums(dots[r], offset[r], weights + r * kRoom + t);
     }
   }
@@ -127,18 +140,26 @@ template <int Rows> struct Running {
     store_sums(added, 0.f, offset);
   }
 
+  template <class Format> void look_at(const Tokens& keys, const uint8_t* from, int64_t pitch, int64_t first, int64_t count) {
+    float offset[4] = {};
+    if (keys.bits == 16 || keys.group == 0) return multiply<Format>(from, pitch, q, 0, count, offset);
+    for (int64_t t = 0, next; t < count; t = next) {
+      const int64_t group = (first + t) / keys.group, past = (group + 1) * keys.group - first;
+      next = past < count ? past : count;
+      fold(keys, group, offset);
+      multiply<Format>(from, pitch, folded, t, next, offset);
+    }
+  }
+
   // Logits of `count` tokens of the store from `first` on, to `weights`.
   void look(const Tokens& keys, int64_t first, int64_t count) {
-    widen(keys, first, count, wide, tile);
-    float offset[4] = {};
-    if (keys.bits == 16 || keys.group == 0) multiply(q, 0, count, offset);
-    else
-      for (int64_t t = 0, next; t < count; t = next) {
-        const int64_t group = (first + t) / keys.group, past = (group + 1) * keys.group - first;
-        next = past < count ? past : count;
-        fold(keys, group, offset);
-        multiply(folded, t, next - t, offset);
-      }
+    if (keys.size == wide) with_format(keys, [&](auto format) {
+        look_at<decltype(format)>(keys, keys.codes + first * keys.row_bytes(), keys.row_bytes(), first, count);
+      });
+    else {
+      widen(keys, first, count, wide, tile);
+      look_at<Float32>(keys, (const uint8_t*)tile, wide * 4, first, count);
+    }
     if (keys.bits == 16 || keys.group) return;
     float *scales = line, *centers = line + kRoom + kLanes;
     spans(keys, first, count, scales, centers);
@@ -179,18 +200,18 @@ template <int Rows> struct Running {
     }
   }
 
-  // Adds `count` tokens of the tile by their weights, to Vectors vectors of channels.
-  template <int Vectors> void add(int64_t channel, int64_t count) {
+  // Adds `count` tokens, stored from `from` on, by their weights, to Vectors vectors of channels.
+  template <class Format, int Vectors> void add(const uint8_t* from, int64_t pitch, int64_t channel, int64_t count) {
     Floats all[Rows][Vectors];
     for (int r = 0; r < Rows; r++)
       for (int v = 0; v < Vectors; v++)
         all[r][v] = load(sums + r * wide + channel + v * kLanes) * set(shrink[r]);
-    const float* token = tile + channel;
-    for (int64_t t = 0; t < count; t++, token += wide) {
+    const uint8_t* token = from + channel * Format::kBits / 8;
+    for (int64_t t = 0; t < count; t++, token += pitch) {
       Floats weight[Rows];
       for (int r = 0; r < Rows; r++) weight[r] = set(weights[r * kRoom + t]);
       for (int v = 0; v < Vectors; v++) {
-        const Floats value = load(token + v * kLanes);
+        const Floats value = Format::at(token + v * kLanes * Format::kBits / 8);
         for (int r = 0; r < Rows; r++) all[r][v] = fma(weight[r], value, all[r][v]);
       }
     }
@@ -198,9 +219,14 @@ template <int Rows> struct Running {
       for (int v = 0; v < Vectors; v++) store(sums + r * wide + channel + v * kLanes, all[r][v]);
   }
 
+  template <class Format> void add_all(const uint8_t* from, int64_t pitch, int64_t count) {
+    int64_t c = 0;
+    for (; c + kVectors * kLanes <= wide; c += kVectors * kLanes) add<Format, kVectors>(from, pitch, c, count);
+    for (; c < wide; c += kLanes) add<Format, 1>(from, pitch, c, count);
+  }
+
   // Values of `count` tokens of the store from `first` on, by their weights.
   void gather(const Tokens& values, int64_t first, int64_t count) {
-    widen(values, first, count, wide, tile);
     if (values.bits < 16) {
       float *scales = line, *centers = line + kRoom + kLanes;
       spans(values, first, count, scales, centers);
@@ -211,15 +237,21 @@ template <int Rows> struct Running {
           store(weights + r * kRoom + t, w * load(scales + t));
         }
     }
-    int64_t c = 0;
-    for (; c + kVectors * kLanes <= wide; c += kVectors * kLanes) add<kVectors>(c, count);
-    for (; c < wide; c += kLanes) add<1>(c, count);
+    if (values.size == wide) with_format(values, [&](auto format) {
+        add_all<decltype(format)>(values.codes + first * values.row_bytes(), values.row_bytes(), count);
+      });
+    else {
+      widen(values, first, count, wide, tile);
+      add_all<Float32>((const uint8_t*)tile, wide * 4, count);
+    }
   }
 
   void pass(const Tokens& keys, const Tokens& values, int64_t at, int64_t count) {
     for (int64_t first = 0; first < count; first += kTile) {
       const int64_t tokens = count - first < kTile ? count - first : kTile;
+      fetch(values, first, tokens);
       look(keys, first, tokens);
+      fetch(keys, first + tokens, count - first - tokens < kTile ? count - first - tokens : kTile);
       weigh(at + first, tokens);
       gather(values, first, tokens);
     }
