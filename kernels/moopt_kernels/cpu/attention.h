@@ -1,5 +1,5 @@
 // Attention over a packed cache in float32, for vectors of any length: a tile of tokens at a time, codes become floats as
-// they are read (in a buffer, where a head is no multiple of a vector). A key's scale is taken into the query, a value's into the weight, so that codes are multiplied as they are.
+// they are read (in a buffer, where a head is no multiple of some vectors). A key's scale is taken into the query, a value's into the weight, so that codes are multiplied as they are.
 //
 // Included by attention_avx2.cpp and attention_avx512.cpp, which first define kLanes, Floats and what one does with them.
 #pragma once
@@ -31,18 +31,22 @@ template <class Format> void widen_rows(const uint8_t* from, int64_t count, int6
   }
 }
 
-// Calls a function of a format with the one that tokens are stored in.
-template <class Function> auto with_format(const Tokens& s, Function function) {
-  if (s.bits == 2) return function(Codes<2>());
-  if (s.bits == 4) return function(Codes<4>());
-  if (s.bits == 8) return function(Codes<8>());
-  if (s.type == kBFloat16) return function(BFloat16());
-  return s.type == kFloat16 ? function(Float16()) : function(Float32());
+// Calls a function of a format with that of codes.
+template <class Function> void with_codes(const Tokens& s, Function function) {
+  if (s.bits == 2) function(Codes<2>());
+  else if (s.bits == 4) function(Codes<4>());
+  else function(Codes<8>());
 }
 
 void widen(const Tokens& s, int64_t first, int64_t count, int64_t wide, float* to) {
-  with_format(s, [&](auto format) { widen_rows<decltype(format)>(s.codes + first * s.row_bytes(), count, s.size, wide, to); });
+  const uint8_t* from = s.codes + first * s.row_bytes();
+  if (s.bits < 16) with_codes(s, [&](auto format) { widen_rows<decltype(format)>(from, count, s.size, wide, to); });
+  else (s.type == kBFloat16 ? widen_rows<BFloat16> : s.type == kFloat16 ? widen_rows<Float16> : widen_rows<Float32>)(
+      from, count, s.size, wide, to);
 }
+
+// Whether codes can be multiplied as they are read; others go through a buffer.
+bool direct(const Tokens& s) { return s.bits < 16 && s.size % (kVectors * kLanes) == 0; }
 
 // Asks for tokens that are read soon.
 void fetch(const Tokens& s, int64_t first, int64_t count) {
@@ -153,7 +157,7 @@ template <int Rows> struct Running {
 
   // Logits of `count` tokens of the store from `first` on, to `weights`.
   void look(const Tokens& keys, int64_t first, int64_t count) {
-    if (keys.size == wide) with_format(keys, [&](auto format) {
+    if (direct(keys)) with_codes(keys, [&](auto format) {
         look_at<decltype(format)>(keys, keys.codes + first * keys.row_bytes(), keys.row_bytes(), first, count);
       });
     else {
@@ -219,12 +223,6 @@ template <int Rows> struct Running {
       for (int v = 0; v < Vectors; v++) store(sums + r * wide + channel + v * kLanes, all[r][v]);
   }
 
-  template <class Format> void add_all(const uint8_t* from, int64_t pitch, int64_t count) {
-    int64_t c = 0;
-    for (; c + kVectors * kLanes <= wide; c += kVectors * kLanes) add<Format, kVectors>(from, pitch, c, count);
-    for (; c < wide; c += kLanes) add<Format, 1>(from, pitch, c, count);
-  }
-
   // Values of `count` tokens of the store from `first` on, by their weights.
   void gather(const Tokens& values, int64_t first, int64_t count) {
     if (values.bits < 16) {
@@ -237,12 +235,15 @@ template <int Rows> struct Running {
           store(weights + r * kRoom + t, w * load(scales + t));
         }
     }
-    if (values.size == wide) with_format(values, [&](auto format) {
-        add_all<decltype(format)>(values.codes + first * values.row_bytes(), values.row_bytes(), count);
+    if (direct(values)) with_codes(values, [&](auto format) {
+        for (int64_t c = 0; c < wide; c += kVectors * kLanes)
+          add<decltype(format), kVectors>(values.codes + first * values.row_bytes(), values.row_bytes(), c, count);
       });
     else {
       widen(values, first, count, wide, tile);
-      add_all<Float32>((const uint8_t*)tile, wide * 4, count);
+      int64_t c = 0;
+      for (; c + kVectors * kLanes <= wide; c += kVectors * kLanes) add<Float32, kVectors>((const uint8_t*)tile, wide * 4, c, count);
+      for (; c < wide; c += kLanes) add<Float32, 1>((const uint8_t*)tile, wide * 4, c, count);
     }
   }
 

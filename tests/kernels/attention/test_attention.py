@@ -59,9 +59,10 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("size", [16, 64], ids=lambda d: f"D{d}")
 @pytest.mark.parametrize(("k_bits", "v_bits"), [(2, 16), (4, 2), (8, 4), (16, 8), (4, 4)])
-def test_every_width(ran: str, k_bits: int, v_bits: int) -> None:
-    cache, q = filled(69, k_bits=k_bits, v_bits=v_bits), queries(1)
+def test_every_width(ran: str, k_bits: int, v_bits: int, size: int) -> None:
+    cache, q = filled(69, size=size, k_bits=k_bits, v_bits=v_bits), queries(1, size=size)
     assert error(quantized_kv_attention(q, cache), exact(q, cache, None)) < 1e-6
     assert calls()["quantized_kv_attention", ran] == 1
 
