@@ -1,4 +1,4 @@
-"""How fast are linear layers and attention on packed codes, on one CPU thread? Against bfloat16 and ATen's low-bit ones.
+"""How fast are linear layers and attention on packed codes, on one CPU thread? Against bfloat16 and ATen's own ones.
 
     python studies/benchmarks/kernels.py                    everything, about four minutes
     python studies/benchmarks/kernels.py decode --seconds 20
