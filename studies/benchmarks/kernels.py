@@ -1,6 +1,6 @@
-"""How fast are linear layers on packed codes, on one CPU thread? Against the best bfloat16 and ATen's own low-bit ones.
+"""How fast are linear layers and attention on packed codes, on one CPU thread? Against bfloat16 and ATen's own ones.
 
-    python studies/benchmarks/kernels.py                    everything, about three minutes
+    python studies/benchmarks/kernels.py                    everything, about four minutes
     python studies/benchmarks/kernels.py decode --seconds 20
     python studies/benchmarks/kernels.py --core 1           pinned to another core
 
@@ -19,7 +19,7 @@ from datetime import date
 from functools import partial
 
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 import moopt_kernels as mk
 
@@ -27,7 +27,7 @@ WIDTHS = (2, 3, 4, 5, 6, 8)
 GROUP = 64
 SMOLLM2 = ((576, 576), (192, 576), (192, 576), (576, 576), (1536, 576), (1536, 576), (576, 1536))
 LAYERS = 30
-BF16 = ("F.linear", "prepacked", "mv")
+BF16 = ("F.linear", "prepacked", "mv", "SDPA", "SDPA, tokens first")
 
 
 def plain(weight):
@@ -86,9 +86,9 @@ def reading(nbytes):
 def show(title, times, nbytes, reads):
     """A table of one case; returns the best bfloat16 time."""
     best = min(times[name] for name in BF16 if name in times)
-    print(f"\n{title}\n{'':14}{'us':>10}{'x best bf16':>14}{'GB/s':>8}{'of reading':>12}")
+    print(f"\n{title}\n{'':18}{'us':>10}{'x best bf16':>14}{'GB/s':>8}{'of reading':>12}")
     for name, found in times.items():
-        line = f"{name:14}{found:10.1f}{best / found:14.2f}"
+        line = f"{name:18}{found:10.1f}{best / found:14.2f}"
         if name in nbytes:
             line += f"{nbytes[name] / found / 1e3:8.1f}{100 * reads[name] / found:11.0f}%"
         print(line)
@@ -177,7 +177,33 @@ def widths(seconds):
             yield f"{name} bits, ms each 100M parameters", found * scale, "<=", 25.0
 
 
-SUITES = {"decode": decode, "prefill": prefill, "model": model, "widths": widths}
+def attention(seconds):
+    """One new token of smollm2-135m: nine heads of 64 share three heads of keys and values."""
+    for tokens, bound in ((512, None), (2048, 1.2), (8192, 2.0)):
+        keys, values = torch.randn(2, 1, 3, tokens, 64).bfloat16()
+        q = torch.randn(1, 9, 1, 64).bfloat16()
+        tokens_first = [part.transpose(1, 2).contiguous().transpose(1, 2) for part in (keys, values)]
+        methods = {
+            "SDPA": partial(scaled_dot_product_attention, q, keys, values, enable_gqa=True),
+            "SDPA, tokens first": partial(scaled_dot_product_attention, q, *tokens_first, enable_gqa=True),
+        }
+        nbytes = {}
+        for k_bits, v_bits in ((8, 8), (4, 4), (2, 2)):
+            cache = mk.kv_cache(keys, k_bits, v_bits)
+            mk.kv_append(cache, keys, values)
+            name = f"K{k_bits}V{v_bits}"
+            methods[name] = partial(mk.quantized_kv_attention, q, cache)
+            stores = (cache.keys, cache.values)
+            nbytes[name] = sum(part.nbytes for store in stores for part in (store.codes, store.scales, store.lows))
+        methods |= {f"read {name}": reading(size) for name, size in nbytes.items()}
+        times = race(methods, seconds)
+        reads = {name: times.pop(f"read {name}") for name in nbytes}
+        best = show(f"Attention of one token to {tokens}", times, nbytes, reads)
+        if bound:
+            yield f"attention to {tokens} tokens, K4V4: times the best bf16", best / times["K4V4"], ">=", bound
+
+
+SUITES = {"decode": decode, "prefill": prefill, "model": model, "widths": widths, "attention": attention}
 
 
 def main():

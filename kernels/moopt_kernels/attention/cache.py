@@ -87,8 +87,7 @@ def kv_cache(like: Tensor, k_bits: int, v_bits: int, group_size: int | None = 32
         )
     window = like[:, :, :0].contiguous()
     keys, values = _store(like, k_bits, group_size or 0), _store(like, v_bits, 0)
-    layout: dispatch.Layout = "triton" if dispatch.choose_layout(like.device) == "triton" else "plain"
-    return KVCache(keys, values, window, window, 0, residual_length, layout)
+    return KVCache(keys, values, window, window, 0, residual_length, dispatch.choose_layout(like.device))
 
 
 def kv_append(cache: KVCache, keys: Tensor, values: Tensor) -> None:
@@ -106,8 +105,13 @@ def kv_append(cache: KVCache, keys: Tensor, values: Tensor) -> None:
     whole = cache.keys.group or 1
     old = max(0, key_window.shape[2] - cache.residual_length) // whole * whole
     if old:
-        _write(cache.keys, key_window[:, :, :old], cache.packed)
-        _write(cache.values, value_window[:, :, :old], cache.packed)
+        write = _write_cpu if cache.layout == "cpu" else _write
+        for store, window in ((cache.keys, key_window), (cache.values, value_window)):
+            _make_room(store, cache.packed + old)
+            if store.bits == 16:
+                store.codes[:, :, cache.packed : cache.packed + old] = window[:, :, :old]
+            else:
+                write(store, window[:, :, :old], cache.packed)
         cache.packed += old
         key_window, value_window = key_window[:, :, old:].contiguous(), value_window[:, :, old:].contiguous()
     cache.key_window, cache.value_window = key_window, value_window
@@ -139,10 +143,6 @@ def _store(like: Tensor, bits: int, group: int) -> Store:
 
 def _write(store: Store, tokens: Tensor, at: int) -> None:
     """Pack tokens, whole groups of them, behind the first `at`."""
-    _make_room(store, at + tokens.shape[2])
-    if store.bits == 16:
-        store.codes[:, :, at : at + tokens.shape[2]] = tokens
-        return
     batch, heads, count, size = tokens.shape
     step = store.group or 1
     grouped = tokens.float().view(batch, heads, count // step, step, size)
@@ -156,6 +156,11 @@ def _write(store: Store, tokens: Tensor, at: int) -> None:
     first, last = at // step, (at + count) // step
     store.scales[:, :, first:last] = scale.flatten(2).view(batch, heads, last - first, -1)
     store.lows[:, :, first:last] = low.half().flatten(2).view(batch, heads, last - first, -1)
+
+
+def _write_cpu(store: Store, tokens: Tensor, at: int) -> None:
+    """What `_write` does, bit by bit, in C++."""
+    torch.ops.moopt.cpu_kv_append(tokens, store.codes, store.scales, store.lows, at, store.bits, store.group)
 
 
 def _make_room(store: Store, count: int) -> None:

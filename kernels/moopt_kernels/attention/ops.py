@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ def quantized_kv_attention(q: Tensor, cache: KVCache, mask: Tensor | None = None
     if cache.layout not in dispatch.READY:
         dispatch.home(cache.layout)
     k, v = cache.keys, cache.values
-    result: Tensor = getattr(torch.ops.moopt, f"kv_attention_{cache.layout}")(
+    result: Tensor = _operators[cache.layout](
         q, k.codes, k.scales, k.lows, v.codes, v.scales, v.lows, window, cache.value_window, mask,
         size**-0.5 if scale is None else scale, cache.packed, k.bits, v.bits, k.group,
     )  # fmt: skip
@@ -59,8 +61,10 @@ def _result(q: Tensor, *rest: object) -> Tensor:
     return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
+_operators: dict[str, Any] = {}
 _library = torch.library.Library("moopt", "FRAGMENT")
-for _layout in ("plain", "triton"):
+for _layout in dispatch.LAYOUTS:
     _library.define(f"kv_attention_{_layout}{SCHEMA}", tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(f"moopt::kv_attention_{_layout}", _result, lib=_library)
+    _operators[_layout] = getattr(torch.ops.moopt, f"kv_attention_{_layout}").default
 _library.impl("kv_attention_plain", reference.kv_attention, "CompositeExplicitAutograd")

@@ -31,11 +31,15 @@ AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx51
 AMX = ("-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 UNITS: dict[str, tuple[str, ...]] = {
     "rows.cpp": (*AVX2, "-ffp-contract=off"),  # rounds as PyTorch does, operation by operation
+    "tokens.cpp": (*AVX2, "-ffp-contract=off"),
     "gemv_avx2.cpp": AVX2,
+    "attention_avx2.cpp": AVX2,
     "gemv_avx512.cpp": AVX512,
+    "attention_avx512.cpp": AVX512,
     "gemm_amx.cpp": (*AVX512, *AMX),
     "operators.cpp": ("-O1", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DMOOPT_AMX"),
 }
+HEADERS = ("attention.h", "kernels.h")
 INSTALL = "install a C++17 compiler (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++) or name one in CXX"
 
 _loaded: ctypes.CDLL | None = None
@@ -121,7 +125,7 @@ def _key(compiler: str, units: dict[str, tuple[str, ...]], features: frozenset[s
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     known = [f for f in sorted(features) if f.startswith(("avx", "amx"))]
     digest = hashlib.sha256(repr((compiler, version, torch.__version__, COMMON, units, known)).encode())
-    for source in sorted([*units, "kernels.h"]):
+    for source in sorted([*units, *HEADERS]):
         digest.update((SOURCES / source).read_bytes())
     return digest.hexdigest()[:16]
 

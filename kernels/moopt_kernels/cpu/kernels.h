@@ -109,6 +109,42 @@ void quantize(const Geometry& g, const void* weight, Type type, int64_t bits, Qu
 
 extern const Kernels kAvx2, kAvx512;
 
+// Keys or values of one head as a cache holds them: value = code * scale + low.
+struct Tokens {
+  const uint8_t* codes;          // [tokens][size * bits / 8], least significant bit first; at 16 bits the values
+  const uint16_t *scales, *lows; // float16; [tokens / group][size], where group is 0 [tokens]
+  int64_t bits, group, size;
+  Type type; // of the values, at 16 bits
+
+  [[gnu::always_inline]] int64_t row_bytes() const { return bits == 16 ? size * (type == kFloat32 ? 4 : 2) : size * bits / 8; }
+};
+
+// A head of one sequence: `packed` tokens in the stores, then those of the windows, `length` in all.
+struct Head {
+  Tokens keys, values, key_window, value_window;
+  int64_t packed, length, queries;
+  float scale;         // of logits
+  const uint8_t* mask; // [queries][length]; null: the newest tokens are the queries', each sees itself and what came before
+};
+
+// Attention of `rows` rows from `row` on, q and out [rows][size]; row r is of query r % queries.
+// And the first `count` tokens themselves, [count][size].
+struct Attention {
+  void (*attend)(const Head&, const void* q, Type type, int64_t row, int64_t rows, void* out);
+  void (*read)(const Tokens&, int64_t count, Type type, void* values);
+};
+extern const Attention kAttentionAvx2, kAttentionAvx512;
+
+namespace tokens { // AVX2, BMI2, F16C
+struct Packed {
+  uint8_t* codes; // as `Tokens` has them
+  uint16_t *scales, *lows;
+  int64_t bits, group, size;
+};
+// Packs tokens [count][size], whole groups, behind the first `at`.
+void append(const Packed& store, int64_t at, const void* from, Type type, int64_t count);
+} // namespace tokens
+
 namespace amx {
 bool permitted(); // asks the system for the tiles, once
 int64_t packed_elements(const Geometry& g, int64_t tokens);

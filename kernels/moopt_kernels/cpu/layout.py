@@ -14,7 +14,9 @@ from moopt_kernels.layout import Parts, Prepacked
 ROWS = 16
 """Outputs of a block."""
 
-OPERATIONS = ("quantized_linear", "sliced_linear", "quantize_weight", "slice_repack", "dequantize")
+OPERATIONS = (
+    "quantized_linear", "sliced_linear", "quantize_weight", "slice_repack", "dequantize", "quantized_kv_attention",
+)  # fmt: skip
 """What the library counts, in its order."""
 
 _library = build.load()

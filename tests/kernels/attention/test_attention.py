@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,15 +17,20 @@ UTILS = ("test_schema", "test_autograd_registration", "test_faketensor")
 """The other checks compile, with so many tensors for long; the test compiles too."""
 
 
-@pytest.fixture(params=["reference", "triton"])
-def ran(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
+@pytest.fixture(params=["reference", "triton", "cpu", "cpu-avx2"])
+def ran(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An implementation; on CPUs with all that this machine can, and with no more than AVX2."""
+    name, _, most = request.param.partition("-")
     monkeypatch.setenv("MOOPT_KERNELS", name)
     try:
-        dispatch.choose_layout("cpu")
+        home = dispatch.home(dispatch.choose_layout("cpu"))
     except dispatch.KernelError as error:
         pytest.skip(str(error))
-    return name
+    if most:
+        home.limit(most)
+    yield name
+    if most:
+        home.limit("")
 
 
 def filled(count: int, dtype: torch.dtype = torch.float32, size: int = 16, **how: Any) -> KVCache:
@@ -53,9 +59,10 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("size", [16, 64], ids=lambda d: f"D{d}")
 @pytest.mark.parametrize(("k_bits", "v_bits"), [(2, 16), (4, 2), (8, 4), (16, 8), (4, 4)])
-def test_every_width(ran: str, k_bits: int, v_bits: int) -> None:
-    cache, q = filled(69, k_bits=k_bits, v_bits=v_bits), queries(1)
+def test_every_width(ran: str, k_bits: int, v_bits: int, size: int) -> None:
+    cache, q = filled(69, size=size, k_bits=k_bits, v_bits=v_bits), queries(1, size=size)
     assert error(quantized_kv_attention(q, cache), exact(q, cache, None)) < 1e-6
     assert calls()["quantized_kv_attention", ran] == 1
 
@@ -77,6 +84,20 @@ def test_a_chunk_of_a_prefill_sees_what_came_before(ran: str, dtype: torch.dtype
     found = quantized_kv_attention(q, cache)
     assert found.dtype == dtype
     assert error(found, exact(q, cache, None)) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("how", [{}, {"group_size": None, "k_bits": 8, "v_bits": 2}, {"k_bits": 16, "group_size": 8}],
+                         ids=["per-channel", "per-token", "keys-16"])  # fmt: skip
+def test_a_long_chunk_sees_what_came_before(ran: str, dtype: torch.dtype, how: dict[str, Any]) -> None:
+    cache, q = filled(70, dtype, 24, **how), queries(13, dtype, 24)
+    mask = torch.ones(2, 1, 13, 70, dtype=torch.bool).tril(57)
+    mask[1, :, :, :9] = mask[0, :, 4] = False
+    assert error(quantized_kv_attention(q, cache), exact(q, cache, None)) < TOLERANCES[dtype]
+    found, expected = quantized_kv_attention(q, cache, mask), exact(q, cache, mask)
+    values = torch.cat([read(cache.values, cache.packed), cache.value_window.float()], 2)[0].mean(1)
+    expected[0, :, 4] = values.repeat_interleave(3, 0)
+    assert error(found, expected) < TOLERANCES[dtype]
 
 
 def test_left_padding_is_not_looked_at(ran: str) -> None:

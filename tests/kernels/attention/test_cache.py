@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moopt_kernels import kv_append, kv_cache
+from moopt_kernels import KernelError, kv_append, kv_cache
 from moopt_kernels.attention.cache import read
 
 
@@ -63,6 +63,29 @@ def test_a_constant_channel_keeps_its_value() -> None:
     cache = kv_cache(keys, 2, 2, residual_length=0)
     kv_append(cache, keys, keys)
     assert torch.equal(read(cache.keys, 32), keys)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("group", [None, 8, 32], ids=["per-token", "g8", "g32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+def test_the_fast_append_writes_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, bits: int, group: int | None, dtype: torch.dtype
+) -> None:
+    keys, values = (part.to(dtype) for part in tokens(70, size=24))
+    caches = []
+    for name in ("reference", "cpu"):
+        monkeypatch.setenv("MOOPT_KERNELS", name)
+        try:
+            cache = kv_cache(keys, bits, bits, group, residual_length=5)
+        except KernelError as error:
+            pytest.skip(str(error))
+        for k, v in zip(keys.split(35, 2), values.split(35, 2), strict=True):
+            kv_append(cache, k, v)
+        caches.append(cache)
+    for mine, other in ((caches[0].keys, caches[1].keys), (caches[0].values, caches[1].values)):
+        assert torch.equal(mine.codes, other.codes)
+        assert torch.equal(mine.scales, other.scales)
+        assert torch.equal(mine.lows, other.lows)
 
 
 def test_what_cannot_be_packed_is_refused() -> None:
