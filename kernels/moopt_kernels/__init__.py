@@ -1,10 +1,11 @@
 """Low-bit storage and kernels. Knows torch and triton, not moopt; importing it compiles nothing."""
 
 from moopt_kernels.dispatch import KernelError, calls, choose_layout, reset_calls
-from moopt_kernels.layout import Prepacked, prepack, unprepack
+from moopt_kernels.layout import Prepacked, prepack, rearrange, unprepack
 from moopt_kernels.linear import quantized_linear, sliced_linear
 from moopt_kernels.packing import pack, packed_columns, unpack
 from moopt_kernels.quantize import dequantize, quantize_weight, slice_repack
+from moopt_kernels.rows import dequantize_rows, split_rows
 
 __all__ = [
     "KernelError",
@@ -12,14 +13,17 @@ __all__ = [
     "calls",
     "choose_layout",
     "dequantize",
+    "dequantize_rows",
     "pack",
     "packed_columns",
     "prepack",
     "quantize_weight",
     "quantized_linear",
+    "rearrange",
     "reset_calls",
     "slice_repack",
     "sliced_linear",
+    "split_rows",
     "unpack",
     "unprepack",
 ]

@@ -81,6 +81,25 @@ def unprepack(weight: Prepacked) -> Parts:
     return parts
 
 
+def rearrange(weight: Prepacked, device: torch.device | str, layout: Layout | None = None) -> Prepacked:
+    """The same matrix on a device, in another layout.
+
+    Args:
+        weight: In any layout.
+        device: Where it is to be.
+        layout: None: what runs there.
+
+    Raises:
+        KernelError: one of the layouts cannot run here.
+    """
+    layout = layout or dispatch.choose_layout(device)
+    if layout == weight.layout and weight.codes.device == torch.device(device):
+        return weight
+    codes, scales, zeros = (None if part is None else part.to(device) for part in unprepack(weight))
+    assert codes is not None and scales is not None
+    return prepack(codes, scales, zeros, weight.bits, weight.group_size, layout, weight.shift)
+
+
 def groups(k: int, group_size: int) -> int:
     """How many groups a row of k inputs has."""
     return -(-k // group_size)

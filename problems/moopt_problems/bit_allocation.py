@@ -221,10 +221,24 @@ class BitAllocation(Problem):
         }
 
     def save(self, config: Config, path: str | os.PathLike[str]) -> Path:
-        """Write a candidate as moopt's packed file: one safetensors file of exactly `bytes(config)` bytes."""
-        candidate = self._ready.evaluator.candidate
-        packed.write(Path(path), self.layout, candidate, {**self.fixed, **self.widths(self.space.validate(config))})
-        return Path(path)
+        """Write a candidate as moopt's packed file, for `moopt.load`: of exactly `bytes(config)` bytes.
+
+        The tokenizer's own files are written beside it.
+        """
+        return self._save(Path(path), self._all_widths(config), None)
+
+    def save_slices(self, configs: Mapping[str, Config], path: str | os.PathLike[str]) -> Path:
+        """Write an 8-bit Matryoshka parent with a slice map for each candidate: `moopt.load(path, slices="name")`.
+
+        Every matrix is stored once, at 8 bits; a candidate reads the upper bits of its codes. That is not how the
+        quantizer rounds at these widths, so a slice is a model of its own, to be measured again; at 8 bits they agree.
+
+        Args:
+            configs: Candidates by the names their slice maps get.
+            path: The file; the tokenizer's own files are written beside it.
+        """
+        slices = {name: self._all_widths(config) for name, config in configs.items()}
+        return self._save(Path(path), {name: 8 for name in self._all_widths(next(iter(configs.values())))}, slices)
 
     def plan(
         self, trials: int, extra: Mapping[str, tuple[int, int]] | None = None, resources: Resources | None = None
@@ -237,6 +251,17 @@ class BitAllocation(Problem):
             resources: The device and the threads.
         """
         return make_plan(self, trials, extra, resources)
+
+    def _all_widths(self, config: Config) -> dict[str, int]:
+        return {**self.fixed, **self.widths(self.space.validate(config))}
+
+    def _save(self, path: Path, widths: dict[str, int], slices: packed.Slices | None) -> Path:
+        evaluator = self._ready.evaluator
+        candidate = evaluator.candidate
+        rest = dict(candidate.model.named_parameters())
+        packed.write(path, self.layout, widths, candidate.quantized, rest, slices)
+        evaluator.tokenizer.save_pretrained(path.parent)
+        return path
 
     @property
     def finalist_metrics(self) -> tuple[user.Metric, ...]:
@@ -287,7 +312,8 @@ class BitAllocation(Problem):
         for weight, width in quantized:
             quantizers.check(weight.name, weight.shape, (width,), self.group_size)
         symmetric = self.quantizer == "rtn-symmetric"
-        self.layout = Layout(self.inventory, self.group_size, symmetric, frozenset(left_out))
+        config = models.portable(self._config)
+        self.layout = Layout(self.inventory, self.group_size, symmetric, frozenset(left_out), config)
 
     @cached_property
     def _costs(self) -> IntArray:
