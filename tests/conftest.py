@@ -17,11 +17,11 @@ settings.load_profile("moopt")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Variants of the tests' models are not left in the user's cache; embedded models are taken from there."""
-    models = cache.folder() / "models"
-    models.mkdir(parents=True, exist_ok=True)
+    """Tests leave no variants in the user's cache; embedded models and compiled kernels are shared with it."""
     own = tmp_path_factory.mktemp("cache")
-    (own / "models").symlink_to(models)
+    for kept in (cache.folder() / "models", cache.folder() / "kernels"):
+        kept.mkdir(parents=True, exist_ok=True)
+        (own / kept.name).symlink_to(kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOOPT_CACHE", str(own))
         yield

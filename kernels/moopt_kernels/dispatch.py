@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -21,14 +22,16 @@ LAYOUTS: tuple[Layout, ...] = ("plain", "cpu", "triton")
 OVERRIDES: dict[str, Layout] = {"reference": "plain", "cpu": "cpu", "triton": "triton"}
 HOMES: dict[Layout, str] = {
     "plain": "moopt_kernels.plain",
-    "cpu": "moopt_kernels.cpu",
-    "triton": "moopt_kernels.gpu",
+    "cpu": "moopt_kernels.cpu.layout",
+    "triton": "moopt_kernels.gpu.layout",
 }
 """Where a layout lives: importing the module readies its implementation; `arrange` and `restore` convert codes."""
 
 log = logging.getLogger(__name__)
 READY: set[Layout] = set()
 """Layouts whose implementation is loaded."""
+drains: list[Callable[[], dict[tuple[str, str], int]]] = []
+"""What implementations that count by themselves counted since they were last asked."""
 _calls: Counter[tuple[str, str]] = Counter()
 
 
@@ -69,8 +72,8 @@ def home(layout: Layout) -> Any:
         raise KernelError(f"Got the layout {layout!r}; expected one of {', '.join(LAYOUTS)}.")
     try:
         module = importlib.import_module(HOMES[layout])
-    except ImportError as error:
-        raise KernelError(f"The kernels of the layout {layout!r} cannot run here: {error}") from error
+    except ModuleNotFoundError as error:
+        raise KernelError(f"the layout {layout!r} needs a module that is missing: {error}") from error
     READY.add(layout)
     return module
 
@@ -82,11 +85,14 @@ def count(op: str, implementation: str) -> None:
 
 def calls() -> dict[tuple[str, str], int]:
     """How often each (operation, implementation) ran since the last reset: ("quantized_linear", "cpu") and so on."""
+    for drain in drains:
+        _calls.update(drain())
     return dict(_calls)
 
 
 def reset_calls() -> None:
     """Count from zero again."""
+    calls()
     _calls.clear()
 
 

@@ -1,0 +1,103 @@
+// What the kernels share: how a matrix lies in memory, and which functions each instruction set offers.
+//
+// A matrix n x k is stored in blocks of 16 outputs x 4 inputs, 64 codes in 8 * bits bytes, least significant bit
+// first; the blocks of 16 outputs lie one after the other along k. Each group of inputs is filled up with zero codes
+// to whole slices: a slice is what shares one scale of the activations. Scales and zeros are [n/16][groups][16].
+//
+// Everything here has internal linkage: a shared inline function compiled for AVX-512 would fault on an older CPU.
+#pragma once
+#include <cstdint>
+
+namespace moopt {
+
+constexpr int64_t kRows = 16;       // outputs of a block
+constexpr int64_t kLongGroup = 128; // longer groups are cut into several slices
+constexpr int64_t kSlice = 64;
+constexpr int64_t kSlack = 64; // readable bytes after the codes: kernels load whole vectors
+
+enum Type : int { kBFloat16, kFloat16, kFloat32 };
+
+static inline int64_t up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+struct Geometry {
+  int64_t n, k, group;
+  int64_t groups;       // of a row
+  int64_t padded_group; // inputs of a group, filled up
+  int64_t slice;        // inputs of a slice; divides padded_group
+  int64_t slices;       // of a row
+  int64_t padded_k;     // inputs of a row, filled up
+  int64_t row_blocks;   // blocks of 16 outputs
+
+  int64_t slices_per_group() const { return padded_group / slice; }
+  int64_t row_block_bytes(int64_t bits) const { return padded_k / 4 * 8 * bits; }
+};
+
+static inline Geometry geometry(int64_t n, int64_t k, int64_t group) {
+  Geometry g;
+  g.n = n, g.k = k, g.group = group < k ? group : k;
+  bool long_group = g.group > kLongGroup;
+  g.padded_group = up(g.group, long_group ? kSlice : 16);
+  g.slice = long_group ? kSlice : g.padded_group;
+  g.groups = (k + g.group - 1) / g.group;
+  int64_t last = k - (g.groups - 1) * g.group;
+  g.slices = (g.groups - 1) * g.slices_per_group() + (last + g.slice - 1) / g.slice;
+  g.padded_k = g.slices * g.slice;
+  g.row_blocks = (n + kRows - 1) / kRows;
+  return g;
+}
+
+// value = scale * ((code read << shift) - zero); an 8-bit code is read as min(code + half, 255) & top.
+struct Matrix : Geometry {
+  const uint8_t* codes;
+  const uint16_t* scales; // bfloat16
+  const uint8_t* zeros;   // null: middle
+  int64_t bits, shift;
+  uint8_t half, top;
+
+  int64_t middle() const { return int64_t(1) << (bits + shift - 1); }
+  const uint8_t* row_block(int64_t i) const { return codes + i * row_block_bytes(bits); }
+};
+
+// Activations as integers: x = scale * integer, a scale for each slice, in two (three) signed bytes, or one (two) words.
+struct Activations {
+  bool wide;       // 24 bits, not 16
+  int8_t* planes;  // [tokens][planes][padded_k]
+  float* scales;   // [tokens][slices]
+  int32_t* sums;   // [tokens][wide ? 2 : 1][slices], of the integers, high part first
+};
+
+// y[token][16 * row block ...] for row blocks first to last; y's rows are row_blocks * 16 apart.
+struct Kernels {
+  const char* name;
+  void (*split)(const Geometry&, const float* padded, int64_t token, Activations&);
+  void (*gemv)(const Matrix&, const Activations&, int64_t tokens, float* y, int64_t first, int64_t last);
+};
+
+namespace rows { // AVX2, BMI2, F16C
+void widen(const void* from, Type type, int64_t count, float* to);
+void narrow(const float* from, int64_t count, Type type, void* to);
+void pad(const Geometry& g, const void* row, int64_t bytes_each, void* padded);
+void pack(const Geometry& g, const uint8_t* codes, int64_t bits, uint8_t* packed, int64_t first, int64_t last);
+void unpack(const Geometry& g, const uint8_t* packed, int64_t bits, uint8_t* codes, int64_t first, int64_t last);
+void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last);
+void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t last);
+struct Quantized {
+  uint8_t* codes;   // as `pack` leaves them
+  uint16_t* scales; // [n/16][groups][16]
+  uint8_t* zeros;   // null: symmetric
+};
+void quantize(const Geometry& g, const void* weight, Type type, int64_t bits, Quantized to, int64_t first, int64_t last);
+} // namespace rows
+
+extern const Kernels kAvx2, kAvx512;
+
+namespace amx {
+bool permitted(); // asks the system for the tiles, once
+int64_t packed_elements(const Geometry& g, int64_t tokens);
+void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed);
+void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
+          int64_t last); // panels of 64 outputs
+int64_t panels(const Geometry& g);
+} // namespace amx
+
+} // namespace moopt

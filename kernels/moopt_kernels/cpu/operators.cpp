@@ -1,0 +1,268 @@
+// The torch operators of the CPU kernels: check, choose a path by the CPU and the number of tokens, spread over threads.
+#include "kernels.h"
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <tuple>
+
+namespace {
+
+using namespace moopt;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+enum Operation { kQuantizedLinear, kSlicedLinear, kQuantize, kRepack, kDequantize, kOperations };
+std::atomic<int64_t> g_calls[kOperations];
+
+struct Machine {
+  const Kernels* few;  // tokens
+  bool amx;            // for many
+  int64_t few_tokens;  // how many are few
+};
+
+constexpr int64_t kFewBesideAmx = 6, kFewOtherwise = 24;
+
+Machine machine(const std::string& most) {
+  __builtin_cpu_init();
+  const bool avx512 = most != "avx2" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  bool tiles = false;
+#ifdef MOOPT_AMX
+  tiles = avx512 && most != "avx512" && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("amx-bf16") && amx::permitted();
+#endif
+  return {avx512 ? &kAvx512 : &kAvx2, tiles, tiles ? kFewBesideAmx : kFewOtherwise};
+}
+
+Machine g_machine = machine("");
+
+struct Free {
+  void operator()(void* p) const { free(p); }
+};
+template <class T> using Array = std::unique_ptr<T[], Free>;
+template <class T> Array<T> array(int64_t count) { return Array<T>((T*)aligned_alloc(64, up(count * sizeof(T) + 64, 64))); }
+
+Type type_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::BFloat16: return kBFloat16;
+    case ScalarType::Half: return kFloat16;
+    case ScalarType::Float: return kFloat32;
+    default: STD_TORCH_CHECK(false, "Got an unsupported type; expected bfloat16, float16 or float32.");
+  }
+}
+
+Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+void check(const Geometry& g, const Tensor& codes, const Tensor& scales, const OptionalTensor& zeros, int64_t bits) {
+  STD_TORCH_CHECK(bits >= 1 && bits <= 8, "Got the width ", bits, "; expected 1 to 8.");
+  STD_TORCH_CHECK(codes.is_contiguous() && codes.numel() == g.row_blocks * g.row_block_bytes(bits) + kSlack, "Got ",
+                  codes.numel(), " bytes of codes; expected ", g.row_blocks * g.row_block_bytes(bits) + kSlack,
+                  ": these are not the codes of this layout, shape, width and group size.");
+  STD_TORCH_CHECK(scales.is_contiguous() && scales.scalar_type() == ScalarType::BFloat16 &&
+                  scales.numel() == g.row_blocks * g.groups * kRows, "Got scales of another shape or type than the layout's.");
+  STD_TORCH_CHECK(!zeros || (zeros->is_contiguous() && zeros->numel() == scales.numel()), "Got zeros unlike the scales.");
+}
+
+Matrix matrix(const Geometry& g, const Tensor& codes, const Tensor& scales, const OptionalTensor& zeros, int64_t bits,
+              int64_t shift, int64_t slice) {
+  check(g, codes, scales, zeros, bits);
+  Matrix w;
+  (Geometry&)w = g;
+  w.codes = (const uint8_t*)codes.data_ptr(), w.scales = (const uint16_t*)scales.data_ptr();
+  w.zeros = zeros ? (const uint8_t*)zeros->data_ptr() : nullptr;
+  w.bits = bits, w.shift = shift;
+  w.half = slice < 8 ? uint8_t(1 << (7 - slice)) : 0, w.top = uint8_t(0xff << (8 - slice));
+  return w;
+}
+
+int64_t grain(const Geometry& g) { return 1 + 32768 / (g.padded_k * kRows); }
+
+// A type's bits of activations that few tokens are computed with: 16 of bfloat16 and float16, 24 of float32.
+void few_tokens(const Matrix& w, const void* x, Type type, int64_t tokens, const float* bias, void* y) {
+  const Kernels& kernels = *g_machine.few;
+  const int64_t element = type == kFloat32 ? 4 : 2;
+  auto row = array<float>(w.k), padded = array<float>(w.padded_k);
+  auto planes = array<int8_t>(tokens * 4 * w.padded_k);
+  auto scales = array<float>(tokens * w.slices);
+  auto sums = array<int32_t>(tokens * 2 * w.slices);
+  Activations split{type == kFloat32, planes.get(), scales.get(), sums.get()};
+  for (int64_t m = 0; m < tokens; m++) {
+    rows::widen((const char*)x + m * w.k * element, type, w.k, row.get());
+    rows::pad(w, row.get(), 4, padded.get());
+    kernels.split(w, padded.get(), m, split);
+  }
+  const int64_t stride = w.row_blocks * kRows;
+  auto out = array<float>(tokens * stride);
+  torch::stable::parallel_for(0, w.row_blocks, grain(w), [&](int64_t first, int64_t last) {
+    kernels.gemv(w, split, tokens, out.get(), first, last);
+  });
+  for (int64_t m = 0; m < tokens; m++) {
+    float* from = out.get() + m * stride;
+    if (bias)
+      for (int64_t i = 0; i < w.n; i++) from[i] += bias[i];
+    rows::narrow(from, w.n, type, (char*)y + m * w.n * element);
+  }
+}
+
+#ifdef MOOPT_AMX
+void many_tokens(const Matrix& w, const uint16_t* x, int64_t tokens, const float* bias, uint16_t* y) {
+  auto packed = array<uint16_t>(amx::packed_elements(w, tokens));
+  amx::pack(w, x, tokens, packed.get());
+  torch::stable::parallel_for(0, amx::panels(w), 1, [&](int64_t first, int64_t last) {
+    amx::gemm(w, packed.get(), tokens, bias, y, first, last);
+  });
+}
+#endif
+
+Tensor dequantized(const Tensor& like, const Matrix& w, ScalarType type) {
+  Tensor values = torch::stable::new_empty(like, {w.n, w.k}, type);
+  const Type to = type_of(values);
+  torch::stable::parallel_for(0, w.row_blocks, grain(w), [&](int64_t first, int64_t last) {
+    rows::dequantize(w, to, values.data_ptr(), first, last);
+  });
+  return values;
+}
+
+Tensor torch_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  using torch::stable::detail::from;
+  StableIValue stack[3] = {from(x), from(weight), from(bias)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+Tensor linear(const Tensor& input, const Matrix& w, const OptionalTensor& bias) {
+  const Tensor x = dense(input);
+  const Type type = type_of(x);
+  const int64_t tokens = x.numel() / w.k;
+  const bool tiles = g_machine.amx && type == kBFloat16;
+  if (tokens > (tiles ? g_machine.few_tokens : kFewOtherwise) && !tiles) return torch_linear(x, dequantized(x, w, x.scalar_type()), bias);
+  std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
+  shape.back() = w.n;
+  Tensor y = torch::stable::new_empty(x, shape);
+  if (tokens == 0) return y;
+  Array<float> wide_bias;
+  if (bias) {
+    STD_TORCH_CHECK(bias->numel() == w.n, "Got a bias of ", bias->numel(), " values; expected ", w.n, ".");
+    wide_bias = array<float>(up(w.n, 64));
+    const Tensor flat = dense(*bias);
+    rows::widen(flat.data_ptr(), type_of(flat), w.n, wide_bias.get());
+  }
+#ifdef MOOPT_AMX
+  if (tiles && tokens > g_machine.few_tokens) {
+    many_tokens(w, (const uint16_t*)x.data_ptr(), tokens, wide_bias.get(), (uint16_t*)y.data_ptr());
+    return y;
+  }
+#endif
+  few_tokens(w, x.data_ptr(), type, tokens, wide_bias.get(), y.data_ptr());
+  return y;
+}
+
+Tensor quantized_linear(const Tensor& x, const Tensor& codes, const Tensor& scales, const OptionalTensor& zeros,
+                        const OptionalTensor& bias, int64_t n, int64_t bits, int64_t group, int64_t shift) {
+  g_calls[kQuantizedLinear]++;
+  return linear(x, matrix(geometry(n, x.size(x.dim() - 1), group), codes, scales, zeros, bits, shift, 8), bias);
+}
+
+Tensor sliced_linear(const Tensor& x, const Tensor& codes, const Tensor& scales, const OptionalTensor& zeros,
+                     const OptionalTensor& bias, int64_t n, int64_t bits, int64_t group) {
+  g_calls[kSlicedLinear]++;
+  return linear(x, matrix(geometry(n, x.size(x.dim() - 1), group), codes, scales, zeros, 8, 0, bits), bias);
+}
+
+Tensor empty_codes(const Tensor& like, const Geometry& g, int64_t bits) {
+  const int64_t bytes = g.row_blocks * g.row_block_bytes(bits);
+  Tensor codes = torch::stable::new_empty(like, {bytes + kSlack}, ScalarType::Byte);
+  memset((char*)codes.data_ptr() + bytes, 0, kSlack);
+  return codes;
+}
+
+Tensor pack(const Tensor& plain, int64_t bits, int64_t group) {
+  const Tensor codes = dense(plain);
+  const Geometry g = geometry(codes.size(0), codes.size(1), group);
+  Tensor packed = empty_codes(codes, g, bits);
+  torch::stable::parallel_for(0, g.row_blocks, grain(g), [&](int64_t first, int64_t last) {
+    rows::pack(g, (const uint8_t*)codes.data_ptr(), bits, (uint8_t*)packed.data_ptr(), first, last);
+  });
+  return packed;
+}
+
+Tensor unpack(const Tensor& packed, int64_t n, int64_t k, int64_t bits, int64_t group) {
+  const Geometry g = geometry(n, k, group);
+  Tensor codes = torch::stable::new_empty(packed, {n, k});
+  torch::stable::parallel_for(0, g.row_blocks, grain(g), [&](int64_t first, int64_t last) {
+    rows::unpack(g, (const uint8_t*)packed.data_ptr(), bits, (uint8_t*)codes.data_ptr(), first, last);
+  });
+  return codes;
+}
+
+Tensor repack(const Tensor& parent, int64_t bits) {
+  g_calls[kRepack]++;
+  const int64_t blocks = (parent.numel() - kSlack) / 64;
+  Tensor packed = torch::stable::new_empty(parent, {blocks * 8 * bits + kSlack});
+  memset((char*)packed.data_ptr() + blocks * 8 * bits, 0, kSlack);
+  torch::stable::parallel_for(0, blocks, 4096, [&](int64_t first, int64_t last) {
+    rows::repack((const uint8_t*)parent.data_ptr(), bits, (uint8_t*)packed.data_ptr(), first, last);
+  });
+  return packed;
+}
+
+std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& plain, int64_t bits, int64_t group, bool symmetric) {
+  g_calls[kQuantize]++;
+  const Tensor weight = dense(plain);
+  const Geometry g = geometry(weight.size(0), weight.size(1), group);
+  Tensor codes = empty_codes(weight, g, bits);
+  Tensor scales = torch::stable::new_empty(weight, {g.row_blocks, g.groups, kRows}, ScalarType::BFloat16);
+  Tensor zeros = torch::stable::new_empty(codes, {symmetric ? 0 : g.row_blocks, g.groups, kRows});
+  rows::Quantized to{(uint8_t*)codes.data_ptr(), (uint16_t*)scales.data_ptr(), symmetric ? nullptr : (uint8_t*)zeros.data_ptr()};
+  const Type type = type_of(weight);
+  torch::stable::parallel_for(0, g.row_blocks, grain(g), [&](int64_t first, int64_t last) {
+    rows::quantize(g, weight.data_ptr(), type, bits, to, first, last);
+  });
+  return {codes, scales, zeros};
+}
+
+Tensor dequantize(const Tensor& codes, const Tensor& scales, const OptionalTensor& zeros, int64_t n, int64_t k,
+                  int64_t bits, int64_t group, int64_t shift, ScalarType dtype) {
+  g_calls[kDequantize]++;
+  return dequantized(codes, matrix(geometry(n, k, group), codes, scales, zeros, bits, shift, 8), dtype);
+}
+
+} // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(moopt, m) {
+  m.def("cpu_pack(Tensor codes, int bits, int group_size) -> Tensor");
+  m.def("cpu_unpack(Tensor packed, int n, int k, int bits, int group_size) -> Tensor");
+  m.def("cpu_repack(Tensor parent, int bits) -> Tensor");
+  m.def("cpu_quantize(Tensor weight, int bits, int group_size, bool symmetric) -> (Tensor, Tensor, Tensor)");
+  m.def("cpu_dequantize(Tensor codes, Tensor scales, Tensor? zeros, int n, int k, int bits, int group_size, int shift, "
+        "ScalarType dtype) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(moopt, CPU, m) {
+  m.impl("quantized_linear_cpu", TORCH_BOX(&quantized_linear));
+  m.impl("sliced_linear_cpu", TORCH_BOX(&sliced_linear));
+  m.impl("cpu_pack", TORCH_BOX(&pack));
+  m.impl("cpu_unpack", TORCH_BOX(&unpack));
+  m.impl("cpu_repack", TORCH_BOX(&repack));
+  m.impl("cpu_quantize", TORCH_BOX(&quantize));
+  m.impl("cpu_dequantize", TORCH_BOX(&dequantize));
+}
+
+extern "C" {
+// How often each operation ran since this was last asked, in the order of `Operation`.
+__attribute__((visibility("default"))) void moopt_take_calls(int64_t* counts) {
+  for (int i = 0; i < kOperations; i++) counts[i] = g_calls[i].exchange(0);
+}
+
+// Use no more than an instruction set, "avx2" or "avx512", or all that there is: ""; returns what is used.
+__attribute__((visibility("default"))) const char* moopt_limit(const char* most) {
+  g_machine = machine(most);
+  return g_machine.amx ? "amx" : g_machine.few->name;
+}
+}
