@@ -93,11 +93,15 @@ def rearrange(weight: Prepacked, device: torch.device | str, layout: Layout | No
         KernelError: one of the layouts cannot run here.
     """
     layout = layout or dispatch.choose_layout(device)
-    if layout == weight.layout and weight.codes.device == torch.device(device):
+    if layout == weight.layout and weight.codes.device == torch.empty(0, device=device).device:
         return weight
-    codes, scales, zeros = (None if part is None else part.to(device) for part in unprepack(weight))
-    assert codes is not None and scales is not None
-    return prepack(codes, scales, zeros, weight.bits, weight.group_size, layout, weight.shift)
+    unstream = getattr(dispatch.home(layout), "unstream", None)
+    if weight.layout == "plain" and unstream is not None:  # faster than the reference
+        codes, scales, zeros = unstream(weight.codes, weight.shape[1], weight.bits), weight.scales, weight.zeros
+    else:
+        codes, scales, zeros = unprepack(weight)
+    zeros = None if zeros is None else zeros.to(device)
+    return prepack(codes.to(device), scales.to(device), zeros, weight.bits, weight.group_size, layout, weight.shift)
 
 
 def groups(k: int, group_size: int) -> int:
