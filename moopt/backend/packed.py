@@ -254,7 +254,10 @@ def _tensors(
         if begin == end:
             yield name, torch.empty(shape, dtype=dtype)
         else:
-            yield name, torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin).view(shape)
+            yield (
+                name,
+                torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin).view(shape),
+            )
 
 
 def _hex(text: str) -> str:

@@ -76,7 +76,7 @@ class _Quantized(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow `model.to(...)`: codes and scales move but are never cast."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         probe = fn(torch.empty(0, dtype=self.dtype, device=self.matrix.codes.device))
         self.dtype = probe.dtype
         if probe.device != self.matrix.codes.device:
@@ -99,7 +99,11 @@ class QuantizedLinear(_Quantized):
     """
 
     def __init__(
-        self, matrix: Prepacked, bias: Tensor | None = None, dtype: torch.dtype = torch.bfloat16, bits: int | None = None
+        self,
+        matrix: Prepacked,
+        bias: Tensor | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        bits: int | None = None,
     ) -> None:
         super().__init__(matrix, dtype, bits)
         self.out_features, self.in_features = matrix.shape
@@ -148,6 +152,7 @@ class QuantizedEmbedding(_Quantized):
     ) -> None:  # fmt: skip
         super().__init__(matrix, dtype, bits)
         self.num_embeddings, self.embedding_dim = matrix.shape
+        self.scale: Tensor | None
         self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -183,7 +188,8 @@ class Fused:
     """
 
     def __init__(self, members: Sequence[QuantizedLinear], matrix: Prepacked) -> None:
-        self._members, self._handed = tuple(members), None
+        self._members = tuple(members)
+        self._handed: _Handed | None = None
         self._sizes = [m.out_features for m in members]
         self._hold(matrix)
 
@@ -229,5 +235,3 @@ class Fused:
             else:
                 member.arrange(views[place])
                 member.fused = self
-
-

@@ -43,7 +43,7 @@ class Source:
 
 def all_tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in file.keys()}
 
 
 @pytest.mark.parametrize("family", ["llama-tied", "qwen2", "opt"])

@@ -50,7 +50,9 @@ def view_rows(weight: Prepacked, start: int, stop: int) -> Prepacked | None:
     first, last, size = start // ROWS, -(-stop // ROWS), _block_bytes(weight)
     zeros = None if weight.zeros is None else weight.zeros[first:last]
     codes = weight.codes[first * size : last * size + SLACK]
-    return replace(weight, codes=codes, scales=weight.scales[first:last], zeros=zeros, shape=(stop - start, weight.shape[1]))
+    return replace(
+        weight, codes=codes, scales=weight.scales[first:last], zeros=zeros, shape=(stop - start, weight.shape[1])
+    )
 
 
 def take_rows(weight: Prepacked, rows: Tensor) -> tuple[Prepacked, Tensor]:
@@ -60,7 +62,9 @@ def take_rows(weight: Prepacked, rows: Tensor) -> tuple[Prepacked, Tensor]:
     zeros = None if weight.zeros is None else weight.zeros[blocks]
     codes = torch.nn.functional.pad(codes, (0, SLACK))
     shape = (len(blocks) * ROWS, weight.shape[1])
-    return replace(weight, codes=codes, scales=weight.scales[blocks], zeros=zeros, shape=shape), where * ROWS + rows % ROWS
+    return replace(
+        weight, codes=codes, scales=weight.scales[blocks], zeros=zeros, shape=shape
+    ), where * ROWS + rows % ROWS
 
 
 def quantize_weight(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Prepacked:
