@@ -1,7 +1,7 @@
 """Low-bit storage and kernels. Knows torch and triton, not moopt; importing it compiles nothing."""
 
 from moopt_kernels.dispatch import KernelError, calls, choose_layout, reset_calls
-from moopt_kernels.layout import Prepacked, prepack, rearrange, unprepack
+from moopt_kernels.layout import Prepacked, layout_name, prepack, rearrange, unprepack
 from moopt_kernels.linear import quantized_linear, sliced_linear
 from moopt_kernels.packing import pack, packed_columns, unpack
 from moopt_kernels.quantize import dequantize, quantize_weight, slice_repack
@@ -14,6 +14,7 @@ __all__ = [
     "choose_layout",
     "dequantize",
     "dequantize_rows",
+    "layout_name",
     "pack",
     "packed_columns",
     "prepack",

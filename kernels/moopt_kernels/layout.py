@@ -39,6 +39,12 @@ class Prepacked:
     shift: int = 0
 
     @property
+    def parts(self) -> dict[str, Tensor]:
+        """Its tensors by name, to be stored; where there are no zeros they are left out."""
+        found = {"codes": self.codes, "scales": self.scales, "zeros": self.zeros}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @property
     def nbytes(self) -> int:
         """What it takes in memory, in bytes."""
         return self.codes.nbytes + self.scales.nbytes + (0 if self.zeros is None else self.zeros.nbytes)
@@ -102,6 +108,15 @@ def rearrange(weight: Prepacked, device: torch.device | str, layout: Layout | No
         codes, scales, zeros = unprepack(weight)
     zeros = None if zeros is None else zeros.to(device)
     return prepack(codes.to(device), scales.to(device), zeros, weight.bits, weight.group_size, layout, weight.shift)
+
+
+def layout_name(layout: Layout) -> str:
+    """A layout with the version of how it lies in memory: what is stored under the same name can be read.
+
+    Raises:
+        KernelError: it cannot run here.
+    """
+    return f"{layout}-{getattr(dispatch.home(layout), 'VERSION', 1)}"
 
 
 def groups(k: int, group_size: int) -> int:

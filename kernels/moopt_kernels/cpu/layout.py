@@ -12,6 +12,8 @@ from moopt_kernels import dispatch
 from moopt_kernels.cpu import build
 from moopt_kernels.layout import Parts, Prepacked
 
+VERSION = 1
+"""To be raised when matrices lie in memory in another way: what is stored of them is then made again."""
 ROWS = 16
 """Outputs of a block."""
 SLACK = 64
