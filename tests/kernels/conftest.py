@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -53,13 +53,30 @@ def draw() -> Draw:
 
 
 @pytest.fixture(params=["plain", "cpu"], scope="session")
-def layout(request: pytest.FixtureRequest) -> dispatch.Layout:
+def registered(request: pytest.FixtureRequest) -> dispatch.Layout:
+    """A layout, with all that this machine can."""
     name: dispatch.Layout = request.param
     try:
         dispatch.home(name)
     except KernelError as error:
         pytest.skip(str(error))
     return name
+
+
+@pytest.fixture(params=["plain", "cpu", "cpu-avx512", "cpu-avx2"], scope="session")
+def layout(request: pytest.FixtureRequest) -> Iterator[dispatch.Layout]:
+    """A layout, and on CPUs each instruction set that this machine has."""
+    name, _, most = request.param.partition("-")
+    try:
+        home = dispatch.home(name)
+    except KernelError as error:
+        pytest.skip(str(error))
+    if most and home.limit(most) != most:
+        home.limit("")
+        pytest.skip(f"this CPU has no {most}")
+    yield name
+    if most:
+        home.limit("")
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -144,33 +144,35 @@ def _compile(compiler: str, units: dict[str, tuple[str, ...]], path: Path) -> No
         folder = Path(name)
         objects = {unit: str(folder / f"{unit}.o") for unit in units}
         common = [*COMMON, f"-I{packages / 'include'}"]
-        running = [
-            _started([compiler, *common, *flags, "-c", str(SOURCES / unit), "-o", objects[unit]])
-            for unit, flags in units.items()
-        ]
-        for process in running:
-            _finish(compiler, process)
+        _run(
+            [compiler, *common, *flags, "-c", str(SOURCES / unit), "-o", objects[unit]] for unit, flags in units.items()
+        )
         whole = folder / path.name
-        link = [
-            compiler,
-            "-shared",
-            "-o",
-            str(whole),
-            *objects.values(),
-            f"-L{packages / 'lib'}",
-            "-ltorch_cpu",
-            "-lc10",
-        ]
-        _finish(compiler, _started(link))
+        _run(
+            [
+                [
+                    compiler,
+                    "-shared",
+                    "-o",
+                    str(whole),
+                    *objects.values(),
+                    f"-L{packages / 'lib'}",
+                    "-ltorch_cpu",
+                    "-lc10",
+                ]
+            ]
+        )
         whole.rename(path)
 
 
-def _started(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def _finish(compiler: str, process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate()
-    if process.returncode:
-        lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["it says nothing"]
-        raise KernelError(f"the compiler {compiler} failed: {lines[0].strip()}; {INSTALL}")
+def _run(commands: Iterable[list[str]]) -> None:
+    """All at once; waits for every one, whatever becomes of the others."""
+    running = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for command in commands
+    ]
+    said = [process.communicate()[1] for process in running]
+    for process, errors in zip(running, said, strict=True):
+        if process.returncode:
+            lines = errors.splitlines()
+            first = next((line for line in lines if "error" in line), lines[0] if lines else "it says nothing")
+            raise KernelError(f"the C++ compiler failed: {first.strip()}; {INSTALL}")

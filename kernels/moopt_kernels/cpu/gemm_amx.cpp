@@ -1,6 +1,5 @@
 // Many tokens in bfloat16 with AMX: a panel of 64 outputs is dequantized, then multiplied in 2 x 2 tiles.
 #include "kernels.h"
-#include <cstdlib>
 #include <cstring>
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -12,12 +11,9 @@ namespace moopt {
 namespace amx {
 namespace {
 
-constexpr int64_t kPanelBlocks = 4;   // of 16 outputs
-#ifndef KDEPTH
-#define KDEPTH 512
-#endif
-constexpr int64_t kDepth = KDEPTH;       // inputs at a time, so that a pair of blocks stays in the first-level cache
-constexpr int64_t kTile = 16 * 32;    // elements of a tile of bfloat16
+constexpr int64_t kPanelBlocks = 4; // of 16 outputs
+constexpr int64_t kDepth = 1024;    // inputs at a time, so that a panel stays in the second-level cache
+constexpr int64_t kTile = 16 * 32;  // elements of a tile of bfloat16
 constexpr int64_t kSums = 16 * 16;
 
 struct TileConfig {
@@ -29,11 +25,7 @@ struct TileConfig {
   }
 };
 
-struct Scratch {
-  void* data;
-  explicit Scratch(int64_t bytes) : data(aligned_alloc(64, up(bytes, 64))) {}
-  ~Scratch() { free(data); }
-};
+thread_local Workspace t_row, t_panel, t_sums;
 
 // Two vectors of floats to bfloat16, a in the low and b in the high half of each lane.
 __m512i interleave(__m512 a, __m512 b) {
@@ -136,8 +128,7 @@ int64_t packed_elements(const Geometry& g, int64_t tokens) { return up(tokens, 1
 // x [tokens][k] to tiles [tokens / 16][k / 32][16][32], filled up with zeros.
 void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed) {
   const int64_t wide = up(g.padded_k, 32);
-  Scratch scratch(2 * wide);
-  uint16_t* row = (uint16_t*)scratch.data;
+  uint16_t* row = t_row.get<uint16_t>(wide);
   memset(row, 0, 2 * wide);
   for (int64_t m = 0; m < up(tokens, 16); m++) {
     if (m < tokens) rows::pad(g, x + m * g.k, 2, row);
@@ -150,9 +141,8 @@ void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed
 void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
           int64_t last) {
   const int64_t wide = up(w.padded_k, 32), strips = (tokens + 15) / 16;
-  Scratch panel(kPanelBlocks * kDepth * 32), sums(strips * kPanelBlocks * kSums * 4);
-  uint16_t* values = (uint16_t*)panel.data;
-  float* out = (float*)sums.data;
+  uint16_t* values = t_panel.get<uint16_t>(kPanelBlocks * kDepth * 16);
+  float* out = t_sums.get<float>(strips * kPanelBlocks * kSums);
   alignas(64) TileConfig config;
   _tile_loadconfig(&config);
   for (int64_t p = first; p < last; p++) {

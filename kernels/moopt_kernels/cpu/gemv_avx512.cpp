@@ -34,64 +34,83 @@ template <int Width> struct Unpack {
   }
 };
 
-// Planes: bytes an activation is cut into, 2 (16 bits) or 3 (24 bits). Tokens share what is unpacked.
-template <int Width, int Planes, int Tokens>
-void rows_of(const Matrix& w, const Activations& x, int64_t token, float* y, int64_t first, int64_t last) {
-  constexpr int Chains = Tokens * Planes > 3 ? 1 : 2; // enough sums in flight to hide the latency
-  const Unpack<Width> unpack(w);
-  const int64_t step = Width == kAny ? unpack.bytes : 8 * Width;
+__m512 scale_of(const uint16_t* scales) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)scales)), 16));
+}
+
+// Integer products of a slice, shifted and with the zero points taken off, as floats; exact but for the last rounding.
+template <int Planes>
+__m512 value_of(const __m512i* sums, __m512i zero, __m128i shift, const int32_t* totals, int64_t stride) {
+  __m512i low = _mm512_add_epi32(_mm512_slli_epi32(sums[Planes - 2], 8), sums[Planes - 1]);
+  __m512i offset = _mm512_mullo_epi32(zero, _mm512_set1_epi32(totals[(Planes - 2) * stride]));
+  __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sll_epi32(low, shift), offset));
+  if (Planes == 2) return value;
+  __m512i high = _mm512_sub_epi32(_mm512_sll_epi32(sums[0], shift), _mm512_mullo_epi32(zero, _mm512_set1_epi32(totals[0])));
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(65536.f), value);
+}
+
+// Planes: bytes an activation is cut into, 2 (16 bits) or 3 (24 bits). Tokens share what is unpacked, blocks of
+// outputs share what is broadcast.
+template <int Width, int Planes, int Tokens, int Blocks>
+void block_of(const Matrix& w, const Unpack<Width>& unpack, const Activations& x, int64_t token, float* y, int64_t i) {
+  constexpr int Chains = Tokens * Planes * Blocks > 4 ? 1 : 2; // enough sums in flight to hide the latency
+  const int64_t step = Width == kAny ? unpack.bytes : 8 * Width, repeats = w.slices_per_group();
   const __m128i shift = _mm_cvtsi64_si128(w.shift);
   const __m512i middle = _mm512_set1_epi32(int(w.middle()));
-  const int64_t repeats = w.slices_per_group(), stride = w.row_blocks * kRows;
-  const int8_t* planes[Tokens][Planes];
-  for (int t = 0; t < Tokens; t++)
-    for (int p = 0; p < Planes; p++) planes[t][p] = x.planes + ((token + t) * Planes + p) * w.padded_k;
-
-  for (int64_t i = first; i < last; i++) {
-    const uint8_t* codes = w.row_block(i);
-    const int64_t scales = i * w.groups * kRows;
-    __m512 total[Tokens];
-    for (int t = 0; t < Tokens; t++) total[t] = _mm512_setzero_ps();
-    for (int64_t a = 0, group = 0, left = repeats; a < w.slices; a++) {
-      __m512i sum[Tokens][Planes][Chains];
-      for (int t = 0; t < Tokens; t++)
-        for (int p = 0; p < Planes; p++)
-          for (int c = 0; c < Chains; c++) sum[t][p][c] = _mm512_setzero_si512();
-      for (int64_t k = a * w.slice; k < (a + 1) * w.slice; k += 16) {
-#pragma GCC unroll 4
-        for (int b = 0; b < 4; b++, codes += step) {
-          if (Width == kAny || Width == 8 || b * Width % 8 == 0) _mm_prefetch((const char*)codes + kAhead, _MM_HINT_T0);
-          __m512i q = unpack(codes);
-          for (int t = 0; t < Tokens; t++)
-            for (int p = 0; p < Planes; p++) {
-              __m512i& s = sum[t][p][b % Chains];
-              s = _mm512_dpbusd_epi32(s, q, _mm512_set1_epi32(*(const int32_t*)(planes[t][p] + k + 4 * b)));
-            }
-        }
-      }
-      const int64_t at = scales + group * kRows;
-      __m512i zero = w.zeros ? _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(w.zeros + at))) : middle;
-      __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(w.scales + at)));
-      __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-      for (int t = 0; t < Tokens; t++) {
-        for (int p = 0; p < Planes; p++)
-          if (Chains == 2) sum[t][p][0] = _mm512_add_epi32(sum[t][p][0], sum[t][p][Chains - 1]);
-        const int32_t* sums = x.sums + (token + t) * (Planes - 1) * w.slices + a;
-        __m512i low = _mm512_add_epi32(_mm512_slli_epi32(sum[t][Planes - 2][0], 8), sum[t][Planes - 1][0]);
-        low = _mm512_sub_epi32(_mm512_sll_epi32(low, shift), _mm512_mullo_epi32(zero, _mm512_set1_epi32(sums[(Planes - 2) * w.slices])));
-        __m512 value = _mm512_cvtepi32_ps(low);
-        if (Planes == 3) {
-          __m512i high = _mm512_sll_epi32(sum[t][0][0], shift);
-          high = _mm512_sub_epi32(high, _mm512_mullo_epi32(zero, _mm512_set1_epi32(sums[0])));
-          value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), _mm512_set1_ps(65536.f), value);
-        }
-        __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[(token + t) * w.slices + a]));
-        total[t] = _mm512_fmadd_ps(both, value, total[t]);
-      }
-      if (--left == 0) group++, left = repeats;
-    }
-    for (int t = 0; t < Tokens; t++) _mm512_storeu_ps(y + (token + t) * stride + i * kRows, total[t]);
+  const uint8_t* codes[Blocks];
+  __m512 total[Blocks][Tokens];
+  for (int r = 0; r < Blocks; r++) {
+    codes[r] = w.row_block(i + r);
+    for (int t = 0; t < Tokens; t++) total[r][t] = _mm512_setzero_ps();
   }
+  const int8_t* planes = x.planes + token * Planes * w.padded_k;
+  for (int64_t a = 0, group = 0, left = repeats; a < w.slices; a++) {
+    __m512i sum[Blocks][Tokens][Chains][Planes];
+    for (int r = 0; r < Blocks; r++)
+      for (int t = 0; t < Tokens; t++)
+        for (int c = 0; c < Chains; c++)
+          for (int p = 0; p < Planes; p++) sum[r][t][c][p] = _mm512_setzero_si512();
+    for (int64_t k = a * w.slice; k < (a + 1) * w.slice; k += 16) {
+#pragma GCC unroll 4
+      for (int b = 0; b < 4; b++) {
+        __m512i q[Blocks];
+        for (int r = 0; r < Blocks; r++) {
+          if (Width == kAny || b * Width % 8 == 0) _mm_prefetch((const char*)codes[r] + kAhead, _MM_HINT_T0);
+          q[r] = unpack(codes[r]);
+          codes[r] += step;
+        }
+        for (int t = 0; t < Tokens; t++)
+          for (int p = 0; p < Planes; p++) {
+            __m512i four = _mm512_set1_epi32(*(const int32_t*)(planes + (t * Planes + p) * w.padded_k + k + 4 * b));
+            for (int r = 0; r < Blocks; r++) sum[r][t][b % Chains][p] = _mm512_dpbusd_epi32(sum[r][t][b % Chains][p], q[r], four);
+          }
+      }
+    }
+    for (int r = 0; r < Blocks; r++) {
+      const int64_t at = ((i + r) * w.groups + group) * kRows;
+      const __m512i zero = w.zeros ? _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)(w.zeros + at))) : middle;
+      const __m512 scale = scale_of(w.scales + at);
+      for (int t = 0; t < Tokens; t++) {
+        if (Chains == 2)
+          for (int p = 0; p < Planes; p++) sum[r][t][0][p] = _mm512_add_epi32(sum[r][t][0][p], sum[r][t][Chains - 1][p]);
+        const int32_t* totals = x.sums + (token + t) * (Planes - 1) * w.slices + a;
+        const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[(token + t) * w.slices + a]));
+        total[r][t] = _mm512_fmadd_ps(both, value_of<Planes>(sum[r][t][0], zero, shift, totals, w.slices), total[r][t]);
+      }
+    }
+    if (--left == 0) group++, left = repeats;
+  }
+  for (int r = 0; r < Blocks; r++)
+    for (int t = 0; t < Tokens; t++) _mm512_storeu_ps(y + (token + t) * w.row_blocks * kRows + (i + r) * kRows, total[r][t]);
+}
+
+template <int Width, int Planes, int Tokens>
+void rows_of(const Matrix& w, const Activations& x, int64_t token, float* y, int64_t first, int64_t last) {
+  constexpr int Blocks = Tokens == 1 && Planes == 2 ? 2 : 1;
+  const Unpack<Width> unpack(w);
+  int64_t i = first;
+  for (; i + Blocks <= last; i += Blocks) block_of<Width, Planes, Tokens, Blocks>(w, unpack, x, token, y, i);
+  for (; i < last; i++) block_of<Width, Planes, Tokens, 1>(w, unpack, x, token, y, i);
 }
 
 template <int Width> void tokens_of(const Matrix& w, const Activations& x, int64_t tokens, float* y, int64_t first, int64_t last) {

@@ -4,9 +4,10 @@
 // first; the blocks of 16 outputs lie one after the other along k. Each group of inputs is filled up with zero codes
 // to whole slices: a slice is what shares one scale of the activations. Scales and zeros are [n/16][groups][16].
 //
-// Everything here has internal linkage: a shared inline function compiled for AVX-512 would fault on an older CPU.
+// Functions here are static or always inlined: one that is shared and compiled for AVX-512 would fault on an older CPU.
 #pragma once
 #include <cstdint>
+#include <cstdlib>
 
 namespace moopt {
 
@@ -28,8 +29,8 @@ struct Geometry {
   int64_t padded_k;     // inputs of a row, filled up
   int64_t row_blocks;   // blocks of 16 outputs
 
-  int64_t slices_per_group() const { return padded_group / slice; }
-  int64_t row_block_bytes(int64_t bits) const { return padded_k / 4 * 8 * bits; }
+  [[gnu::always_inline]] int64_t slices_per_group() const { return padded_group / slice; }
+  [[gnu::always_inline]] int64_t row_block_bytes(int64_t bits) const { return padded_k / 4 * 8 * bits; }
 };
 
 static inline Geometry geometry(int64_t n, int64_t k, int64_t group) {
@@ -54,8 +55,25 @@ struct Matrix : Geometry {
   int64_t bits, shift;
   uint8_t half, top;
 
-  int64_t middle() const { return int64_t(1) << (bits + shift - 1); }
-  const uint8_t* row_block(int64_t i) const { return codes + i * row_block_bytes(bits); }
+  [[gnu::always_inline]] int64_t middle() const { return int64_t(1) << (bits + shift - 1); }
+  [[gnu::always_inline]] const uint8_t* row_block(int64_t i) const { return codes + i * row_block_bytes(bits); }
+};
+
+// Memory that a thread keeps from call to call: fresh pages would cost more than a small product.
+struct Workspace {
+  void* data = nullptr;
+  int64_t bytes = 0;
+
+  template <class T> [[gnu::always_inline]] T* get(int64_t count) {
+    const int64_t wanted = up(count * int64_t(sizeof(T)), 64);
+    if (wanted > bytes) {
+      free(data);
+      data = aligned_alloc(64, wanted);
+      bytes = wanted;
+    }
+    return (T*)data;
+  }
+  [[gnu::always_inline]] ~Workspace() { free(data); }
 };
 
 // Activations as integers: x = scale * integer, a scale for each slice, in two (three) signed bytes, or one (two) words.

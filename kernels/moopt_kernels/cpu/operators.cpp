@@ -1,15 +1,14 @@
 // The torch operators of the CPU kernels: check, choose a path by the CPU and the number of tokens, spread over threads.
 #include "kernels.h"
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <string>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <tuple>
+#include <vector>
 
 namespace {
 
@@ -42,11 +41,7 @@ Machine machine(const std::string& most) {
 
 Machine g_machine = machine("");
 
-struct Free {
-  void operator()(void* p) const { free(p); }
-};
-template <class T> using Array = std::unique_ptr<T[], Free>;
-template <class T> Array<T> array(int64_t count) { return Array<T>((T*)aligned_alloc(64, up(count * sizeof(T) + 64, 64))); }
+thread_local Workspace t_row, t_padded, t_planes, t_scales, t_sums, t_out, t_bias, t_packed;
 
 Type type_of(const Tensor& t) {
   switch (t.scalar_type()) {
@@ -55,6 +50,17 @@ Type type_of(const Tensor& t) {
     case ScalarType::Float: return kFloat32;
     default: STD_TORCH_CHECK(false, "Got an unsupported type; expected bfloat16, float16 or float32.");
   }
+}
+
+// Uninitialized, contiguous. Not torch::stable::empty, which costs as much as a small product.
+Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size() - 1; i > 0; i--) strides[i - 1] = strides[i] * (sizes[i] > 0 ? sizes[i] : 1);
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), dtype,
+                                                         aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
 }
 
 Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
@@ -87,23 +93,21 @@ int64_t grain(const Geometry& g) { return 1 + 32768 / (g.padded_k * kRows); }
 void few_tokens(const Matrix& w, const void* x, Type type, int64_t tokens, const float* bias, void* y) {
   const Kernels& kernels = *g_machine.few;
   const int64_t element = type == kFloat32 ? 4 : 2;
-  auto row = array<float>(w.k), padded = array<float>(w.padded_k);
-  auto planes = array<int8_t>(tokens * 4 * w.padded_k);
-  auto scales = array<float>(tokens * w.slices);
-  auto sums = array<int32_t>(tokens * 2 * w.slices);
-  Activations split{type == kFloat32, planes.get(), scales.get(), sums.get()};
+  float *row = t_row.get<float>(w.k), *padded = t_padded.get<float>(w.padded_k);
+  Activations split{type == kFloat32, t_planes.get<int8_t>(tokens * 4 * w.padded_k), t_scales.get<float>(tokens * w.slices),
+                    t_sums.get<int32_t>(tokens * 2 * w.slices)};
   for (int64_t m = 0; m < tokens; m++) {
-    rows::widen((const char*)x + m * w.k * element, type, w.k, row.get());
-    rows::pad(w, row.get(), 4, padded.get());
-    kernels.split(w, padded.get(), m, split);
+    rows::widen((const char*)x + m * w.k * element, type, w.k, row);
+    rows::pad(w, row, 4, padded);
+    kernels.split(w, padded, m, split);
   }
   const int64_t stride = w.row_blocks * kRows;
-  auto out = array<float>(tokens * stride);
+  float* out = t_out.get<float>(tokens * stride);
   torch::stable::parallel_for(0, w.row_blocks, grain(w), [&](int64_t first, int64_t last) {
-    kernels.gemv(w, split, tokens, out.get(), first, last);
+    kernels.gemv(w, split, tokens, out, first, last);
   });
   for (int64_t m = 0; m < tokens; m++) {
-    float* from = out.get() + m * stride;
+    float* from = out + m * stride;
     if (bias)
       for (int64_t i = 0; i < w.n; i++) from[i] += bias[i];
     rows::narrow(from, w.n, type, (char*)y + m * w.n * element);
@@ -112,16 +116,16 @@ void few_tokens(const Matrix& w, const void* x, Type type, int64_t tokens, const
 
 #ifdef MOOPT_AMX
 void many_tokens(const Matrix& w, const uint16_t* x, int64_t tokens, const float* bias, uint16_t* y) {
-  auto packed = array<uint16_t>(amx::packed_elements(w, tokens));
-  amx::pack(w, x, tokens, packed.get());
+  uint16_t* packed = t_packed.get<uint16_t>(amx::packed_elements(w, tokens));
+  amx::pack(w, x, tokens, packed);
   torch::stable::parallel_for(0, amx::panels(w), 1, [&](int64_t first, int64_t last) {
-    amx::gemm(w, packed.get(), tokens, bias, y, first, last);
+    amx::gemm(w, packed, tokens, bias, y, first, last);
   });
 }
 #endif
 
-Tensor dequantized(const Tensor& like, const Matrix& w, ScalarType type) {
-  Tensor values = torch::stable::new_empty(like, {w.n, w.k}, type);
+Tensor dequantized(const Matrix& w, ScalarType type) {
+  Tensor values = empty({w.n, w.k}, type);
   const Type to = type_of(values);
   torch::stable::parallel_for(0, w.row_blocks, grain(w), [&](int64_t first, int64_t last) {
     rows::dequantize(w, to, values.data_ptr(), first, last);
@@ -141,25 +145,25 @@ Tensor linear(const Tensor& input, const Matrix& w, const OptionalTensor& bias) 
   const Type type = type_of(x);
   const int64_t tokens = x.numel() / w.k;
   const bool tiles = g_machine.amx && type == kBFloat16;
-  if (tokens > (tiles ? g_machine.few_tokens : kFewOtherwise) && !tiles) return torch_linear(x, dequantized(x, w, x.scalar_type()), bias);
+  if (tokens > (tiles ? g_machine.few_tokens : kFewOtherwise) && !tiles) return torch_linear(x, dequantized(w, x.scalar_type()), bias);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = w.n;
-  Tensor y = torch::stable::new_empty(x, shape);
+  Tensor y = empty(shape, x.scalar_type());
   if (tokens == 0) return y;
-  Array<float> wide_bias;
+  float* wide_bias = nullptr;
   if (bias) {
     STD_TORCH_CHECK(bias->numel() == w.n, "Got a bias of ", bias->numel(), " values; expected ", w.n, ".");
-    wide_bias = array<float>(up(w.n, 64));
+    wide_bias = t_bias.get<float>(up(w.n, 64));
     const Tensor flat = dense(*bias);
-    rows::widen(flat.data_ptr(), type_of(flat), w.n, wide_bias.get());
+    rows::widen(flat.data_ptr(), type_of(flat), w.n, wide_bias);
   }
 #ifdef MOOPT_AMX
   if (tiles && tokens > g_machine.few_tokens) {
-    many_tokens(w, (const uint16_t*)x.data_ptr(), tokens, wide_bias.get(), (uint16_t*)y.data_ptr());
+    many_tokens(w, (const uint16_t*)x.data_ptr(), tokens, wide_bias, (uint16_t*)y.data_ptr());
     return y;
   }
 #endif
-  few_tokens(w, x.data_ptr(), type, tokens, wide_bias.get(), y.data_ptr());
+  few_tokens(w, x.data_ptr(), type, tokens, wide_bias, y.data_ptr());
   return y;
 }
 
@@ -175,9 +179,9 @@ Tensor sliced_linear(const Tensor& x, const Tensor& codes, const Tensor& scales,
   return linear(x, matrix(geometry(n, x.size(x.dim() - 1), group), codes, scales, zeros, 8, 0, bits), bias);
 }
 
-Tensor empty_codes(const Tensor& like, const Geometry& g, int64_t bits) {
+Tensor empty_codes(const Geometry& g, int64_t bits) {
   const int64_t bytes = g.row_blocks * g.row_block_bytes(bits);
-  Tensor codes = torch::stable::new_empty(like, {bytes + kSlack}, ScalarType::Byte);
+  Tensor codes = empty({bytes + kSlack}, ScalarType::Byte);
   memset((char*)codes.data_ptr() + bytes, 0, kSlack);
   return codes;
 }
@@ -185,7 +189,7 @@ Tensor empty_codes(const Tensor& like, const Geometry& g, int64_t bits) {
 Tensor pack(const Tensor& plain, int64_t bits, int64_t group) {
   const Tensor codes = dense(plain);
   const Geometry g = geometry(codes.size(0), codes.size(1), group);
-  Tensor packed = empty_codes(codes, g, bits);
+  Tensor packed = empty_codes(g, bits);
   torch::stable::parallel_for(0, g.row_blocks, grain(g), [&](int64_t first, int64_t last) {
     rows::pack(g, (const uint8_t*)codes.data_ptr(), bits, (uint8_t*)packed.data_ptr(), first, last);
   });
@@ -194,7 +198,7 @@ Tensor pack(const Tensor& plain, int64_t bits, int64_t group) {
 
 Tensor unpack(const Tensor& packed, int64_t n, int64_t k, int64_t bits, int64_t group) {
   const Geometry g = geometry(n, k, group);
-  Tensor codes = torch::stable::new_empty(packed, {n, k});
+  Tensor codes = empty({n, k}, ScalarType::Byte);
   torch::stable::parallel_for(0, g.row_blocks, grain(g), [&](int64_t first, int64_t last) {
     rows::unpack(g, (const uint8_t*)packed.data_ptr(), bits, (uint8_t*)codes.data_ptr(), first, last);
   });
@@ -215,7 +219,7 @@ Tensor unstream(const Tensor& plain, int64_t k, int64_t bits) {
 Tensor repack(const Tensor& parent, int64_t bits) {
   g_calls[kRepack]++;
   const int64_t blocks = (parent.numel() - kSlack) / 64;
-  Tensor packed = torch::stable::new_empty(parent, {blocks * 8 * bits + kSlack});
+  Tensor packed = empty({blocks * 8 * bits + kSlack}, ScalarType::Byte);
   memset((char*)packed.data_ptr() + blocks * 8 * bits, 0, kSlack);
   torch::stable::parallel_for(0, blocks, 4096, [&](int64_t first, int64_t last) {
     rows::repack((const uint8_t*)parent.data_ptr(), bits, (uint8_t*)packed.data_ptr(), first, last);
@@ -227,9 +231,9 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& plain, int64_t bits, i
   g_calls[kQuantize]++;
   const Tensor weight = dense(plain);
   const Geometry g = geometry(weight.size(0), weight.size(1), group);
-  Tensor codes = empty_codes(weight, g, bits);
-  Tensor scales = torch::stable::new_empty(weight, {g.row_blocks, g.groups, kRows}, ScalarType::BFloat16);
-  Tensor zeros = torch::stable::new_empty(codes, {symmetric ? 0 : g.row_blocks, g.groups, kRows});
+  Tensor codes = empty_codes(g, bits);
+  Tensor scales = empty({g.row_blocks, g.groups, kRows}, ScalarType::BFloat16);
+  Tensor zeros = empty({symmetric ? 0 : g.row_blocks, g.groups, kRows}, ScalarType::Byte);
   rows::Quantized to{(uint8_t*)codes.data_ptr(), (uint16_t*)scales.data_ptr(), symmetric ? nullptr : (uint8_t*)zeros.data_ptr()};
   const Type type = type_of(weight);
   torch::stable::parallel_for(0, g.row_blocks, grain(g), [&](int64_t first, int64_t last) {
@@ -241,7 +245,7 @@ std::tuple<Tensor, Tensor, Tensor> quantize(const Tensor& plain, int64_t bits, i
 Tensor dequantize(const Tensor& codes, const Tensor& scales, const OptionalTensor& zeros, int64_t n, int64_t k,
                   int64_t bits, int64_t group, int64_t shift, ScalarType dtype) {
   g_calls[kDequantize]++;
-  return dequantized(codes, matrix(geometry(n, k, group), codes, scales, zeros, bits, shift, 8), dtype);
+  return dequantized(matrix(geometry(n, k, group), codes, scales, zeros, bits, shift, 8), dtype);
 }
 
 } // namespace

@@ -1,7 +1,6 @@
 // Packing, slicing, quantizing and dequantizing, and float conversions. AVX2, BMI2 and F16C only.
 #include "kernels.h"
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <immintrin.h>
 
@@ -83,11 +82,7 @@ void unpack_block(const uint8_t* packed, int64_t padded_k, int64_t bits, uint8_t
   }
 }
 
-struct Buffer {
-  uint8_t* data;
-  explicit Buffer(int64_t bytes) : data((uint8_t*)aligned_alloc(64, up(bytes, 64))) { memset(data, 0, bytes); }
-  ~Buffer() { free(data); }
-};
+thread_local Workspace t_rows, t_wide, t_line;
 
 struct Range {
   float low, high;
@@ -161,25 +156,25 @@ void pad(const Geometry& g, const void* row, int64_t bytes_each, void* padded) {
 }
 
 void pack(const Geometry& g, const uint8_t* codes, int64_t bits, uint8_t* packed, int64_t first, int64_t last) {
-  Buffer rows(kRows * g.padded_k);
+  uint8_t* rows = t_rows.get<uint8_t>(kRows * g.padded_k);
   for (int64_t i = first; i < last; i++) {
     for (int64_t r = 0; r < kRows; r++) {
-      uint8_t* row = rows.data + r * g.padded_k;
+      uint8_t* row = rows + r * g.padded_k;
       if (i * kRows + r < g.n) pad(g, codes + (i * kRows + r) * g.k, 1, row);
       else memset(row, 0, g.padded_k);
     }
-    pack_block(rows.data, g.padded_k, bits, packed + i * g.row_block_bytes(bits));
+    pack_block(rows, g.padded_k, bits, packed + i * g.row_block_bytes(bits));
   }
 }
 
 void unpack(const Geometry& g, const uint8_t* packed, int64_t bits, uint8_t* codes, int64_t first, int64_t last) {
-  Buffer rows(kRows * g.padded_k);
+  uint8_t* rows = t_rows.get<uint8_t>(kRows * g.padded_k);
   for (int64_t i = first; i < last; i++) {
-    unpack_block(packed + i * g.row_block_bytes(bits), g.padded_k, bits, rows.data);
+    unpack_block(packed + i * g.row_block_bytes(bits), g.padded_k, bits, rows);
     for (int64_t r = 0; r < kRows && i * kRows + r < g.n; r++)
       for (int64_t j = 0; j < g.groups; j++) {
         int64_t count = g.k - j * g.group < g.group ? g.k - j * g.group : g.group;
-        memcpy(codes + (i * kRows + r) * g.k + j * g.group, rows.data + r * g.padded_k + j * g.padded_group, count);
+        memcpy(codes + (i * kRows + r) * g.k + j * g.group, rows + r * g.padded_k + j * g.padded_group, count);
       }
   }
 }
@@ -216,19 +211,19 @@ void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first,
 }
 
 void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t last) {
-  Buffer rows(kRows * w.padded_k), line(4 * (w.padded_k + 8));
+  uint8_t* rows = t_rows.get<uint8_t>(kRows * w.padded_k);
+  float* out = t_line.get<float>(w.padded_k + 8);
   const __m256i half = _mm256_set1_epi8(char(w.half)), top = _mm256_set1_epi8(char(w.top));
   const float step = float(1 << w.shift);
-  float* out = (float*)line.data;
   for (int64_t i = first; i < last; i++) {
-    unpack_block(w.row_block(i), w.padded_k, w.bits, rows.data);
+    unpack_block(w.row_block(i), w.padded_k, w.bits, rows);
     if (w.half)
       for (int64_t b = 0; b < kRows * w.padded_k; b += 32) {
-        __m256i* q = (__m256i*)(rows.data + b);
+        __m256i* q = (__m256i*)(rows + b);
         _mm256_store_si256(q, _mm256_and_si256(_mm256_adds_epu8(_mm256_load_si256(q), half), top));
       }
     for (int64_t r = 0; r < kRows && i * kRows + r < w.n; r++) {
-      const uint8_t* row = rows.data + r * w.padded_k;
+      const uint8_t* row = rows + r * w.padded_k;
       for (int64_t j = 0; j < w.groups; j++) {
         int64_t at = (i * w.groups + j) * kRows + r, count = w.k - j * w.group < w.group ? w.k - j * w.group : w.group;
         float s = from_bfloat16(w.scales[at]), z = w.zeros ? float(w.zeros[at]) : float(w.middle());
@@ -245,15 +240,15 @@ void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t
 
 // The numbers of quantize/reference.py, operation by operation.
 void quantize(const Geometry& g, const void* weight, Type type, int64_t bits, Quantized to, int64_t first, int64_t last) {
-  Buffer rows(kRows * g.padded_k), wide(4 * g.k), line(4 * g.padded_k);
+  uint8_t* rows = t_rows.get<uint8_t>(kRows * g.padded_k);
+  float *wide = t_wide.get<float>(g.k), *x = t_line.get<float>(g.padded_k);
   const float most = float((1 << bits) - 1), middle = float(1 << (bits - 1));
-  float* x = (float*)line.data;
   for (int64_t i = first; i < last; i++) {
-    memset(rows.data, 0, kRows * g.padded_k);
+    memset(rows, 0, kRows * g.padded_k);
     for (int64_t r = 0; r < kRows; r++) {
       if (i * kRows + r < g.n) {
-        widen((const char*)weight + (i * kRows + r) * g.k * element_bytes(type), type, g.k, (float*)wide.data);
-        pad(g, wide.data, 4, x);
+        widen((const char*)weight + (i * kRows + r) * g.k * element_bytes(type), type, g.k, wide);
+        pad(g, wide, 4, x);
       }
       for (int64_t j = 0; j < g.groups; j++) {
         int64_t at = (i * g.groups + j) * kRows + r, start = j * g.padded_group;
@@ -271,10 +266,10 @@ void quantize(const Geometry& g, const void* weight, Type type, int64_t bits, Qu
         float zero = to.zeros ? nearbyintf(-found.low / scale) : middle;
         zero = zero < 0 ? 0 : zero > most ? most : zero;
         if (to.zeros) to.zeros[at] = uint8_t(zero);
-        codes_of(x + start, count, scale, zero, bits, rows.data + r * g.padded_k + start);
+        codes_of(x + start, count, scale, zero, bits, rows + r * g.padded_k + start);
       }
     }
-    pack_block(rows.data, g.padded_k, bits, to.codes + i * g.row_block_bytes(bits));
+    pack_block(rows, g.padded_k, bits, to.codes + i * g.row_block_bytes(bits));
   }
 }
 

@@ -67,16 +67,18 @@ def _operator(name: str, x: Tensor, weight: Prepacked) -> Any:
         raise ValueError(f"Got x of {x.dtype}; expected bfloat16, float16 or float32.")
     if weight.layout not in dispatch.READY:
         dispatch.home(weight.layout)
-    return getattr(torch.ops.moopt, f"{name}_{weight.layout}")
+    return _operators[name, weight.layout]
 
 
 def _result(x: Tensor, codes: Tensor, scales: Tensor, zeros: Any, bias: Any, n: int, *rest: int) -> Tensor:
     return x.new_empty([*x.shape[:-1], n])
 
 
+_operators: dict[tuple[str, str], Any] = {}
 _library = torch.library.Library("moopt", "FRAGMENT")
 for _name, _schema in SCHEMAS.items():
     for _layout in dispatch.LAYOUTS:
         _library.define(f"{_name}_{_layout}{_schema}", tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"moopt::{_name}_{_layout}", _result, lib=_library)
+        _operators[_name, _layout] = getattr(torch.ops.moopt, f"{_name}_{_layout}").default
     _library.impl(f"{_name}_plain", getattr(reference, _name), "CompositeExplicitAutograd")
