@@ -133,7 +133,8 @@ def model(seconds):
     shapes = SMOLLM2 * LAYERS
     weights = [torch.randn(shape) / shape[1] ** 0.5 for shape in shapes]
     for m in (1, 512):
-        inputs = [torch.randn(m, k).bfloat16() for _, k in shapes]
+        fresh = {k: torch.randn(m, k).bfloat16() for _, k in shapes}  # in a model the layer before has just written it
+        inputs = [fresh[k] for _, k in shapes]
         layers = {}
         for weight in weights:
             found = [(n, r) for n, r in plain(weight) if m == 1 or n != "mv"]

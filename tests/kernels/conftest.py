@@ -22,8 +22,9 @@ class Matrix:
     bits: int
     group_size: int
 
-    def prepack(self, layout: dispatch.Layout) -> Prepacked:
-        return prepack(self.codes, self.scales, self.zeros, self.bits, self.group_size, layout)
+    def prepack(self, layout: dispatch.Layout, device: str = "cpu") -> Prepacked:
+        zeros = None if self.zeros is None else self.zeros.to(device)
+        return prepack(self.codes.to(device), self.scales.to(device), zeros, self.bits, self.group_size, layout)
 
     def values(self, slice_bits: int | None = None) -> Tensor:
         """Row by row as the contract states it, on Python's terms rather than the reference's."""

@@ -12,7 +12,8 @@ namespace amx {
 namespace {
 
 constexpr int64_t kPanelBlocks = 4; // of 16 outputs
-constexpr int64_t kDepth = 1024;    // inputs at a time, so that a panel stays in the second-level cache
+constexpr int64_t kWhole = 2048;    // so many inputs are summed in one go; of more, kDepth at a time, so that a panel
+constexpr int64_t kDepth = 1024;    // stays in the second-level cache
 constexpr int64_t kTile = 16 * 32;  // elements of a tile of bfloat16
 constexpr int64_t kSums = 16 * 16;
 
@@ -140,34 +141,37 @@ void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed
 
 void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
           int64_t last) {
-  const int64_t wide = up(w.padded_k, 32), strips = (tokens + 15) / 16;
-  uint16_t* values = t_panel.get<uint16_t>(kPanelBlocks * kDepth * 16);
+  const int64_t wide = up(w.padded_k, 32), strips = (tokens + 15) / 16, step = wide <= kWhole ? wide : kDepth;
+  uint16_t* values = t_panel.get<uint16_t>(kPanelBlocks * step * 16);
   float* out = t_sums.get<float>(strips * kPanelBlocks * kSums);
   alignas(64) TileConfig config;
   _tile_loadconfig(&config);
   for (int64_t p = first; p < last; p++) {
     const int64_t blocks = w.row_blocks - p * kPanelBlocks < kPanelBlocks ? w.row_blocks - p * kPanelBlocks : kPanelBlocks;
-    if (blocks % 2) memset(values + blocks * kDepth * 16, 0, kDepth * 32);
-    for (int64_t from = 0; from < w.padded_k; from += kDepth) {
-      const int64_t past = w.padded_k - from < kDepth ? w.padded_k : from + kDepth, depth = (past - from + 31) / 32;
+    if (blocks % 2) memset(values + blocks * step * 16, 0, step * 32);
+    for (int64_t from = 0; from < w.padded_k; from += step) {
+      const int64_t past = w.padded_k - from < step ? w.padded_k : from + step, depth = (past - from + 31) / 32;
       for (int64_t b = 0; b < blocks; b++)
-        kDequantize[w.bits - 1](w, p * kPanelBlocks + b, from, past, values + b * kDepth * 16);
-      for (int64_t b = 0; b < blocks; b += 2)
-        for (int64_t m = 0; m < strips; m += 2)
-          multiply(packed + m * 16 * wide + from * 16, 16 * wide, values + b * kDepth * 16, kDepth * 16, depth, from == 0,
+        kDequantize[w.bits - 1](w, p * kPanelBlocks + b, from, past, values + b * step * 16);
+      for (int64_t m = 0; m < strips; m += 2)
+        for (int64_t b = 0; b < blocks; b += 2)
+          multiply(packed + m * 16 * wide + from * 16, 16 * wide, values + b * step * 16, step * 16, depth, from == 0,
                    m + 1 < strips, out + (m * kPanelBlocks + b) * kSums, kPanelBlocks * kSums);
     }
-    const int64_t column = p * kPanelBlocks * kRows, columns = w.n - column < 64 ? w.n - column : 64;
-    alignas(64) float line[64];
-    for (int64_t m = 0; m < tokens; m++) {
-      const float* from = out + m / 16 * kPanelBlocks * kSums + m % 16 * 16;
-      for (int64_t b = 0; b < blocks; b++) {
-        __m512 v = _mm512_load_ps(from + b * kSums);
-        if (bias) v = _mm512_add_ps(v, _mm512_loadu_ps(bias + column + 16 * b));
-        _mm512_store_ps(line + 16 * b, v);
-      }
-      rows::narrow(line, columns, kBFloat16, y + m * w.n + column);
+    const int64_t column = p * kPanelBlocks * kRows;
+    __mmask16 there[kPanelBlocks];
+    __m512 added[kPanelBlocks];
+    for (int64_t b = 0; b < blocks; b++) {
+      const int64_t columns = w.n - column - b * kRows;
+      there[b] = columns >= kRows ? 0xffff : __mmask16((1 << columns) - 1);
+      added[b] = bias ? _mm512_maskz_loadu_ps(there[b], bias + column + b * kRows) : _mm512_setzero_ps();
     }
+    for (int64_t m = 0; m < tokens; m++)
+      for (int64_t b = 0; b < blocks; b++) {
+        const __m512 v = _mm512_load_ps(out + (m / 16 * kPanelBlocks + b) * kSums + m % 16 * 16);
+        const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(v, added[b]));
+        _mm256_mask_storeu_epi16(y + m * w.n + column + b * kRows, there[b], rounded);
+      }
   }
   _tile_release();
 }

@@ -1,0 +1,6 @@
+"""Attention over a packed cache of keys and values."""
+
+from moopt_kernels.attention.cache import KVCache, kv_append, kv_cache
+from moopt_kernels.attention.ops import quantized_kv_attention
+
+__all__ = ["KVCache", "kv_append", "kv_cache", "quantized_kv_attention"]

@@ -1,0 +1,1 @@
+"""What only the Triton kernels use: their layout, tiles, launch configurations."""

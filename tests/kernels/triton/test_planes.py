@@ -1,0 +1,37 @@
+"""The triton layout gives back exactly what was put in, and a slice of it finds its bits in the first planes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moopt_kernels import unprepack
+from moopt_kernels.gpu import planes
+
+
+@given(
+    n=st.integers(1, 9), k=st.integers(1, 150), bits=st.integers(1, 8), group=st.integers(1, 200),
+    symmetric=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_round_trip_is_exact(draw: Any, n: int, k: int, bits: int, group: int, symmetric: bool, seed: int) -> None:
+    matrix = draw(n, k, bits, group, symmetric, seed)
+    codes, scales, zeros = unprepack(matrix.prepack("triton"))
+    assert torch.equal(codes, matrix.codes)
+    assert torch.equal(scales, matrix.scales)
+    assert zeros is None if symmetric else torch.equal(zeros, matrix.zeros)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_groups_of_32_take_no_more_than_their_bits(draw: Any, bits: int) -> None:
+    assert draw(3, 96, bits, 32).prepack("triton").codes.numel() == 3 * 96 * bits // 8
+
+
+@pytest.mark.parametrize(("bits", "read"), [(2, 4), (3, 4), (4, 5), (5, 6), (6, 8), (7, 8), (8, 8)])
+def test_a_slice_needs_only_its_planes(bits: int, read: int) -> None:
+    tiles = pytest.importorskip("moopt_kernels.gpu.tiles")
+    assert 4 + tiles.low_bits(8, bits) == read
+    assert read in [sum(planes.PLANES[8][: i + 1]) for i in range(4)]
