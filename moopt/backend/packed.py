@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -201,12 +202,13 @@ class Packed:
     slices: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def read(path: Path) -> Packed:
+def read(path: str | os.PathLike[str]) -> Packed:
     """Read a packed file, every byte of it checked. Tensors are mapped from the file where they stay as they are.
 
     Raises:
         BackendError: it is no packed file, or is damaged; names the tensor that is.
     """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
