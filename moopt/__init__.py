@@ -24,6 +24,7 @@ _HOMES = {
     "Space": "space",
     "Study": "study",
     "Trial": "history",
+    "load": "backend.loading",
     "load_history": "study",
     "optuna_sampler": "samplers",
 }
@@ -33,6 +34,7 @@ __all__ = ["__version__", "algorithms", "errors", *_HOMES]
 if TYPE_CHECKING:
     from moopt import algorithms as algorithms
     from moopt import errors as errors
+    from moopt.backend.loading import load as load
     from moopt.history import History as History
     from moopt.history import Trial as Trial
     from moopt.preference import Preference as Preference

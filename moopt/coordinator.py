@@ -335,4 +335,5 @@ def measurements(problem: Problem, trials: Sequence[Trial], purpose: str) -> lis
             f"The problem has no measurement {purpose!r}; expected one of {', '.join(problem.measurements) or 'none'}."
         )
     fidelity = replace(problem.measurements[purpose], batch=purpose)
-    return [Job(trial.number, trial.config, "measure", fidelity) for trial in trials]
+    alone = purpose in problem.exclusive
+    return [Job(trial.number, trial.config, "measure", fidelity, exclusive=alone) for trial in trials]

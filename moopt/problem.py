@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -146,6 +146,8 @@ class Problem(ABC):
     fidelity: Fidelity = Fidelity()
     measurements: Mapping[str, Fidelity] = MappingProxyType({})
     """Data that the finalists are measured on after the search, by purpose, such as "held-out"."""
+    exclusive: Collection[str] = ()
+    """Purposes of `measurements` whose jobs wait until all other workers are idle, such as latency."""
     needs: Mapping[str, float] = MappingProxyType({})
     """What a worker asks a cluster for, in Ray's terms: "CPU", "GPU", "memory" in bytes, or resources of one's own."""
     sensitivity: Fidelity | None = None

@@ -39,6 +39,12 @@ class Prepacked:
     shift: int = 0
 
     @property
+    def parts(self) -> dict[str, Tensor]:
+        """Its tensors by name, to be stored; where there are no zeros they are left out."""
+        found = {"codes": self.codes, "scales": self.scales, "zeros": self.zeros}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @property
     def nbytes(self) -> int:
         """What it takes in memory, in bytes."""
         return self.codes.nbytes + self.scales.nbytes + (0 if self.zeros is None else self.zeros.nbytes)
@@ -79,6 +85,38 @@ def unprepack(weight: Prepacked) -> Parts:
     arranged = (weight.codes, weight.scales, weight.zeros)
     parts: Parts = dispatch.home(weight.layout).restore(arranged, weight.bits, weight.group_size, weight.shape)
     return parts
+
+
+def rearrange(weight: Prepacked, device: torch.device | str, layout: Layout | None = None) -> Prepacked:
+    """The same matrix on a device, in another layout.
+
+    Args:
+        weight: In any layout.
+        device: Where it is to be.
+        layout: None: what runs there.
+
+    Raises:
+        KernelError: one of the layouts cannot run here.
+    """
+    layout = layout or dispatch.choose_layout(device)
+    if layout == weight.layout and weight.codes.device == torch.empty(0, device=device).device:
+        return weight
+    unstream = getattr(dispatch.home(layout), "unstream", None)
+    if weight.layout == "plain" and unstream is not None:  # faster than the reference
+        codes, scales, zeros = unstream(weight.codes, weight.shape[1], weight.bits), weight.scales, weight.zeros
+    else:
+        codes, scales, zeros = unprepack(weight)
+    zeros = None if zeros is None else zeros.to(device)
+    return prepack(codes.to(device), scales.to(device), zeros, weight.bits, weight.group_size, layout, weight.shift)
+
+
+def layout_name(layout: Layout) -> str:
+    """A layout with the version of how it lies in memory: what is stored under the same name can be read.
+
+    Raises:
+        KernelError: it cannot run here.
+    """
+    return f"{layout}-{getattr(dispatch.home(layout), 'VERSION', 1)}"
 
 
 def groups(k: int, group_size: int) -> int:

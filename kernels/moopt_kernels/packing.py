@@ -25,10 +25,10 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if codes.numel() and int(codes.max()) >= 2**bits:
         raise ValueError(f"Got the code {int(codes.max())}; expected codes below {2**bits} at {bits} bits.")
     n, k = codes.shape
-    stream = (codes[..., None] >> torch.arange(bits, device=codes.device)).bitwise_and_(1).view(n, k * bits)
-    padded = torch.nn.functional.pad(stream, (0, packed_columns(k, bits) * 8 - k * bits))
-    places = (1 << torch.arange(8, device=codes.device)).to(torch.uint8)
-    return (padded.view(n, packed_columns(k, bits), 8) * places).sum(-1, dtype=torch.uint8)
+    eights = torch.nn.functional.pad(codes, (0, -k % 8)).view(n, -(-k // 8), 8).long()
+    words = (eights << _places(bits, codes.device)).sum(-1, keepdim=True)  # eight codes fill `bits` bytes
+    whole = words.view(torch.uint8)[..., :bits].reshape(n, -(-k // 8) * bits)
+    return whole[:, : packed_columns(k, bits)].contiguous()
 
 
 def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
@@ -43,10 +43,16 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
             f"Got {packed.dtype} of shape {tuple(packed.shape)}; expected uint8, [n, {packed_columns(columns, bits)}], "
             f"for {columns} codes of {bits} bits."
         )
-    n = len(packed)
-    stream = (packed[..., None] >> torch.arange(8, device=packed.device)).bitwise_and_(1).view(n, packed.shape[1] * 8)
-    places = (1 << torch.arange(bits, device=packed.device)).to(torch.uint8)
-    return (stream[:, : columns * bits].view(n, columns, bits) * places).sum(-1, dtype=torch.uint8)
+    n, size = packed.shape
+    whole = torch.nn.functional.pad(packed, (0, -size % bits)).view(n, -(-size // bits), bits)
+    words = torch.nn.functional.pad(whole, (0, 8 - bits)).view(torch.int64)
+    eights: Tensor = (words >> _places(bits, packed.device)) & (2**bits - 1)
+    return eights.to(torch.uint8).view(n, eights.shape[1] * 8)[:, :columns].contiguous()
+
+
+def _places(bits: int, device: torch.device) -> Tensor:
+    """Where each of eight codes begins in a word."""
+    return torch.arange(8, device=device) * bits
 
 
 def _check(bits: int) -> None:

@@ -1,22 +1,25 @@
-"""One loaded model that becomes any candidate: widths are switched by swapping weights, never by loading again."""
+"""One loaded model that becomes any candidate: widths are switched by swapping matrices, never by loading again."""
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from moopt.backend.quantized_linear import QuantizedLinear
 from moopt.backend.quantizers import Quantized
 from moopt.backend.variants import VariantStore
 from moopt.backend.weights import Weight, module_of
+from moopt_kernels import Prepacked, choose_layout, dequantize, layout_name, prepack
 
 FRACTION_OF_MEMORY = 0.35
-"""The share of free memory that dequantized variants may keep; the rest is quantized again when needed."""
+"""The share of free memory that variants may keep; the rest is quantized again when needed."""
 
 Quantizer = Callable[[Tensor, int, int], Quantized]
 Widths = Mapping[str, int]
@@ -25,6 +28,9 @@ Widths = Mapping[str, int]
 
 class Candidate:
     """A model whose matrices can each be set to any width.
+
+    Where kernels run, linear layers run from packed codes, the same as in an exported model; the embedding and the
+    output head are dense, made of the same codes, as measures take products with them. Elsewhere all weights are dense.
 
     Args:
         model: The original, with weights; it is taken over and moved to the device in the compute type.
@@ -55,7 +61,12 @@ class Candidate:
             for name, module in self._modules.items():
                 module.weight.data = self._shared("original", name, self._type, partial(getattr, module.weight, "data"))
         self._originals: dict[str, Tensor] = {name: module.weight.data for name, module in self._modules.items()}
-        self._variants: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self.layout = choose_layout(device)
+        linears = [w.name for w in weights if w.kind == "linear" and type(self._modules[w.name]) is nn.Linear]
+        self._on_kernels = frozenset(linears if self.layout != "plain" else ())
+        self._layers: dict[str, QuantizedLinear] = {}
+        self._dense_now: dict[str, Tensor] = {}
+        self._variants: OrderedDict[tuple[str, int], Tensor | Prepacked] = OrderedDict()
         self._sizes: dict[tuple[str, int], int] = {}
         self._room = room_for_variants(device)
         self.current: dict[str, int] = {}
@@ -64,32 +75,43 @@ class Candidate:
         """Become the candidate with these widths; weights that are not named become the original's."""
         for name in self._modules:
             if self.current.get(name) != widths.get(name):
-                self._set(name, self.weight(name, widths.get(name)))
+                self._set(name, widths.get(name))
         self.current = dict(widths)
+
+    @contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """While open, the candidate runs from dense weights of the same values, which gradients pass through."""
+        packed = [name for name in self.current if name in self._on_kernels]
+        try:
+            for name in packed:
+                self._dense_now[name] = self.weight(name, self.current[name])
+                self._modules[name].weight.data = self._dense_now[name]
+                self._put(name, self._modules[name])
+            yield
+        finally:
+            self._dense_now = {}
+            for name in packed:
+                self._modules[name].weight.data = self._originals[name]
+                self._put(name, self._layers[name])
 
     def prepare(self, widths: Mapping[str, tuple[int, ...]]) -> None:
         """Quantize every matrix to the widths it may have, as far as there is room; let go of the stored weights."""
         for name, options in widths.items():
             for bits in options:
                 if self._room > 0:
-                    self.weight(name, bits)
+                    self._variant(name, bits)
         wider = any(weight.dtype != self.dtype for weight in self._stored.values())
         if self._reload is not None and wider:
             self._stored = {}
 
     def weight(self, name: str, bits: int | None) -> Tensor:
-        """A matrix as it runs at a width (None: the original), n x k, on the device in the compute type."""
+        """The values of a matrix as it runs at a width (None: the original), n x k, on the device, compute type."""
         if bits is None:
             return self._originals[name]
-        key = (name, bits)
-        if key in self._variants:
-            self._variants.move_to_end(key)
-            return self._variants[key]
-        width = f"{bits}-{self._type}"
-        variant = self._shared(self._kind, name, width, lambda: self.quantized(name, bits).dequantize(self.dtype))
-        mapped = self.device.type == "cpu" and self._store is not None and self._store.has(self._kind, name, width)
-        self._keep(key, variant := variant.to(self.device), 0 if mapped else variant.nbytes)
-        return variant
+        if name in self._dense_now and self.current[name] == bits:
+            return self._dense_now[name]
+        variant = self._variant(name, bits)
+        return variant if isinstance(variant, Tensor) else dequantize(variant, self.dtype)
 
     def widened(self, name: str, bits: int | None) -> Tensor:
         """A matrix as it runs at a width, in float32, for products that are not to be rounded."""
@@ -107,14 +129,69 @@ class Candidate:
             self._stored = {w.name: module_of(original, w).weight.data for w in self.weights}
         return self._stored[name]
 
-    def _set(self, name: str, weight: Tensor) -> None:
-        self._modules[name].weight.data = weight
+    def variant_bytes(self, weight: Weight, bits: int) -> int:
+        """What a matrix takes in memory or in the store at a width."""
+        if weight.name not in self._on_kernels:
+            return weight.count * self.dtype.itemsize
+        return weight.count * bits // 8 + 3 * weight.count // self._group_size
+
+    def _set(self, name: str, bits: int | None) -> None:
+        if name not in self._on_kernels:
+            self._modules[name].weight.data = self.weight(name, bits)
+        elif bits is None:
+            self._put(name, self._modules[name])
+        else:
+            variant = cast(Prepacked, self._variant(name, bits))
+            if name in self._layers:
+                self._layers[name].switch(variant)
+            else:
+                self._layers[name] = QuantizedLinear(variant, self._modules[name].bias, self.dtype).eval()
+            self._put(name, self._layers[name])
+
+    def _put(self, name: str, module: nn.Module) -> None:
+        parent, _, leaf = name.rpartition(".")
+        setattr(self.model.get_submodule(parent), leaf, module)
+
+    def _variant(self, name: str, bits: int) -> Tensor | Prepacked:
+        """A matrix as it is held at a width: packed where kernels read it, else its values."""
+        key = (name, bits)
+        if key in self._variants:
+            self._variants.move_to_end(key)
+            return self._variants[key]
+        found, stored = self._packed(name, bits) if name in self._on_kernels else self._dense(name, bits)
+        self._keep(key, found, 0 if stored and self.device.type == "cpu" else found.nbytes)
+        return found
+
+    def _dense(self, name: str, bits: int) -> tuple[Tensor, bool]:
+        """The values at a width, and whether the store has them."""
+        width = f"{bits}-{self._type}"
+        values = self._shared(self._kind, name, width, lambda: self.quantized(name, bits).dequantize(self.dtype))
+        return values.to(self.device), self._has(name, width)
+
+    def _packed(self, name: str, bits: int) -> tuple[Prepacked, bool]:
+        """The codes at a width in the order of the kernels, and whether the store has them."""
+        shape = self._originals[name].shape
+        width = f"{bits}-{layout_name(self.layout)}"
+
+        def make() -> dict[str, Tensor]:
+            quantized = self.quantized(name, bits)
+            parts = (quantized.codes, quantized.scales, quantized.zeros, bits, self._group_size, self.layout)
+            return prepack(*parts).parts
+
+        parts = make() if self._store is None else self._store.fetch_parts(self._kind, name, width, make)
+        moved = {part: tensor.to(self.device) for part, tensor in parts.items()}
+        codes, scales, zeros = moved["codes"], moved["scales"], moved.get("zeros")
+        found = Prepacked(codes, scales, zeros, bits, self._group_size, (shape[0], shape[1]), self.layout)
+        return found, self._has(name, width)
+
+    def _has(self, name: str, width: str) -> bool:
+        return self._store is not None and self._store.has(self._kind, name, width)
 
     def _shared(self, kind: str, name: str, width: str, make: Callable[[], Tensor]) -> Tensor:
         """What the store has, or what is made where there is no store."""
         return make() if self._store is None else self._store.fetch(kind, name, width, lambda: make().cpu())
 
-    def _keep(self, key: tuple[str, int], variant: Tensor, size: int) -> None:
+    def _keep(self, key: tuple[str, int], variant: Tensor | Prepacked, size: int) -> None:
         """Hold a variant that takes `size` bytes of this process's memory, in place of others if there is no room."""
         self._variants[key] = variant
         self._sizes[key] = size

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = 1024
 """Tokens of one forward pass through the body."""
 ROWS, COLUMNS = 1024, 2048
 """The tile of logits that a comparison holds at a time."""

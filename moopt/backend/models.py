@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 import subprocess
 import sys
@@ -62,6 +63,14 @@ def load_config(name: str) -> Any:
 def generates(config: Any) -> bool:
     """Whether the model is a causal language model, rather than an encoder."""
     return any("CausalLM" in a or "LMHead" in a for a in getattr(config, "architectures", None) or ())
+
+
+def portable(config: Any) -> str:
+    """A configuration as JSON, without what belongs to this machine or to a version of transformers."""
+    found = {"model_type": config.model_type, **json.loads(config.to_json_string(use_diff=True))}
+    for own in ("transformers_version", "dtype", "_name_or_path", "_commit_hash"):
+        found.pop(own, None)
+    return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
 
 def outline(config: Any) -> Any:

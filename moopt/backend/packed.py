@@ -1,30 +1,43 @@
 """moopt's packed file: one safetensors file, and exactly how many bytes it takes before it is written.
 
-Every quantized matrix is three tensors, `<name>.codes` (packed bytes), `<name>.scales` (bfloat16) and, if asymmetric,
-`<name>.zeros` (uint8); everything else stays as it is named, in bfloat16. The header is padded to the length it has
-at 8 bits everywhere, so that the size of a file is a sum over its matrices.
+Every quantized matrix is three tensors, `<name>.scales` (bfloat16), `<name>.codes` (packed bytes) and, if asymmetric,
+`<name>.zeros` (uint8); everything else stays as it is named, in bfloat16. The header carries the model's configuration,
+the widths, a checksum of every tensor and one of itself, and, where the matrices are 8-bit Matryoshka parents, any
+number of named slice maps: the width at which each matrix is to be read. It is padded to the length it has at 8 bits
+everywhere, so that the size of a file is a sum over its matrices.
+
+The tokenizer is not in the file: transformers' own files stand beside it.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moopt.backend import cache
-from moopt.backend.candidate import Candidate, Widths
+from moopt.backend.candidate import Widths
 from moopt.backend.quantizers import Quantized
 from moopt.backend.weights import Inventory, Weight
 from moopt.errors import BackendError
-from moopt_kernels import pack, packed_columns, unpack
+from moopt_kernels import Prepacked, pack, packed_columns
 
-FORMAT = "moopt-packed-1"
+FORMAT = "moopt-packed-2"
+BLANK = "0" * 8
+"""The place of a checksum: CRC-32 in hexadecimal."""
+TYPES = {"BF16": torch.bfloat16, "U8": torch.uint8}
+
+Slices = Mapping[str, Widths]
+"""Slice maps by name."""
 
 
 @dataclass(frozen=True)
@@ -36,39 +49,52 @@ class Layout:
         group_size: How many inputs share a scale.
         symmetric: Whether zero points are left out.
         plain: Names of matrices that stay at 16 bits.
+        config: The model's configuration as JSON, for `moopt.load`.
     """
 
     inventory: Inventory
     group_size: int
     symmetric: bool
     plain: frozenset[str] = frozenset()
+    config: str = ""
 
     def matrix_bytes(self, weight: Weight, bits: int) -> int:
         """What one matrix takes at a width."""
         return sum(size for _, _, size in self._parts(weight, bits).values())
 
-    def fixed_bytes(self) -> int:
+    def fixed_bytes(self, slices: Slices | None = None) -> int:
         """What every file of the model takes: the header and all that stays at 16 bits."""
-        widest = {w.name: 8 for w in self.inventory.weights if w.name not in self.plain}
-        return len(self.header(widest)) + sum(s for _, _, s in self._plain_parts().values())
+        widest = {w.name: 8 for w in self._quantized()}
+        return len(self.header(widest, slices)) + sum(s for _, _, s in self._plain_parts().values())
 
-    def total_bytes(self, widths: Widths) -> int:
+    def total_bytes(self, widths: Widths, slices: Slices | None = None) -> int:
         """What the file takes."""
-        return self.fixed_bytes() + sum(self.matrix_bytes(w, widths[w.name]) for w in self._quantized())
+        return self.fixed_bytes(slices) + sum(self.matrix_bytes(w, widths[w.name]) for w in self._quantized())
 
-    def header(self, widths: Widths) -> bytes:
-        """The first bytes of the file: its length and the JSON that names every tensor, padded with spaces."""
-        text = self._json(widths)
-        full = len(self._json({name: 8 for name in widths}))
+    def header(self, widths: Widths, slices: Slices | None = None, checks: str | None = None) -> bytes:
+        """The first bytes of the file: its length and the JSON that names every tensor, padded with spaces.
+
+        Args:
+            widths: Of every matrix.
+            slices: Slice maps.
+            checks: The tensors' checksums in the order of the file; None leaves their places blank.
+        """
+        text = self._json(widths, slices, checks)
+        full = len(self._json({name: 8 for name in widths}, slices, None))
         padded = -(-full // 8) * 8
-        return struct.pack("<Q", padded) + text.ljust(padded)
+        text = text.replace(BLANK, _hex(text), 1)  # its own checksum comes first
+        return struct.pack("<Q", padded) + text.encode().ljust(padded)
 
     def tensors(self, widths: Widths) -> dict[str, tuple[str, tuple[int, ...], int]]:
-        """Type, shape and bytes of every tensor by name, in the order of the file."""
+        """Type, shape and bytes of every tensor by name, in the order of the file: 16-bit ones first, for alignment."""
         parts = self._plain_parts()
         for weight in self._quantized():
             parts |= self._parts(weight, widths[weight.name])
-        return parts
+        return dict(sorted(parts.items(), key=lambda part: part[1][0]))
+
+    def unquantized(self) -> tuple[str, ...]:
+        """The names of the parameters that stay at 16 bits."""
+        return tuple(self._plain_parts())
 
     def _quantized(self) -> Iterator[Weight]:
         return (w for w in self.inventory.weights if w.name not in self.plain)
@@ -83,65 +109,166 @@ class Layout:
         groups = k // self.group_size
         columns = packed_columns(k, bits)
         parts: dict[str, tuple[str, tuple[int, ...], int]] = {
-            f"{weight.name}.codes": ("U8", (n, columns), n * columns),
             f"{weight.name}.scales": ("BF16", (n, groups), 2 * n * groups),
+            f"{weight.name}.codes": ("U8", (n, columns), n * columns),
         }
         if not self.symmetric:
             parts[f"{weight.name}.zeros"] = ("U8", (n, groups), n * groups)
         return parts
 
-    def _json(self, widths: Widths) -> bytes:
-        bits = {name: widths[name] for name in sorted(widths)}
-        metadata = {"format": FORMAT, "group_size": str(self.group_size), "bits": json.dumps(bits)}
+    def _json(self, widths: Widths, slices: Slices | None, checks: str | None) -> str:
+        tensors = self.tensors(widths)
+        metadata = {
+            "check": BLANK,
+            "checks": BLANK * len(tensors) if checks is None else checks,
+            "format": FORMAT,
+            "group_size": str(self.group_size),
+            "bits": _sorted_json(widths),
+            "slices": json.dumps({name: json.loads(_sorted_json(s)) for name, s in (slices or {}).items()}),
+            "config": self.config,
+        }
         entries: dict[str, object] = {"__metadata__": metadata}
         at = 0
-        for name, (kind, shape, size) in self.tensors(widths).items():
+        for name, (kind, shape, size) in tensors.items():
             entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + size]}
             at += size
-        return json.dumps(entries, separators=(",", ":")).encode()
+        return json.dumps(entries, separators=(",", ":"))
 
 
-def write(path: Path, layout: Layout, candidate: Candidate, widths: Widths) -> None:
-    """Write a candidate; the file appears whole or not at all."""
-    rest = dict(candidate.model.named_parameters())
-    with cache.whole_file(path) as temporary, temporary.open("wb") as file:
-        file.write(layout.header(widths))
-        for name in layout.tensors(widths):
-            owner, _, part = name.rpartition(".")
-            if owner not in widths:
-                file.write(_bytes(rest[name].data.to(torch.bfloat16)))
-            elif part == "codes":
-                quantized = candidate.quantized(owner, widths[owner])
-                file.write(_bytes(pack(quantized.codes, quantized.bits)))
-            elif part == "scales":
-                file.write(_bytes(quantized.scales))
-            else:
-                assert quantized.zeros is not None
-                file.write(_bytes(quantized.zeros))
+def write(
+    path: Path, layout: Layout, widths: Widths, quantized: Callable[[str, int], Quantized],
+    rest: Mapping[str, Tensor], slices: Slices | None = None,
+) -> None:  # fmt: skip
+    """Write a model; the file appears whole or not at all.
 
-
-def read(path: Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
-    """The quantized matrices and everything else of a packed file, by name.
+    Args:
+        path: The file.
+        layout: Of the model.
+        widths: Of every matrix that is quantized.
+        quantized: Gives a matrix by its name at a width.
+        rest: All other parameters by name.
+        slices: Slice maps; all widths are 8 then.
 
     Raises:
-        BackendError: it is no packed file, or is damaged.
+        BackendError: there are slice maps, but some matrix is no 8-bit parent, or a map names another matrix.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise BackendError(f"{path} is not a packed file of moopt's; expected the format {FORMAT}.")
-            widths: dict[str, int] = json.loads(metadata["bits"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise BackendError(f"Cannot read {path}: {error}") from error
-    group_size, quantized = int(metadata["group_size"]), {}
+    for name, chosen in (slices or {}).items():
+        if set(chosen) != set(widths) or set(widths.values()) != {8}:
+            raise BackendError(
+                f"The slice map {name!r} does not fit: it needs a width for each of {len(widths)} matrices, "
+                "all of them stored at 8 bits."
+            )
+    start, checks = len(layout.header(widths, slices)), []
+    with cache.whole_file(path) as temporary, temporary.open("wb") as file:
+        for place, data in _pieces(layout, widths, quantized, rest):
+            file.seek(start + place)
+            file.write(data)
+            checks.append((place, f"{zlib.crc32(data):08x}"))
+        file.seek(0)
+        file.write(layout.header(widths, slices, "".join(check for _, check in sorted(checks))))
+
+
+def _pieces(
+    layout: Layout, widths: Widths, quantized: Callable[[str, int], Quantized], rest: Mapping[str, Tensor]
+) -> Iterator[tuple[int, bytes]]:
+    """The bytes of every tensor and where they begin, each matrix made only once."""
+    places, at = {}, 0
+    for name, (_, _, size) in layout.tensors(widths).items():
+        places[name], at = at, at + size
+    for name in layout.unquantized():
+        yield places[name], _bytes(rest[name].data.to(torch.bfloat16))
     for name, bits in widths.items():
-        scales = tensors.pop(f"{name}.scales")
-        codes = unpack(tensors.pop(f"{name}.codes"), bits, scales.shape[1] * group_size)
-        quantized[name] = Quantized(codes, scales, tensors.pop(f"{name}.zeros", None), bits)
-    return quantized, tensors
+        matrix = quantized(name, bits)
+        yield places[f"{name}.scales"], _bytes(matrix.scales)
+        yield places[f"{name}.codes"], _bytes(pack(matrix.codes, bits))
+        if matrix.zeros is not None:
+            yield places[f"{name}.zeros"], _bytes(matrix.zeros)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a packed file holds.
+
+    Attributes:
+        matrices: The quantized matrices by name, in the layout "plain".
+        rest: All other parameters by name, bfloat16.
+        config: The model's configuration; empty if it was not stored.
+        slices: The slice maps by name.
+    """
+
+    matrices: dict[str, Prepacked]
+    rest: dict[str, Tensor]
+    config: dict[str, Any] = field(default_factory=dict)
+    slices: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def read(path: str | os.PathLike[str]) -> Packed:
+    """Read a packed file, every byte of it checked. Tensors are mapped from the file where they stay as they are.
+
+    Raises:
+        BackendError: it is no packed file, or is damaged; names the tensor that is.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        raise BackendError(f"Cannot read {path}: {error}") from error
+    entries, start = _entries(path, data)
+    metadata: dict[str, str] = entries.pop("__metadata__")
+    tensors = dict(_tensors(path, data, start, entries, metadata["checks"]))
+    group_size, matrices = int(metadata["group_size"]), {}
+    for name, bits in json.loads(metadata["bits"]).items():
+        scales, codes = tensors.pop(f"{name}.scales"), tensors.pop(f"{name}.codes")
+        shape = (len(codes), scales.shape[1] * group_size)
+        zeros = tensors.pop(f"{name}.zeros", None)
+        matrices[name] = Prepacked(codes, scales, zeros, bits, group_size, shape, "plain")
+    return Packed(matrices, tensors, json.loads(metadata["config"] or "{}"), json.loads(metadata["slices"]))
+
+
+def _entries(path: Path, data: mmap.mmap) -> tuple[dict[str, Any], int]:
+    """The header's JSON, and where the tensors begin."""
+    size = struct.unpack("<Q", data[:8])[0] if len(data) > 8 else len(data)
+    try:
+        text = data[8 : 8 + size].decode().rstrip(" ")
+        entries: dict[str, Any] = json.loads(text)
+        metadata = entries.get("__metadata__", {})
+    except (ValueError, AttributeError) as error:
+        raise BackendError(f"Cannot read {path}: it does not begin with the header of a safetensors file.") from error
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "none")
+        raise BackendError(f"{path} is not a packed file of this moopt: its format is {found}, expected {FORMAT}.")
+    if _hex(text.replace(metadata["check"], BLANK, 1)) != metadata["check"]:
+        raise BackendError(f"{path} is damaged: its header is not what was written. Write or copy it again.")
+    return entries, 8 + size
+
+
+def _tensors(
+    path: Path, data: mmap.mmap, start: int, entries: Mapping[str, Any], checks: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor, checked."""
+    view = memoryview(data)
+    for place, (name, entry) in enumerate(entries.items()):
+        begin, end = (start + at for at in entry["data_offsets"])
+        if f"{zlib.crc32(view[begin:end]):08x}" != checks[8 * place : 8 * place + 8]:
+            raise BackendError(f"{path} is damaged: {name} is not what was written. Write or copy it again.")
+        dtype, shape = TYPES[entry["dtype"]], entry["shape"]
+        if begin == end:
+            yield name, torch.empty(shape, dtype=dtype)
+        else:
+            yield (
+                name,
+                torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin).view(shape),
+            )
+
+
+def _hex(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _sorted_json(widths: Widths) -> str:
+    return json.dumps({name: widths[name] for name in sorted(widths)})
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+    return tensor.contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()

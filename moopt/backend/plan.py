@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,20 @@ class _Trial:
     def variants(self) -> int:
         """Bytes of the variants that are still to come."""
         candidate = self._bench.evaluator.candidate
-        size = candidate.dtype.itemsize
-        every = [w.count * size * len(d.options) for d in self._problem.decided.values() for w in d.weights]
-        made = sum(w.count * size * len(d.options) for d in self._part for w in d.weights)
-        return min(sum(every), room_for_variants(candidate.device) + made) - made
+        made = self._variant_bytes(self._part)
+        return (
+            min(self._variant_bytes(self._problem.decided.values()), room_for_variants(candidate.device) + made) - made
+        )
 
     def on_disk(self) -> int:
         """Bytes of the matrices that the cache will keep: the originals and every variant."""
         size = self._bench.evaluator.candidate.dtype.itemsize
-        return sum(w.count * size * (len(d.options) + 1) for d in self._problem.decided.values() for w in d.weights)
+        originals = sum(w.count * size for d in self._problem.decided.values() for w in d.weights)
+        return originals + self._variant_bytes(self._problem.decided.values())
+
+    def _variant_bytes(self, decisions: Iterable[Decision]) -> int:
+        candidate = self._bench.evaluator.candidate
+        return sum(candidate.variant_bytes(w, b) for d in decisions for w in d.weights for b in d.options)
 
     @property
     def _tokens(self) -> int:

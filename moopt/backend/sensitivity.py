@@ -96,10 +96,11 @@ def sampled_fisher(
     """
     squares = torch.zeros(len(decisions), max(len(d.options) for d in decisions), dtype=torch.float64)
     generator = torch.Generator(candidate.device).manual_seed(seed)
-    for part in ids.to(candidate.device).split(AT_ONCE):
-        with _Forward(candidate, decisions, part) as hidden:
-            gradient = _sampled_gradient(hidden.states, head, generator)
-            squares += hidden.backward(gradient).double().square().sum(1)
+    with candidate.differentiable():
+        for part in ids.to(candidate.device).split(AT_ONCE):
+            with _Forward(candidate, decisions, part) as hidden:
+                gradient = _sampled_gradient(hidden.states, head, generator)
+                squares += hidden.backward(gradient).double().square().sum(1)
     table = squares / (2 * ids.shape[1] * len(ids))
     return _masked(table, decisions)
 
@@ -113,6 +114,13 @@ def gradient(
         The KL on the reference's sequences [s, t], and linear and curvature, [decisions, options] each: the KL after
         a change is about KL + linear + curvature.
     """
+    with candidate.differentiable():
+        return _gradient(candidate, decisions, head, reference, seed)
+
+
+def _gradient(
+    candidate: Candidate, decisions: Sequence[Decision], head: Head, reference: Reference, seed: int
+) -> tuple[float, FloatArray, FloatArray]:
     shape = (len(decisions), max(len(d.options) for d in decisions))
     linear, squares = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
     kl, sampled_tokens = 0.0, 0

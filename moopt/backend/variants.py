@@ -42,7 +42,11 @@ class VariantStore:
         self._room = SHARE_OF_DISK * _free(self._folder)
 
     def fetch(self, kind: str, name: str, width: str, make: Callable[[], Tensor]) -> Tensor:
-        """A matrix, made and stored if it is missing.
+        """A matrix, made and stored if it is missing: see `fetch_parts`."""
+        return self.fetch_parts(kind, name, width, lambda: {"weight": make()})["weight"]
+
+    def fetch_parts(self, kind: str, name: str, width: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors of a matrix, made and stored if they are missing.
 
         The result is mapped from the file and must not be written to. Where there is no room to store it, it is what
         `make` returned.
@@ -50,7 +54,7 @@ class VariantStore:
         Args:
             kind: How it is made: "original", or the quantizer with all its settings.
             name: The matrix.
-            width: Its bits and the type it is stored in.
+            width: Its bits and the type or layout it is stored in.
             make: Makes it.
         """
         path = self._path(kind, name, width)
@@ -59,13 +63,14 @@ class VariantStore:
         with _locked(path.parent):
             if (found := _read(path)) is not None:  # another worker made it meanwhile
                 return found
-            made = make().contiguous()
-            if made.nbytes > self._room:
+            made = {part: tensor.contiguous().cpu() for part, tensor in make().items()}
+            size = sum(tensor.nbytes for tensor in made.values())
+            if size > self._room:
                 logger.debug("There is no room to store %s.", path)
                 return made
-            self._room -= made.nbytes
+            self._room -= size
             with whole_file(path) as temporary:
-                save_file({"weight": made}, temporary, {"crc32": str(_checksum(made))})
+                save_file(made, temporary, {"crc32": str(_checksum(made))})
             found = _read(path)
         return made if found is None else found
 
@@ -77,17 +82,19 @@ class VariantStore:
         return self._folder / kind / name / f"{width}.safetensors"
 
 
-def _read(path: Path) -> Tensor | None:
+def _read(path: Path) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
-    weight, expected = torch.empty(0), None
+    parts: dict[str, Tensor] = {}
+    expected = None
     try:
         with safe_open(path, "pt") as file:
-            weight, expected = file.get_tensor("weight"), (file.metadata() or {}).get("crc32")
+            parts = {part: file.get_tensor(part) for part in file.keys()}
+            expected = (file.metadata() or {}).get("crc32")
     except (OSError, SafetensorError):
         pass
-    if expected == str(_checksum(weight)):
-        return weight
+    if expected == str(_checksum(parts)):
+        return parts
     logger.warning("%s is damaged and is made again.", path)
     path.unlink(missing_ok=True)
     return None
@@ -106,8 +113,11 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _checksum(weight: Tensor) -> int:
-    return zlib.crc32(weight.view(-1).view(torch.uint8).numpy().data)
+def _checksum(parts: dict[str, Tensor]) -> int:
+    check = 0
+    for part in sorted(parts):
+        check = zlib.crc32(parts[part].view(-1).view(torch.uint8).numpy().data, check)
+    return check
 
 
 def _free(folder: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,8 +13,10 @@ import numpy.typing as npt
 from moopt.backend import memory, sensitivity, weights
 from moopt.backend.evaluator import EncoderEvaluator, Evaluator, LanguageEvaluator
 from moopt.backend.grid import Grid, find_grid
+from moopt.backend.latency import where
 from moopt.backend.metrics import Metric
 from moopt.backend.sensitivity import SEQUENCE, Decision
+from moopt.backend.stopwatch import Stopwatch
 from moopt.backend.text import Text
 from moopt.errors import MetricError
 from moopt.problem import Evaluation, Fidelity, Objective, Resources
@@ -21,6 +24,8 @@ from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
 logger = logging.getLogger("moopt")
+LATENCY = "latency"
+"""The purpose of measuring decode_ms and prefill_ms on whole models."""
 
 
 class Allocation(Protocol):
@@ -42,6 +47,10 @@ class Allocation(Protocol):
     @property
     def objectives(self) -> Any:
         """The objectives."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether latency is an objective."""
 
     @property
     def search_metrics(self) -> tuple[Metric, ...]:
@@ -70,12 +79,15 @@ class Workbench:
             problem.fixed,
             resources,
         )
-        for fidelity in (problem.fidelity, *problem.measurements.values()):
+        texts = [f for purpose, f in problem.measurements.items() if purpose != LATENCY]
+        for fidelity in (problem.fidelity, *texts):
             self.evaluator.ids(fidelity)  # text that is too short is said before any work
         self._warn()
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         """Measure a candidate on a batch; on a named split everything there is to measure, finalists' metrics too."""
+        if fidelity.batch == LATENCY:
+            return self._measured_latency(config)
         problem, evaluator = self._problem, self.evaluator
         final = isinstance(fidelity.batch, str)
         found = evaluator.measure(problem.widths(config), fidelity)
@@ -83,6 +95,9 @@ class Workbench:
         objectives: list[Objective] = list(problem.objectives)
         wanted = [o.name for o in objectives if o.name in found.values] if not final else list(found.values)
         values = {name: found.values[name] for name in wanted}
+        if problem.is_timed:
+            predicted = self.stopwatch.predict(self._all_widths(config))
+            values |= {o.name: predicted[o.name] for o in objectives if o.name in predicted}
         attributes: dict[str, Any] = {
             "forward_tokens": found.tokens,
             **{n: v for n, v in found.values.items() if n not in values},
@@ -99,6 +114,28 @@ class Workbench:
         count = {n: len(s) for n, s in samples.items()}
         variances = {n: float(np.var(s, ddof=1)) / count[n] for n, s in samples.items() if count[n] > 1}
         return Evaluation(values, variances, samples, attributes)
+
+    @cached_property
+    def stopwatch(self) -> Stopwatch:
+        """What times candidates."""
+        problem = self._problem
+        symmetric = problem.quantizer == "rtn-symmetric"
+        return Stopwatch(
+            problem.model, self.evaluator, problem.inventory, problem.group_size, symmetric, problem.context
+        )
+
+    def _measured_latency(self, config: Config) -> Evaluation:
+        """decode_ms and prefill_ms of the whole packed model, and beside them what the table predicts."""
+        widths = self._all_widths(config)
+        measured, predicted = self.stopwatch.measure(widths), self.stopwatch.predict(widths)
+        memory.give_back()
+        attributes: dict[str, Any] = {"where": where(self.evaluator.candidate.device, self._problem.context)}
+        for name, timing in measured.items():
+            attributes |= {f"{name} spread": timing.spread, f"{name} predicted": predicted[name]}
+        return Evaluation({name: timing.median for name, timing in measured.items()}, attributes=attributes)
+
+    def _all_widths(self, config: Config) -> dict[str, int]:
+        return {**self._problem.fixed, **self._problem.widths(config)}
 
     def sensitivities(self, method: str, tokens: int) -> FloatArray:
         """The table of a method, [decisions, options]."""

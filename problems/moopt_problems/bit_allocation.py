@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from moopt.backend import latency, models, packed, quantizers, weights
 from moopt.backend import metrics as user
-from moopt.backend import models, packed, quantizers, weights
+from moopt.backend.candidate import choose_device
 from moopt.backend.packed import Layout
 from moopt.backend.plan import Plan, make_plan
 from moopt.backend.sensitivity import Decision
@@ -38,6 +39,7 @@ KNOWN = {
     "bits": Objective("bits", unit="bits/weight", known=True),
 }
 LANGUAGE = ("kl", "perplexity", "top1_agreement")
+TIMED = ("decode_ms", "prefill_ms")
 
 
 class BitAllocation(Problem):
@@ -46,8 +48,9 @@ class BitAllocation(Problem):
     Args:
         model: "smollm2-135m", "minilm-l6", a local folder or a Hugging Face id.
         bits: The widths to choose from, among 2, 3, 4, 5, 6 and 8.
-        objectives: Among kl, perplexity, top1_agreement (language models), cosine_distance, relative_error
-            (encoders), size_mb, bits. None: the loss that fits the model, and size_mb.
+        objectives: Among kl, perplexity, top1_agreement, decode_ms, prefill_ms (language models), cosine_distance,
+            relative_error (encoders), size_mb, bits. None: the loss that fits the model, and size_mb. The times are
+            predicted from single layers during the search, and measured on whole models for the finalists.
         group_size: How many inputs share a scale.
         quantizer: "rtn" (asymmetric), "rtn-symmetric" or "hqq".
         tie: "fused" ties what servers store as one (q,k,v; gate,up), "linear" nothing, "block" whole blocks.
@@ -106,6 +109,8 @@ class BitAllocation(Problem):
         self.draw = draw
         self.fidelity = Fidelity(tokens, 0)
         self.measurements = {"held-out": Fidelity(held_out, "held-out")} if held_out else {}
+        if self.is_timed:
+            self.measurements["latency"] = Fidelity(0, "latency")
         chosen = ("fisher" if self.is_language else "one-layer") if sensitivities == "default" else sensitivities
         if chosen is not None:
             self._known_method(chosen)
@@ -113,6 +118,13 @@ class BitAllocation(Problem):
         if not self.is_language:  # no vocabulary, no KL, no gradient: algorithms that need one are refused
             self.gradient = None  # type: ignore[assignment, method-assign]
         self._bench: Workbench | None = None
+
+    exclusive = ("latency",)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether latency is an objective."""
+        return any(o.name in TIMED for o in self.objectives)
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments: what builds an equal problem elsewhere."""
@@ -226,10 +238,24 @@ class BitAllocation(Problem):
         }
 
     def save(self, config: Config, path: str | os.PathLike[str]) -> Path:
-        """Write a candidate as moopt's packed file: one safetensors file of exactly `bytes(config)` bytes."""
-        candidate = self._ready.evaluator.candidate
-        packed.write(Path(path), self.layout, candidate, {**self.fixed, **self.widths(self.space.validate(config))})
-        return Path(path)
+        """Write a candidate as moopt's packed file, for `moopt.load`: of exactly `bytes(config)` bytes.
+
+        The tokenizer's own files are written beside it.
+        """
+        return self._save(Path(path), self._all_widths(config), None)
+
+    def save_slices(self, configs: Mapping[str, Config], path: str | os.PathLike[str]) -> Path:
+        """Write an 8-bit Matryoshka parent with a slice map for each candidate: `moopt.load(path, slices="name")`.
+
+        Every matrix is stored once, at 8 bits; a candidate reads the upper bits of its codes. That is not how the
+        quantizer rounds at these widths, so a slice is a model of its own, to be measured again; at 8 bits they agree.
+
+        Args:
+            configs: Candidates by the names their slice maps get.
+            path: The file; the tokenizer's own files are written beside it.
+        """
+        slices = {name: self._all_widths(config) for name, config in configs.items()}
+        return self._save(Path(path), {name: 8 for name in self._all_widths(next(iter(configs.values())))}, slices)
 
     def plan(
         self, trials: int, extra: Mapping[str, tuple[int, int]] | None = None, resources: Resources | None = None
@@ -242,6 +268,17 @@ class BitAllocation(Problem):
             resources: The device and the threads.
         """
         return make_plan(self, trials, extra, resources)
+
+    def _all_widths(self, config: Config) -> dict[str, int]:
+        return {**self.fixed, **self.widths(self.space.validate(config))}
+
+    def _save(self, path: Path, widths: dict[str, int], slices: packed.Slices | None) -> Path:
+        evaluator = self._ready.evaluator
+        candidate = evaluator.candidate
+        rest = dict(candidate.model.named_parameters())
+        packed.write(path, self.layout, widths, candidate.quantized, rest, slices)
+        evaluator.tokenizer.save_pretrained(path.parent)
+        return path
 
     @property
     def finalist_metrics(self) -> tuple[user.Metric, ...]:
@@ -292,7 +329,8 @@ class BitAllocation(Problem):
         for weight, width in quantized:
             quantizers.check(weight.name, weight.shape, (width,), self.group_size)
         symmetric = self.quantizer == "rtn-symmetric"
-        self.layout = Layout(self.inventory, self.group_size, symmetric, frozenset(left_out))
+        config = models.portable(self._config)
+        self.layout = Layout(self.inventory, self.group_size, symmetric, frozenset(left_out), config)
 
     @cached_property
     def _costs(self) -> IntArray:
@@ -313,13 +351,16 @@ class BitAllocation(Problem):
     def _objectives(self, names: Sequence[str] | None) -> tuple[Objective, ...]:
         fitting = LANGUAGE if self.is_language else ("cosine_distance", "relative_error")
         known = {**{n: MEASURED[n] for n in fitting}, **KNOWN}
+        if self.is_language:
+            place = latency.where(choose_device("auto"), self.context)
+            known |= {name: Objective(name, unit=f"ms; {place}") for name in TIMED}
         names = (fitting[0], "size_mb") if names is None else names
         if unknown := [n for n in names if n not in known]:
             raise ProblemError(
                 f"Got the objective {unknown[0]!r}; {self.model} is measured by {', '.join(known)}. "
                 "Objectives of your own go into metrics=."
             )
-        if taken := [m.name for m in self._metrics if m.name in {*MEASURED, *KNOWN}]:
+        if taken := [m.name for m in self._metrics if m.name in {*MEASURED, *KNOWN, *TIMED}]:
             raise ProblemError(f"A metric of your own is named {taken[0]!r}, which is moopt's; give it another name.")
         own = tuple(Objective(m.name, m.direction, m.unit) for m in self.search_metrics)
         return (*(known[n] for n in names), *own)

@@ -23,12 +23,13 @@ def test_slopes_equal_those_of_full_weight_gradients() -> None:
     candidate.use({w.name: 4 for w in linears})
     kl, linear, curvature = sensitivity.gradient(candidate, decisions, head, reference, seed=0)
 
-    parameters = {w.name: weights.module_of(candidate.model, w).weight for w in linears}
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    p, q = original.log_softmax(-1), candidate.model(input_ids=ids).logits.double().log_softmax(-1)
-    loss = (p.exp() * (p - q)).sum(-1).mean()
-    loss.backward()
+    with candidate.differentiable():
+        parameters = {w.name: weights.module_of(candidate.model, w).weight for w in linears}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        p, q = original.log_softmax(-1), candidate.model(input_ids=ids).logits.double().log_softmax(-1)
+        loss = (p.exp() * (p - q)).sum(-1).mean()
+        loss.backward()
     assert np.isclose(kl, loss.item(), rtol=1e-4)
     for row, decision in enumerate(decisions):
         for column, bits in enumerate(BITS):

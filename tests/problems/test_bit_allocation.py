@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 import moopt
 from moopt.algorithms import SequentialKnapsack
@@ -34,9 +36,25 @@ def test_the_bytes_are_those_of_the_file(problem: BitAllocation, tmp_path: Path)
     problem.setup(moopt.Resources())
     config = problem.space.sample(np.random.default_rng(0))
     path = problem.save(config, tmp_path / "model.safetensors")
-    quantized, _ = packed.read(path)
-    assert {name: matrix.bits for name, matrix in quantized.items()} == {**problem.widths(config), **problem.fixed}
+    matrices = packed.read(path).matrices
+    assert {name: matrix.bits for name, matrix in matrices.items()} == {**problem.widths(config), **problem.fixed}
     assert path.stat().st_size == problem.bytes(config) == problem.known(config)["size_mb"] * 1e6
+
+
+def test_a_saved_candidate_generates_with_its_tokenizer_beside_it(problem: BitAllocation, tmp_path: Path) -> None:
+    path = problem.save(problem.baselines()["uniform-8"], tmp_path / "model.safetensors")
+    ids = transformers.AutoTokenizer.from_pretrained(tmp_path)("abc", return_tensors="pt").input_ids
+    assert moopt.load(path).generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False).shape == (1, 7)
+
+
+def test_a_front_is_one_file_of_slices(problem: BitAllocation, tmp_path: Path) -> None:
+    front = {name: problem.baselines()[name] for name in ("uniform-2", "uniform-8")}
+    path = problem.save_slices(front, tmp_path / "front.safetensors")
+    assert packed.read(path).slices == {n: {**problem.widths(c), **problem.fixed} for n, c in front.items()}
+    ids = torch.tensor([[1, 2, 3]])
+    alone = moopt.load(problem.save(front["uniform-8"], tmp_path / "model.safetensors"))
+    assert torch.equal(moopt.load(path, slices="uniform-8")(ids).logits, alone(ids).logits)
+    assert not torch.equal(moopt.load(path, slices="uniform-2")(ids).logits, alone(ids).logits)
 
 
 def test_a_study_improves_on_its_baselines_and_resumes(problem: BitAllocation, tmp_path: Path) -> None:

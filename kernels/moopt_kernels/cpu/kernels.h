@@ -97,6 +97,7 @@ void narrow(const float* from, int64_t count, Type type, void* to);
 void pad(const Geometry& g, const void* row, int64_t bytes_each, void* padded);
 void pack(const Geometry& g, const uint8_t* codes, int64_t bits, uint8_t* packed, int64_t first, int64_t last);
 void unpack(const Geometry& g, const uint8_t* packed, int64_t bits, uint8_t* codes, int64_t first, int64_t last);
+void unstream(const uint8_t* packed, int64_t k, int64_t bits, uint8_t* codes, int64_t first, int64_t last);
 void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last);
 void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t last);
 struct Quantized {

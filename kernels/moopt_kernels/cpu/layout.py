@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,8 +12,12 @@ from moopt_kernels import dispatch
 from moopt_kernels.cpu import build
 from moopt_kernels.layout import Parts, Prepacked
 
+VERSION = 1
+"""To be raised when matrices lie in memory in another way: what is stored of them is then made again."""
 ROWS = 16
 """Outputs of a block."""
+SLACK = 64
+"""Readable bytes after the codes: `kSlack`."""
 
 OPERATIONS = (
     "quantized_linear", "sliced_linear", "quantize_weight", "slice_repack", "dequantize", "quantized_kv_attention",
@@ -34,6 +39,36 @@ def restore(parts: Parts, bits: int, group_size: int, shape: tuple[int, int]) ->
     codes, scales, zeros = parts
     plain = torch.ops.moopt.cpu_unpack(codes, *shape, bits, group_size)
     return plain, _in_rows(scales, shape[0]), None if zeros is None else _in_rows(zeros, shape[0])
+
+
+def unstream(codes: Tensor, k: int, bits: int) -> Tensor:
+    """The codes [n, k] of rows that are packed as in the file."""
+    found: Tensor = torch.ops.moopt.cpu_unstream(codes, k, bits)
+    return found
+
+
+def view_rows(weight: Prepacked, start: int, stop: int) -> Prepacked | None:
+    """Consecutive rows in the same memory, where they begin and end with a block."""
+    if start % ROWS or (stop % ROWS and stop != weight.shape[0]):
+        return None
+    first, last, size = start // ROWS, -(-stop // ROWS), _block_bytes(weight)
+    zeros = None if weight.zeros is None else weight.zeros[first:last]
+    codes = weight.codes[first * size : last * size + SLACK]
+    return replace(
+        weight, codes=codes, scales=weight.scales[first:last], zeros=zeros, shape=(stop - start, weight.shape[1])
+    )
+
+
+def take_rows(weight: Prepacked, rows: Tensor) -> tuple[Prepacked, Tensor]:
+    """A matrix of the blocks that have these rows [m], and where in it each of them is."""
+    blocks, where = torch.unique(rows // ROWS, return_inverse=True)
+    codes = weight.codes[:-SLACK].view(-1, _block_bytes(weight))[blocks].view(-1)
+    zeros = None if weight.zeros is None else weight.zeros[blocks]
+    codes = torch.nn.functional.pad(codes, (0, SLACK))
+    shape = (len(blocks) * ROWS, weight.shape[1])
+    return replace(
+        weight, codes=codes, scales=weight.scales[blocks], zeros=zeros, shape=shape
+    ), where * ROWS + rows % ROWS
 
 
 def quantize_weight(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Prepacked:
@@ -70,6 +105,10 @@ def _drain() -> dict[tuple[str, str], int]:
     counts = (ctypes.c_int64 * len(OPERATIONS))()
     _library.moopt_take_calls(counts)
     return {(name, "cpu"): count for name, count in zip(OPERATIONS, counts, strict=True) if count}
+
+
+def _block_bytes(weight: Prepacked) -> int:
+    return (len(weight.codes) - SLACK) // -(-weight.shape[0] // ROWS)
 
 
 def _in_blocks(values: Tensor) -> Tensor:

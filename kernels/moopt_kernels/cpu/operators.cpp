@@ -207,6 +207,17 @@ Tensor unpack(const Tensor& packed, int64_t n, int64_t k, int64_t bits, int64_t 
   return codes;
 }
 
+Tensor unstream(const Tensor& plain, int64_t k, int64_t bits) {
+  const Tensor packed = dense(plain);
+  STD_TORCH_CHECK(packed.size(1) == (k * bits + 7) / 8, "Got rows of ", packed.size(1), " bytes; expected ", k, " codes of ",
+                  bits, " bits.");
+  Tensor codes = torch::stable::new_empty(packed, {packed.size(0), k});
+  torch::stable::parallel_for(0, packed.size(0), 1 + 32768 / k, [&](int64_t first, int64_t last) {
+    rows::unstream((const uint8_t*)packed.data_ptr(), k, bits, (uint8_t*)codes.data_ptr(), first, last);
+  });
+  return codes;
+}
+
 Tensor repack(const Tensor& parent, int64_t bits) {
   g_calls[kRepack]++;
   const int64_t blocks = (parent.numel() - kSlack) / 64;
@@ -356,6 +367,7 @@ void kv_append(const Tensor& plain, Tensor codes, Tensor scales, Tensor lows, in
 STABLE_TORCH_LIBRARY_FRAGMENT(moopt, m) {
   m.def("cpu_pack(Tensor codes, int bits, int group_size) -> Tensor");
   m.def("cpu_unpack(Tensor packed, int n, int k, int bits, int group_size) -> Tensor");
+  m.def("cpu_unstream(Tensor rows, int k, int bits) -> Tensor");
   m.def("cpu_repack(Tensor parent, int bits) -> Tensor");
   m.def("cpu_quantize(Tensor weight, int bits, int group_size, bool symmetric) -> (Tensor, Tensor, Tensor)");
   m.def("cpu_dequantize(Tensor codes, Tensor scales, Tensor? zeros, int n, int k, int bits, int group_size, int shift, "
@@ -368,6 +380,7 @@ STABLE_TORCH_LIBRARY_IMPL(moopt, CPU, m) {
   m.impl("sliced_linear_cpu", TORCH_BOX(&sliced_linear));
   m.impl("cpu_pack", TORCH_BOX(&pack));
   m.impl("cpu_unpack", TORCH_BOX(&unpack));
+  m.impl("cpu_unstream", TORCH_BOX(&unstream));
   m.impl("cpu_repack", TORCH_BOX(&repack));
   m.impl("cpu_quantize", TORCH_BOX(&quantize));
   m.impl("cpu_dequantize", TORCH_BOX(&dequantize));

@@ -179,6 +179,23 @@ void unpack(const Geometry& g, const uint8_t* packed, int64_t bits, uint8_t* cod
   }
 }
 
+// The file's rows, k codes of so many bits one after the other, as a byte each.
+void unstream(const uint8_t* packed, int64_t k, int64_t bits, uint8_t* codes, int64_t first, int64_t last) {
+  const uint64_t mask = low_bits(bits);
+  const int64_t bytes = (k * bits + 7) / 8;
+  for (int64_t i = first; i < last; i++) {
+    const uint8_t* from = packed + i * bytes;
+    uint8_t* to = codes + i * k;
+    for (int64_t j = 0; j < k; j += 8) {
+      const int64_t at = j / 8 * bits, left = bytes - at, count = k - j < 8 ? k - j : 8;
+      uint64_t v = 0;
+      memcpy(&v, from + at, left < 8 ? left : 8);
+      v = _pdep_u64(v, mask);
+      memcpy(to + j, &v, count);
+    }
+  }
+}
+
 // MatGPTQ's slice of 8-bit blocks: round half up, saturate, keep the top bits.
 void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last) {
   const uint64_t mask = low_bits(bits) << (8 - bits);

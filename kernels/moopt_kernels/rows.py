@@ -1,0 +1,55 @@
+"""Some rows of a prepacked matrix: consecutive ones as views, single ones dequantized (an embedding's look-up)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from moopt_kernels import dispatch
+from moopt_kernels.layout import Prepacked
+from moopt_kernels.quantize import dequantize, slice_repack
+
+
+def split_rows(weight: Prepacked, sizes: Sequence[int]) -> list[Prepacked] | None:
+    """Matrices of so many consecutive rows each, that share the memory of `weight`.
+
+    Returns:
+        None where the layout stores rows in blocks that the sizes do not fit.
+
+    Raises:
+        ValueError: the sizes do not add up to the matrix's rows.
+    """
+    if sum(sizes) != weight.shape[0]:
+        raise ValueError(f"Got the sizes {list(sizes)}; expected {weight.shape[0]} rows in all.")
+    view = getattr(dispatch.home(weight.layout), "view_rows", None)
+    views = [view(weight, a, b) if view else None for a, b in pairwise((0, *accumulate(sizes)))]
+    found = [v for v in views if v is not None]
+    return found if len(found) == len(sizes) else None
+
+
+def dequantize_rows(
+    weight: Prepacked, rows: Tensor, dtype: torch.dtype = torch.float32, bits: int | None = None
+) -> Tensor:
+    """Chosen rows of the matrix that a prepacked one stands for.
+
+    Args:
+        weight: n x k.
+        rows: Whole numbers from 0 to n - 1, of any shape [...].
+        dtype: Of the result.
+        bits: Width of the slice, where the matrix is an 8-bit parent; None for the matrix itself.
+
+    Returns:
+        [..., k].
+
+    Raises:
+        ValueError: a slice of what is no 8-bit parent.
+        KernelError: the weight's layout cannot run here.
+    """
+    flat = rows.reshape(-1)
+    take = getattr(dispatch.home(weight.layout), "take_rows", None)
+    part, places = take(weight, flat) if take else (weight, flat)
+    found = dequantize(part if bits is None else slice_repack(part, bits), dtype)
+    return found[places].view(*rows.shape, weight.shape[1])

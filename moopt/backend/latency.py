@@ -1,0 +1,220 @@
+"""How long a candidate takes on moopt's own kernels: a table of single layers whose sum predicts, and the whole model.
+
+All figures hold for one place: moopt's runtime, one pinned thread or one GPU, batch 1, a given context. A layer is
+timed over copies that do not fit into the caches, as in a model, where its codes were last read a token ago.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moopt.backend import cache
+from moopt.backend.cache import whole_file
+from moopt.backend.weights import FUSED, Inventory, Weight
+from moopt_kernels import Prepacked, choose_layout, layout_name, quantize_weight, quantized_linear
+
+ROUNDS = 7
+FOOTPRINT = 48 << 20
+"""Bytes of copies that a layer is timed over: more than the caches keep."""
+MOST_COPIES = 256
+
+Call = tuple[int, int, int]
+"""One kernel call: outputs, inputs, width (16: dense)."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds: the median of several rounds, and the distance between their quartiles."""
+
+    median: float
+    spread: float
+
+
+def where(device: torch.device, context: int) -> str:
+    """Where latencies hold, as every figure says."""
+    unit = "1 thread" if device.type == "cpu" else "1 GPU"
+    return f"moopt runtime, {unit}, batch 1, context {context}"
+
+
+def kernel_calls(inventory: Inventory, widths: Mapping[str, int]) -> list[Call]:
+    """The kernel calls of a token by their shapes: linears that read one input at one width are one call.
+
+    Args:
+        inventory: The model's matrices.
+        widths: By name; what is missing runs at 16 bits.
+    """
+    found, taken = [], set()
+    linears = {w.name: w for w in inventory.linears()}
+    for name, weight in linears.items():
+        if name in taken:
+            continue
+        parent, _, leaf = name.rpartition(".")
+        leaves = next((f for f in FUSED if leaf in f), (leaf,))
+        mates: list[Weight] = [linears[m] for m in (f"{parent}.{other}" for other in leaves) if m in linears]
+        bits = widths.get(name, 16)
+        if bits == 16 or {widths.get(m.name, 16) for m in mates} != {bits}:
+            mates = [weight]
+        taken |= {m.name for m in mates}
+        found.append((sum(m.shape[0] for m in mates), weight.shape[1], bits))
+    return found
+
+
+def head_call(inventory: Inventory, widths: Mapping[str, int]) -> Call | None:
+    """The output head's kernel call, where the model has one."""
+    table = inventory.table("head") or inventory.table("embedding")
+    return None if table is None else (*table.shape, widths.get(table.name, 16))
+
+
+class Table:
+    """Times of single kernel calls on this machine; measured once, then kept in the cache.
+
+    Args:
+        device: Where the kernels run.
+        group_size: How many inputs share a scale.
+        symmetric: Whether there are no zero points.
+        dtype: Of the activations.
+    """
+
+    def __init__(
+        self, device: torch.device, group_size: int, symmetric: bool, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        self._device, self._group_size, self._symmetric, self._dtype = device, group_size, symmetric, dtype
+        layout = layout_name(choose_layout(device))
+        self._kind = f"g{group_size}{'s' if symmetric else ''}-{str(dtype).removeprefix('torch.')}"
+        self._path = cache.folder() / "latency" / _machine(device) / f"{layout}-torch{torch.__version__}.json"
+        self._known: dict[str, list[float]] = _read(self._path)
+
+    def call(self, call: Call, tokens: int) -> Timing:
+        """A call with so many tokens."""
+        return self.figure(f"{'x'.join(map(str, call))}-{self._kind}-m{tokens}", lambda: self._time(call, tokens))
+
+    def figure(self, name: str, measure: Callable[[], Timing]) -> Timing:
+        """A figure by its name, measured now if the cache has none."""
+        if name not in self._known:
+            timing = measure()
+            self._known = {**_read(self._path), name: [timing.median, timing.spread]}
+            with whole_file(self._path) as temporary:
+                temporary.write_text(json.dumps(self._known, indent=1, sort_keys=True))
+        return Timing(*self._known[name])
+
+    def sum(self, calls: list[Call], tokens: int) -> float:
+        """The calls' times together, in milliseconds."""
+        return sum(self.call(call, tokens).median for call in calls)
+
+    def _time(self, call: Call, tokens: int) -> Timing:
+        n, k, bits = call
+        x = torch.randn(tokens, k, device=self._device).to(self._dtype)
+        values = torch.randn(n, k, device=self._device).to(self._dtype)
+        run: Callable[[Any], Tensor]
+        if bits == 16:
+            first: Any = values
+            run = lambda weight: torch.nn.functional.linear(x, weight)  # noqa: E731
+        else:
+            first = quantize_weight(values, bits, self._group_size, self._symmetric)
+            run = lambda weight: quantized_linear(x, weight)  # noqa: E731
+        copies = [first, *(_copy(first) for _ in range(min(MOST_COPIES, FOOTPRINT // first.nbytes)))]
+
+        def every() -> None:
+            for weight in copies:
+                run(weight)
+
+        with pinned(self._device), torch.inference_mode():
+            timing = timed(every, self._device)
+        return Timing(timing.median / len(copies), timing.spread / len(copies))
+
+
+def whole(model: Any, context: int) -> dict[str, Timing]:
+    """A model's decode_ms (one more token after so many) and prefill_ms (so many tokens at once), measured.
+
+    Args:
+        model: A causal language model, on the device it is to be measured on.
+        context: Tokens.
+    """
+    ids = torch.arange(context, device=model.device)[None] % model.config.vocab_size
+    with pinned(model.device), torch.inference_mode():
+        past = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+        def decode() -> None:
+            model(input_ids=ids[:, :1], past_key_values=past, use_cache=True)
+            past.crop(-1)
+
+        def prefill() -> None:
+            model(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+        return {"decode_ms": timed(decode, model.device, 3), "prefill_ms": timed(prefill, model.device)}
+
+
+def timed(work: Callable[[], object], device: torch.device, repeats: int = 1) -> Timing:
+    """The time of a call after a warm-up, over several rounds of so many repeats."""
+
+    def once() -> float:
+        began = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - began) * 1000 / repeats
+
+    once()
+    found = [once() for _ in range(ROUNDS)]
+    quartiles = statistics.quantiles(found, n=4)
+    return Timing(statistics.median(found), quartiles[2] - quartiles[0])
+
+
+@contextlib.contextmanager
+def pinned(device: torch.device) -> Iterator[None]:
+    """On a CPU: one thread on one core while open, where the system can do that."""
+    if device.type != "cpu":
+        yield
+        return
+    threads = torch.get_num_threads()
+    cores: set[int] = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    try:
+        torch.set_num_threads(1)
+        if cores:
+            os.sched_setaffinity(0, {max(cores)})
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+
+def _copy(weight: Any) -> Any:
+    if not isinstance(weight, Prepacked):
+        return weight.clone()
+    zeros = None if weight.zeros is None else weight.zeros.clone()
+    codes, scales = weight.codes.clone(), weight.scales.clone()
+    return Prepacked(codes, scales, zeros, weight.bits, weight.group_size, weight.shape, weight.layout, weight.shift)
+
+
+def _machine(device: torch.device) -> str:
+    """The device's name, as part of a path."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
+        name = next(line for line in lines if line.startswith("model name"))
+        return f"{platform.node()}-{name.partition(':')[2].strip()}"
+    return f"{platform.node()}-{platform.machine()}"
+
+
+def _read(path: Path) -> dict[str, list[float]]:
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, list[float]] = json.loads(path.read_text())
+        return found
+    return {}

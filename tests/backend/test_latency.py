@@ -1,0 +1,80 @@
+"""Latency tables: which calls a candidate makes, that figures are kept, and that whole models are measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import moopt
+from moopt.backend import latency, weights
+from moopt.backend.latency import Table, Timing
+from moopt_problems import BitAllocation
+from tests.backend.conftest import make_model
+
+SMALL: dict[str, Any] = {
+    "group_size": 32, "text": "prose", "tokens": 64, "context": 32, "held_out": 64, "sensitivities": None,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "ROUNDS", 2)
+    monkeypatch.setattr(latency, "MOST_COPIES", 2)
+
+
+def test_linears_that_read_one_input_at_one_width_are_one_call() -> None:
+    inventory = weights.inventory(make_model("llama"))
+    widths = {w.name: 4 for w in inventory.weights}
+    layer = [(128, 64, 4), (64, 64, 4), (256, 64, 4), (64, 128, 4)]
+    assert latency.kernel_calls(inventory, widths) == layer * 2
+    assert latency.head_call(inventory, widths) == (320, 64, 4)
+    widths["model.layers.0.self_attn.k_proj"] = 2
+    del widths["model.layers.1.mlp.up_proj"]
+    apart = [(64, 64, 4), (32, 64, 2), (32, 64, 4), (64, 64, 4), (256, 64, 4), (64, 128, 4)]
+    assert latency.kernel_calls(inventory, widths) == [
+        *apart, (128, 64, 4), (64, 64, 4), (128, 64, 4), (128, 64, 16), (64, 128, 4)
+    ]  # fmt: skip
+
+
+def test_figures_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOOPT_CACHE", str(tmp_path))
+    table = Table(torch.device("cpu"), 32, False)
+    timing = table.call((64, 64, 4), 1)
+    assert timing.median > 0
+    assert table.call((64, 64, 16), 3).median > 0
+    assert table.sum([(64, 64, 4)] * 3, 1) == pytest.approx(3 * timing.median)
+    again = Table(torch.device("cpu"), 32, False)
+    assert again.call((64, 64, 4), 1) == timing
+    assert again.figure("odd", lambda: Timing(2.0, 0.5)).median == 2.0
+    assert Table(torch.device("cpu"), 32, False).figure("odd", lambda: Timing(9.0, 9.0)) == Timing(2.0, 0.5)
+
+
+def test_pinning_is_undone() -> None:
+    before = torch.get_num_threads()
+    with latency.pinned(torch.device("cpu")):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_study_trades_loss_for_time_and_measures_its_finalists_whole(tiny: Path) -> None:
+    problem = BitAllocation(str(tiny), bits=(2, 8), objectives=("kl", "decode_ms", "prefill_ms"), **SMALL)
+    assert problem.objectives[1].unit.endswith("moopt runtime, 1 thread, batch 1, context 32")
+    history = moopt.Study("times", problem, "random").run(trials=4).history
+    assert history.front()
+    for trial in history.front():
+        measured = history.measures[trial.number, "latency"]
+        assert set(measured.values) == {"decode_ms", "prefill_ms"}
+        assert measured.values["decode_ms"] > 0
+        assert measured.attributes["where"] == "moopt runtime, 1 thread, batch 1, context 32"
+        assert measured.attributes["decode_ms predicted"] == pytest.approx(trial.values["decode_ms"])
+        assert measured.attributes["prefill_ms spread"] >= 0
+
+
+def test_latency_jobs_run_alone(tiny: Path) -> None:
+    problem = BitAllocation(str(tiny), bits=(2, 8), objectives=("kl", "decode_ms"), **SMALL)
+    study = moopt.Study("alone", problem, "random").run(trials=3)
+    alone = {e.job.fidelity.batch for e in study.history.events if e.job.exclusive}
+    assert alone == {"latency"}
