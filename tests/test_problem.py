@@ -172,6 +172,9 @@ def test_factors_count_on_a_logarithmic_scale() -> None:
     assert np.allclose(found[:2, 0], np.log([1, 10]))
     assert np.allclose(found[:, 2], -np.log([1, 10, 100]))  # still to be minimised, in the same order
     assert np.isfinite(found).all()
+    order = np.array([-1.0, 0.0, 1e-15, 1e-3, 0.5, 1.0, 2.0])
+    assert (np.diff(counted(order[:, None], objectives[:1])[:, 0]) >= 0).all()
+    assert (np.diff(counted(-order[::-1, None], objectives[2:])[:, 0]) >= 0).all()
     assert counted(values, (Objective("a"), Objective("b"), Objective("c"))) is values
     with pytest.raises(ProblemError, match="scale 'sqrt'"):
         Objective("loss", scale="sqrt")  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ class Archive:
         self.values: list[FloatArray] = []
         """Objectives, signs turned to be minimised, [m] each."""
         self.points: list[FloatArray] = []
-        """The same on the scales of the objectives, where they are to be compared by distance, [m] each."""
+        """The same on the scales of the objectives, [m] each: for distances, not for which is better."""
         self.variances: list[FloatArray] = []
         """The variances of their errors, [m] each; NaN where none was measured, 0 for what is known."""
         self.samples: list[Mapping[str, Sequence[float]]] = []
@@ -88,8 +88,9 @@ class Archive:
         if self.region is None or not self.broken or min(self.broken) > 0:
             return np.zeros(values.shape[:-1])
         if self._front[0] != len(self):
-            feasible = np.array(self.points)[np.array(self.broken) <= 0]
-            self._front = len(self), feasible[pareto.nondominated(feasible)]
+            feasible = np.array(self.broken) <= 0
+            best = pareto.nondominated(np.array(self.values)[feasible])
+            self._front = len(self), np.array(self.points)[feasible][best]
         return self.region.excess(counted(values, self._problem.objectives), self._front[1])
 
     def least_violating(self, places: Sequence[int]) -> list[int]:
