@@ -182,7 +182,7 @@ class QNEHVI(Algorithm):
         surrogate = self._fitted[name][1]
         try:
             return surrogate if n == len(data) else surrogate.conditioned(data)
-        except SurrogateError:  # a value came that this kind of surrogate cannot have
+        except ValueError:  # a value came that this kind of surrogate cannot have, or its covariance has no factor
             return fit(data, self.problem.space, None, self._features, not self.rounding)
 
     def _next(
