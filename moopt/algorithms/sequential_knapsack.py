@@ -31,6 +31,8 @@ NEW_A_STEP = 2
 """About how many candidates of a step are new."""
 OPENING = 15
 """About how many trials a study opens with."""
+BUDGETS = 5
+"""Budgets, evenly between the least and the most, where no baseline lies between those."""
 FIRST_EXPECTATION = 0.1
 """The relative gain that a budget without a step is taken to promise."""
 PATIENCE = 0.3
@@ -146,9 +148,10 @@ class SequentialKnapsack(Algorithm):
         given = self.budgets
         if given is None:
             given = sorted({knapsack.cost(self._choice(config)) for config in problem.baselines().values()})
-        if given == [knapsack.least, knapsack.most]:
-            given = [sum(given) // 2]
         found = [b for b in given if knapsack.least < b < knapsack.most]
+        if not found and self.budgets is None:
+            between = np.linspace(knapsack.least, knapsack.most, BUDGETS + 2)[1:-1]
+            found = sorted({int(b) for b in between if knapsack.least < int(b)})
         if not found:
             raise AlgorithmError(
                 f"SequentialKnapsack has no budget between {knapsack.least} and {knapsack.most}; got {given}."
