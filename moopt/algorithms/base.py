@@ -16,7 +16,7 @@ from moopt.errors import AlgorithmError, ProblemError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, HasRepair, Problem, counted, known_values
 from moopt.region import Region
-from moopt.space import Config
+from moopt.space import Config, Space
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -208,6 +208,13 @@ class Algorithm(ABC):
         except ProblemError:
             return True
         return all(c.excess(known[c.name]) <= 0 for c in self.problem.constraints if c.name in known)
+
+
+def spent(space: Space) -> str:
+    """Why there is no new candidate, in words."""
+    if space.size <= SMALL:
+        return "the space, or what the known constraints leave of it, is exhausted"
+    return f"{PERSISTENCE + MORE:,} draws found none that keeps the known constraints"
 
 
 def _all(problem: Problem, rng: np.random.Generator) -> Iterator[Config]:
