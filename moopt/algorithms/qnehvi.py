@@ -240,7 +240,7 @@ class QNEHVI(Algorithm):
             return pool[:0]
         found = np.array(list(rows.values()))
         exact = self._known.values(found)
-        allowed = np.ones(len(found), dtype=bool)
+        allowed = np.isfinite(list(exact.values())).all(axis=0) & np.ones(len(found), dtype=bool)
         for constraint in problem.constraints:
             if constraint.name in exact:
                 allowed &= constraint.excess(exact[constraint.name]) <= 0

@@ -12,6 +12,7 @@ import moopt
 from moopt import pareto
 from moopt.algorithms import QNEHVI, Algorithm
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
+from moopt.testing.problems import LEVELS, MIXED, Landscape
 from moopt_problems.synthetic import BitToy
 
 
@@ -97,3 +98,23 @@ def test_rounding_searches_numbers_and_never_repeats_a_candidate() -> None:
     log = drive(QNEHVI(initial=6, rounding=True), BitToy(5), 20)
     configs = [tuple(job.config.values()) for job in evaluated(log)]
     assert len(configs) == len(set(configs)) == 20
+
+
+class Partial(Landscape):
+    """Nothing is known where the first decision is its least."""
+
+    def known(self, config: moopt.Config) -> Mapping[str, float]:
+        if config[self.space.names[0]] in (2, -1):
+            raise ValueError("no size")
+        return super().known(config)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("objectives", [2, 3])
+@pytest.mark.parametrize("space", [LEVELS, MIXED], ids=["levels", "mixed"])
+def test_what_nothing_is_known_of_is_no_candidate(space: moopt.Space, objectives: int, workers: int) -> None:
+    problem = Partial(space, objectives, known=True)
+    log = drive(QNEHVI(initial=6), problem, 22, workers=workers)
+    jobs = evaluated(log)
+    assert len(jobs) == 22
+    assert all(job.config[space.names[0]] != space.decode(space.lower)[space.names[0]] for job in jobs[-4:])
