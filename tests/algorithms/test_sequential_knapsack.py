@@ -141,3 +141,21 @@ def test_without_baselines_its_budgets_lie_evenly() -> None:
 def test_auto_takes_another_where_it_cannot_help(problem: BitToy) -> None:
     assert suggest(problem).name == "qnehvi"
     assert suggest(Bare(8)).name == "sequential-knapsack"
+
+
+class Below(BitToy):
+    """Loses the same less a constant, so that the loss falls below 0."""
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        return moopt.Evaluation({"loss": super().evaluate(config, fidelity).values["loss"] - 1.0})
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_loss_below_zero_is_stepped_down_like_one_above(seed: int) -> None:
+    logs = [drive(SequentialKnapsack(), make(12, interaction=300.0, seed=seed), 40) for make in (BitToy, Below)]
+    above, below = (sum(_is_step(entry) for entry in log) for log in logs)
+    assert above == below
+
+
+def _is_step(entry: object) -> bool:
+    return isinstance(entry, list) and entry[0].kind == "gradient"
