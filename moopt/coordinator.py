@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from moopt.algorithms.base import Algorithm
+from moopt.algorithms.base import Algorithm, spent
 from moopt.errors import ProblemError, StudyError
 from moopt.executors import Executor, JobFuture
 from moopt.history import Event, History, Trial
@@ -119,8 +119,8 @@ class Coordinator:
             elif not self._busy():
                 if room:
                     logger.warning(
-                        "Nothing new is left to try after %d trials: the space, or what the known constraints leave of "
-                        "it, is exhausted.", len(self._history.trials),
+                        "Nothing new is left to try after %d trials: %s.",
+                        len(self._history.trials), spent(self._problem.space),
                     )  # fmt: skip
                 break
             self._collect(block=not jobs or not self._room(stopwatch))

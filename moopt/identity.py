@@ -91,7 +91,8 @@ def _short(value: object) -> str:
 
 
 def _objective(objective: Any) -> dict[str, Any]:
-    return {k: getattr(objective, k) for k in ("name", "direction", "unit", "known", "reference")}
+    found = {k: getattr(objective, k) for k in ("name", "direction", "unit", "known", "reference")}
+    return found if objective.scale == "linear" else {**found, "scale": objective.scale}
 
 
 def _source(problem: Problem) -> str:

@@ -144,7 +144,8 @@ def _options(variable: Variable) -> FloatArray:
 
 
 def _spread(model: Model, rows: FloatArray) -> float:
-    """The standard deviation over the options of candidates [p, options, d], averaged over p."""
+    """The standard deviation over the options of candidates [p, options, d] that have values, averaged over p."""
     flat = rows.reshape(-1, rows.shape[2])
-    values = np.concatenate([model(flat[i : i + ROWS]) for i in range(0, len(flat), ROWS)])
-    return float(values.reshape(rows.shape[:2]).std(axis=1).mean())
+    values = np.concatenate([model(flat[i : i + ROWS]) for i in range(0, len(flat), ROWS)]).reshape(rows.shape[:2])
+    there = values[~np.isnan(values).all(axis=1)]
+    return float(np.nanstd(there, axis=1).mean()) if len(there) else 0.0

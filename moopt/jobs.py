@@ -175,8 +175,31 @@ def checked(problem: Problem, job: Job, known: Mapping[str, float], evaluation: 
     tokens = attributes.get("forward_tokens", 0)
     if not isinstance(tokens, (int, float)) or not is_finite(tokens) or tokens < 0:
         return Failure("contract", f"evaluate returned forward_tokens = {tokens!r}; expected a number from 0.")
-    variances = None if evaluation.variances is None else _floats(evaluation.variances)
-    return Evaluation(_floats(values), variances, samples, attributes)
+    variances = evaluation.variances
+    if bad := [*_bad(variances, _is_variance), *_bad(samples, _is_sample)]:
+        wanted = "a finite number from 0 for a variance, a flat list of finite numbers for samples, each by name"
+        return Failure("contract", f"evaluate returned variances or samples {', '.join(bad)}; expected {wanted}.")
+    return Evaluation(_floats(values), None if variances is None else _floats(variances), samples, attributes)
+
+
+def _bad(given: object, fits: Callable[[object], bool]) -> list[str]:
+    """What of the numbers given by name does not fit, in words."""
+    if not isinstance(given, Mapping | None):
+        return [repr(given)]
+    return [f"{name} = {_short(value)}" for name, value in (given or {}).items() if not fits(value)]
+
+
+def _short(value: object, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _is_variance(value: object) -> bool:
+    return is_finite(value) and float(value) >= 0  # type: ignore[arg-type]
+
+
+def _is_sample(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_finite, value))
 
 
 def _floats(values: Mapping[str, float]) -> dict[str, float]:

@@ -21,7 +21,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 LEAST = 1e-12
-"""What the size of a value on a logarithmic scale counts as at least."""
+"""What a value on a logarithmic scale counts as at least."""
 
 
 @dataclass(frozen=True)
@@ -264,11 +264,16 @@ def known_values(problem: Problem, config: Config) -> dict[str, float]:
 
 
 def counted(values: FloatArray, objectives: Sequence[Objective]) -> FloatArray:
-    """Values [..., m], signs turned, on the scales of their objectives: logarithms where factors count."""
+    """Values [..., m], signs turned, on the scales of their objectives: logarithms where factors count.
+
+    For distances: it keeps the order, but what is at most `LEAST` on a logarithmic scale, 0 and below included, is as
+    if it were that, so that dominance is for the values themselves.
+    """
     logs = np.array([objective.scale == "log" for objective in objectives])
     if not logs.any():
         return values
-    return np.where(logs, np.sign(values) * np.log(np.maximum(np.abs(values), LEAST)), values)
+    signs = np.array([objective.sign for objective in objectives])
+    return np.where(logs, signs * np.log(np.maximum(signs * values, LEAST)), values)
 
 
 def is_finite(value: object) -> bool:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -21,7 +22,16 @@ from moopt.algorithms import Algorithm
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Constraint, Evaluation, Fidelity, Objective, Problem
-from moopt.space import Choice, Config, Float, Integer, Space, Variable
+from moopt.space import Choice, Config, Float, Integer, Ordinal, Space, Variable
+
+NOTE = "moopt:note"
+"""The system attribute of a trial that holds what the algorithm notes about it."""
+
+ORDINAL = 64
+"""Whole numbers on a logarithmic scale up to which each is a level; of more several share a logarithm, about."""
+
+ALTERNATIVES = 8
+"""Candidates that are asked for when the first is, rounded, one that the study has."""
 
 
 def optuna_sampler(algorithm: str | Algorithm, seed: int = 0) -> BaseSampler:
@@ -84,7 +94,10 @@ class AlgorithmSampler(BaseSampler):
                 algorithm = copy.deepcopy(self._algorithm)
                 self._mirror = _Mirror(algorithm, search_space, study.directions, bounded, self._seed)
             self._mirror.follow(trials)
-            return self._mirror.suggestion(trial.number)
+            found, note = self._mirror.suggestion(trial.number)
+        if note:
+            study._storage.set_trial_system_attr(trial._trial_id, NOTE, dict(note))
+        return found
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -112,6 +125,7 @@ class _Mirror:
         self._algorithm = algorithm
         self._issued: set[int] = set()
         self._told: set[int] = set()
+        self._tried: set[tuple[Any, ...]] = set()
         algorithm.start(self._problem, seed)
 
     def differs(
@@ -126,7 +140,9 @@ class _Mirror:
     def follow(self, trials: Sequence[FrozenTrial]) -> None:
         """Tell the algorithm what is new."""
         for _, number, trial, ends in sorted(self._news(trials), key=lambda event: event[:2]):
-            job = Job(number, {name: scale.code(trial.params[name]) for name, scale in self._scales.items()})
+            config = {name: scale.code(trial.params[name]) for name, scale in self._scales.items()}
+            job = Job(number, config, note=trial.system_attrs.get(NOTE, {}))
+            self._tried.add(self._key(trial.params))
             if ends:
                 self._told.add(number)
                 self._algorithm.tell([(job, self._outcome(trial))])
@@ -134,11 +150,20 @@ class _Mirror:
                 self._issued.add(number)
                 self._algorithm.issued([job])
 
-    def suggestion(self, number: int) -> dict[str, Any]:
-        """Parameters for the trial of that number; none if the algorithm has nothing new."""
+    def suggestion(self, number: int) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        """Parameters for the trial of that number, none if the algorithm has nothing new; and its notes on them."""
         self._algorithm.next_trial = max(self._algorithm.next_trial, number)
-        jobs = self._algorithm.ask(1)
-        return {name: scale.value(jobs[0].config[name]) for name, scale in self._scales.items()} if jobs else {}
+        found: dict[str, Any] = {}
+        note: Mapping[str, Any] = {}
+        for job in chain.from_iterable(map(self._algorithm.ask, (1, ALTERNATIVES))):
+            found = {name: scale.value(job.config[name]) for name, scale in self._scales.items()}
+            note = job.note
+            if self._key(found) not in self._tried:
+                break
+        return found, note
+
+    def _key(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(parameters[name] for name in self._scales)
 
     def _news(self, trials: Sequence[FrozenTrial]) -> Iterator[tuple[datetime, int, FrozenTrial, bool]]:
         """When what became of trials that have all parameters and are not known yet: when, which, and if it ended."""
@@ -192,7 +217,7 @@ class _Scale:
 
 
 def _scale(distribution: BaseDistribution) -> _Scale:
-    """Choices by their index, whole numbers and steps counted from the lowest, logarithms where Optuna wants them."""
+    """Choices by index, steps counted from the lowest, logarithms where Optuna wants them, but for few numbers."""
 
     def has(value: Any) -> bool:
         try:
@@ -207,6 +232,8 @@ def _scale(distribution: BaseDistribution) -> _Scale:
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     low, high, step = distribution.low, distribution.high, distribution.step
     kind = int if isinstance(distribution, IntDistribution) else float
+    if distribution.log and kind is int and high - low < ORDINAL:
+        return _Scale(Ordinal(*range(int(low), int(high) + 1)), int, int, has)
     if distribution.log:
         margin = 0.5 if kind is int else 0.0
         logarithm = Float(math.log(low - margin), math.log(high + margin))

@@ -67,6 +67,8 @@ class Stopwatch:
         self._began = clock()
         self._finished, self._improved = -1, 0
         self._before: list[Trial] = []
+        self._volume = (-1, 0.0)
+        self._heard, self._spent = 0, 0
 
     def room(self) -> int | None:
         """How many trials may still begin; None for any number."""
@@ -74,16 +76,33 @@ class Stopwatch:
 
     def reached(self) -> str | None:
         """Which limit is reached, in words; None if none is."""
-        stop, history = self._stop, self._history
+        stop = self._stop
         if stop.seconds is not None and self._clock() - self._began >= stop.seconds:
             return f"{stop.seconds:g} seconds have passed"
-        if stop.tokens is not None and history.tokens >= stop.tokens:
-            return f"{history.tokens} forward tokens are spent, of {stop.tokens}"
-        if stop.hypervolume is not None and (found := _hypervolume(history)) >= stop.hypervolume:
+        if stop.tokens is not None and (spent := self._tokens()) >= stop.tokens:
+            return f"{spent} forward tokens are spent, of {stop.tokens}"
+        if stop.hypervolume is not None and (found := self._dominated()) >= stop.hypervolume:
             return f"the hypervolume is {found:.6g}, {stop.hypervolume:g} was wanted"
         if stop.patience is not None and self._idle() >= stop.patience:
             return f"the last {stop.patience} trials have not raised the hypervolume beyond the noise"
         return None
+
+    def _tokens(self) -> int:
+        """The forward tokens of all events; those that were counted before are not counted again."""
+        events = self._history.events
+        self._spent += sum(event.tokens for event in events[self._heard :])
+        self._heard = len(events)
+        return self._spent
+
+    def _ended(self) -> int:
+        """How many trials are finished."""
+        return sum(trial.state != "running" for trial in self._history.trials)
+
+    def _dominated(self) -> float:
+        """The hypervolume of what is finished; 0 while nothing is feasible."""
+        if self._volume[0] != (finished := self._ended()):
+            self._volume = finished, _hypervolume(self._history)
+        return self._volume[1]
 
     def _idle(self) -> int:
         """The trials finished since the last that raised the hypervolume beyond its noise, or since the run began.
@@ -91,9 +110,9 @@ class Stopwatch:
         An inferred reference point may move, so what was there before is measured up to the present one.
         """
         history = self._history
-        finished = sum(trial.state != "running" for trial in history.trials)
+        finished = self._ended()
         if finished != self._finished:
-            found, before = _hypervolume(history), 0.0
+            found, before = self._dominated(), 0.0
             if self._before:
                 before = pareto.hypervolume(history.values(self._before), history.reference())
             if self._finished < 0 or found > before + max(LEAST_GAIN * before, _noise(history)):

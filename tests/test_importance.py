@@ -33,6 +33,17 @@ def test_decisions_of_every_kind_count_in_the_unit_of_the_objective():
     assert found["score"].to_dict() == pytest.approx(expected, abs=0.1)
 
 
+def test_candidates_that_nothing_is_known_of_do_not_count():
+    class Partial(Mixed):
+        def known(self, config):
+            if config["n"] == 0:
+                raise ValueError("no cost")
+            return super().known(config)
+
+    found = moopt.Study("s", Partial(), "random").run(40).importance()
+    assert found["cost"].to_dict() == pytest.approx({"x": 0, "kind": 2, "n": 10 * np.std([1, 2, 3]), "idle": 0})
+
+
 @pytest.mark.parametrize("sensitivities", [False, "counted"], ids=["learned", "with a prior"])
 def test_an_additive_loss_is_told_apart_by_layer(sensitivities):
     problem = BitToy(10, sensitivities=sensitivities)

@@ -39,6 +39,10 @@ def tokens(count: object) -> moopt.Evaluation:
     return moopt.Evaluation({"loss": 1.0, "latency": 1.0}, attributes={"forward_tokens": count})
 
 
+def uncertain(**errors) -> moopt.Evaluation:
+    return moopt.Evaluation({"loss": 1.0, "latency": 1.0}, **errors)
+
+
 def outcome(problem: moopt.Problem, kind="evaluate"):
     return perform(problem, Job(0, {"bits": 2, "kind": "a"}, kind))
 
@@ -47,6 +51,11 @@ def test_an_evaluation_comes_back_as_floats():
     found = outcome(Returning(moopt.Evaluation({"loss": np.float32(0.5), "latency": 2}, {"loss": 1})))
     assert found == moopt.Evaluation({"loss": 0.5, "latency": 2.0}, {"loss": 1.0})
     assert all(type(value) is float for value in found.values.values())
+
+
+def test_samples_may_be_arrays():
+    found = outcome(Returning(uncertain(variances={"loss": np.float32(0.5)}, samples={"loss": np.arange(3.0)})))
+    assert found == uncertain(variances={"loss": 0.5}, samples={"loss": [0.0, 1.0, 2.0]})
 
 
 @pytest.mark.parametrize(
@@ -64,6 +73,15 @@ def test_an_evaluation_comes_back_as_floats():
         (moopt.Evaluation({"loss": "1", "latency": 1.0}), "nonfinite", "loss = 1"),  # type: ignore[dict-item]
         (tokens(None), "contract", "forward_tokens = None; expected a number from 0"),
         (tokens(-1), "contract", "forward_tokens = -1"),
+        (uncertain(variances={"loss": -1.0}), "contract", "loss = -1.0; expected a finite number from 0"),
+        (uncertain(variances={"loss": float("inf")}), "contract", "loss = inf"),
+        (uncertain(variances={"loss": [1.0]}), "contract", "loss = [1.0]"),
+        (uncertain(variances=0.1), "contract", "variances or samples 0.1"),
+        (uncertain(samples={"loss": [[1.0], [2.0]]}), "contract", "loss = [[1.0], [2.0]]; expected"),
+        (uncertain(samples={"loss": [1.0, float("nan")]}), "contract", "loss = [1.0, nan]"),
+        (uncertain(samples={"loss": ["a"]}), "contract", "loss = ['a']"),
+        (uncertain(samples={"loss": 1.0}), "contract", "a flat list of finite numbers"),
+        (uncertain(samples=[1.0, 2.0]), "contract", "variances or samples [1.0, 2.0]"),
     ],
 )
 def test_a_broken_evaluation_is_a_failure_that_says_why(found: object, kind: str, message: str):
@@ -172,6 +190,9 @@ def test_factors_count_on_a_logarithmic_scale() -> None:
     assert np.allclose(found[:2, 0], np.log([1, 10]))
     assert np.allclose(found[:, 2], -np.log([1, 10, 100]))  # still to be minimised, in the same order
     assert np.isfinite(found).all()
+    order = np.array([-1.0, 0.0, 1e-15, 1e-3, 0.5, 1.0, 2.0])
+    assert (np.diff(counted(order[:, None], objectives[:1])[:, 0]) >= 0).all()
+    assert (np.diff(counted(-order[::-1, None], objectives[2:])[:, 0]) >= 0).all()
     assert counted(values, (Objective("a"), Objective("b"), Objective("c"))) is values
     with pytest.raises(ProblemError, match="scale 'sqrt'"):
         Objective("loss", scale="sqrt")  # type: ignore[arg-type]

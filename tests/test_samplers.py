@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 import moopt
 from moopt import pareto
-from moopt.algorithms import NSGA2, ParEGO
+from moopt.algorithms import NSGA2, ChebyshevAnnealing, ParEGO
 from moopt.errors import AlgorithmError
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -115,3 +115,24 @@ def test_an_algorithm_that_needs_more_than_optuna_tells_is_refused():
         moopt.optuna_sampler("sequential-knapsack")
     with pytest.raises(AlgorithmError, match="expected one of"):
         moopt.optuna_sampler("nsga-2")
+
+
+@pytest.mark.parametrize("high", [40, 400])
+def test_whole_numbers_on_a_logarithmic_scale_are_not_tried_twice(high: int):
+    found = study(moopt.optuna_sampler("random"), 1)
+    found.optimize(lambda trial: float(trial.suggest_int("n", 1, high, log=True)), n_trials=40)
+    assert len({trial.params["n"] for trial in found.trials}) >= 38
+
+
+def test_what_an_algorithm_notes_is_kept_with_the_trial():
+    found = study(moopt.optuna_sampler(ChebyshevAnnealing(20, opening=5)))
+    found.optimize(zdt, n_trials=8)
+    notes = [trial.system_attrs.get("moopt:note", {}) for trial in found.trials]
+    assert [bool(note) for note in notes] == [False] * 5 + [True] * 3
+    assert notes[-1].keys() == {"weights", "explores", "parent"}
+    again = study(moopt.optuna_sampler(ChebyshevAnnealing(20, opening=5)))
+    again.add_trials(found.trials)
+    assert again.ask(FLOATS).params == found.ask(FLOATS).params
+
+
+FLOATS = {f"x{i}": FloatDistribution(0.0, 1.0) for i in range(6)}

@@ -4,6 +4,7 @@ import pytest
 
 import moopt
 from moopt.errors import StudyError
+from moopt.history import History
 from moopt.stopping import Stop, Stopwatch
 from moopt.testing.problems import Landscape
 from moopt_problems.synthetic import BitToy
@@ -99,3 +100,23 @@ def test_failures_use_up_patience():
 def test_limits_that_make_no_sense_are_refused(limits: dict, message: str):
     with pytest.raises(StudyError, match=message):
         moopt.Study("s", Landscape()).run(**limits)
+
+
+class Counting(History):
+    volumes = 0
+
+    def hypervolume(self, reference=None):
+        self.volumes += 1
+        return super().hypervolume(reference)
+
+
+def test_a_hypervolume_is_computed_once_for_each_finished_trial():
+    found = moopt.Study("s", BitToy(5, scale="log"), "random").run(8).history
+    history = Counting("s", found.objectives, trials=found.trials[:7], events=found.events)
+    watch = Stopwatch(Stop(hypervolume=1e9, patience=99, tokens=10**9), history)
+    for _ in range(5):
+        assert watch.reached() is None
+    assert history.volumes == 1
+    history.trials.append(found.trials[7])
+    watch.reached()
+    assert history.volumes == 2

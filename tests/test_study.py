@@ -147,6 +147,32 @@ def test_an_exhausted_space_ends_the_study(caplog: pytest.LogCaptureFixture):
     assert "exhausted" in caplog.text
 
 
+def test_a_large_space_with_nothing_allowed_is_not_drawn_from_for_long(caplog: pytest.LogCaptureFixture):
+    class Counting(Landscape):
+        asked = 0
+
+        def known(self, config):
+            self.asked += 1
+            return super().known(config)
+
+    problem = Counting(MIXED, constraint="known", bound=-1.0)
+    assert not moopt.Study("s", problem, NSGA2(50)).run(50).history.trials
+    assert problem.asked < 20_000
+    assert "after 0 trials: 5,020 draws found none that keeps the known constraints" in caplog.text
+
+
+def test_another_scale_is_another_study(tmp_path: Path):
+    class Scaled(Landscape):
+        def __init__(self, scale):
+            super().__init__(TINY, 1)
+            self.objectives = [moopt.Objective("f0", scale=scale)]
+
+    moopt.Study("s", Scaled("linear"), "random", tmp_path / "moopt.journal").run(2)
+    moopt.Study("s", Scaled("linear"), "random", tmp_path / "moopt.journal").run(3)
+    with pytest.raises(StudyMismatch, match="objectives"):
+        moopt.Study("s", Scaled("log"), "random", tmp_path / "moopt.journal").run(3)
+
+
 def test_baselines_and_knapsacks_open_a_study():
     study = moopt.Study("s", Counted(), NSGA2(20)).run(20)
     labels = [trial.label for trial in study.history.trials]

@@ -34,7 +34,7 @@ class Beliefs:
     def drawn(self, codes: FloatArray, draws: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Objectives [s, n, m], signs turned, and what is exceeded [s, n, c + 1], of candidates [n, d].
 
-        Exceeded are the constraints, and last the region.
+        Exceeded are the constraints, and last the region, which what nothing is known of is not in.
         """
         exact = self._known.values(codes)
         shape = (draws, len(codes))
@@ -44,7 +44,8 @@ class Beliefs:
             found[name] = np.broadcast_to(values * signs.get(name, 1.0), shape)
         objectives = np.stack([found[o.name] for o in self._objectives], axis=2)
         excess = [c.excess(found[c.name] * signs.get(c.name, 1.0)) for c in self._constraints]
-        return objectives, np.stack([*excess, self._outside(objectives)], axis=2)
+        outside = np.where(np.isnan(objectives).any(axis=2), 1.0, self._outside(objectives))
+        return objectives, np.stack([*excess, outside], axis=2)
 
     def expected(self, codes: FloatArray) -> FloatArray:
         """Objectives [n, m], signs turned, of candidates [n, d], where every surrogate is at its mean."""

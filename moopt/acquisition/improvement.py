@@ -18,12 +18,12 @@ class Improvement:
 
     Args:
         fronts: Values to be minimised, [s, n, m]; one front for each of s draws, or [1, n, m] for all. Dominated
-            values, and those beyond the reference, may be among them.
+            values, those beyond the reference and NaN, which counts as that, may be among them.
         reference: The corner up to which volume counts, [m].
     """
 
     def __init__(self, fronts: FloatArray, reference: FloatArray) -> None:
-        self._lower, self._upper = _boxes(np.minimum(fronts, reference), reference)
+        self._lower, self._upper = _boxes(np.fmin(fronts, reference), reference)
 
     def of(self, draws: FloatArray) -> FloatArray:
         """The volume [s, n] that each draw [s, n, m] of candidates adds to its front."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
+from moopt.errors import ProblemError
 from moopt.problem import Problem, known_values
-from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -31,7 +33,8 @@ class Known:
     def __init__(self, problem: Problem) -> None:
         self._problem, self._space = problem, problem.space
         wanted = [o.name for o in problem.objectives if o.known] + [c.name for c in problem.constraints]
-        found = known_values(problem, problem.space.decode(problem.space.lower))
+        told = filter(None, map(self._told, [problem.space.lower, *self._drawn()]))
+        found = next(told, [o.name for o in problem.objectives if o.known])
         self.names = [name for name in dict.fromkeys(wanted) if name in found]
         self.tables: FloatArray | None = None
         counts = problem.space.upper - problem.space.lower + 1
@@ -40,33 +43,47 @@ class Known:
             self.tables = tables if self._exact(tables) else None
 
     def values(self, codes: FloatArray) -> dict[str, FloatArray]:
-        """The known numbers [n] of candidates [n, d] by name."""
+        """The known numbers [n] of candidates [n, d] by name; NaN for a candidate that the problem knows none of."""
         if self.tables is not None:
             rows = self._summed(self.tables, codes)
         else:
-            rows = np.array([self._of(self._space.decode(row)) for row in codes]).reshape(len(codes), -1).T
+            rows = self._one_by_one(codes)
         return dict(zip(self.names, rows, strict=True))
 
-    def _of(self, config: Config) -> list[float]:
-        known = known_values(self._problem, config)
-        return [known[name] for name in self.names]
+    def _one_by_one(self, codes: FloatArray) -> FloatArray:
+        """The known numbers [names, n] of candidates [n, d]."""
+        return np.array([self._of(row) for row in codes]).reshape(len(codes), len(self.names)).T
+
+    def _of(self, row: FloatArray) -> list[float]:
+        known = self._told(row) or {}
+        return [known.get(name, np.nan) for name in self.names]
+
+    def _told(self, row: FloatArray) -> Mapping[str, float] | None:
+        """What is known of a candidate [d]; None where that breaks the contract: its evaluation will say so."""
+        try:
+            return known_values(self._problem, self._space.decode(row))
+        except ProblemError:
+            return None
+
+    def _drawn(self) -> FloatArray:
+        rng = np.random.default_rng(0)
+        return np.array([self._space.encode(self._space.sample(rng)) for _ in range(PROBES)])
 
     def _tabled(self, counts: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
         """The numbers [names] of the lowest candidate, and what each option adds to them."""
-        base = np.array(self._of(self._space.decode(self._space.lower)))
+        base = np.array(self._of(self._space.lower))
         tables = np.full((len(self.names), len(counts), int(counts.max())), np.inf)
         for i, count in enumerate(counts):
             for option in range(count):
                 row = self._space.lower.copy()
                 row[i] += option
-                tables[:, i, option] = np.array(self._of(self._space.decode(row))) - base
+                tables[:, i, option] = np.array(self._of(row)) - base
         return base, tables
 
     def _exact(self, tables: FloatArray) -> bool:
-        rng = np.random.default_rng(0)
-        codes = np.array([self._space.encode(self._space.sample(rng)) for _ in range(PROBES)])
-        truth = np.array([self._of(self._space.decode(row)) for row in codes]).T
-        return bool(np.allclose(self._summed(tables, codes), truth, rtol=1e-9, atol=0))
+        codes = self._drawn()
+        exact = np.allclose(self._summed(tables, codes), self._one_by_one(codes), rtol=1e-9, atol=0)
+        return exact and not np.isnan(tables).any()
 
     def _summed(self, tables: FloatArray, codes: FloatArray) -> FloatArray:
         options = np.rint(codes - self._space.lower).astype(np.int64)

@@ -7,9 +7,11 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from moopt.algorithms.base import Algorithm
 from moopt.errors import AlgorithmError
-from moopt.problem import Problem, capabilities
+from moopt.problem import HasCosts, Problem, capabilities
 
 _FILES = {
     "ChebyshevAnnealing": "chebyshev",
@@ -71,7 +73,7 @@ def suggest(problem: Problem, trials: int | None = None) -> Suggestion:
         trials: How many trials there will be; None: unknown, taken for some hundreds.
     """
     can, objectives = capabilities(problem), len(problem.objectives)
-    if problem.space.discrete.all() and {"costs", "gradient"} <= can:
+    if {"costs", "gradient"} <= can and _has_budgets(problem):
         return Suggestion("sequential-knapsack", "every decision is discrete, and the problem has costs and gradients")
     few = trials is not None and trials <= MODEL_TRIALS_OF_FOUR
     if objectives > 4 or (objectives == 4 and not few):
@@ -80,6 +82,16 @@ def suggest(problem: Problem, trials: int | None = None) -> Suggestion:
         return Suggestion("nsga2", f"over {trials} trials its quick steps find more than a model of what was measured")
     prior = ", here with the problem's sensitivities for a start" if "sensitivities" in can else ""
     return Suggestion("qnehvi", f"a model of what was measured saves evaluations{prior}")
+
+
+def _has_budgets(problem: Problem) -> bool:
+    """Whether one measured objective is to be lowered by discrete decisions at costs between the least and the most."""
+    if not problem.space.discrete.all() or sum(not o.known for o in problem.objectives) != 1:
+        return False
+    assert isinstance(problem, HasCosts)
+    costs = problem.costs()
+    least = np.where(costs < 0, costs.max(), costs).min(axis=1)
+    return int((costs.max(axis=1) - least).sum()) > 1
 
 
 def name_of(settings: Mapping[str, Any]) -> str | None:

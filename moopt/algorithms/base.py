@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,15 +16,18 @@ from moopt.errors import AlgorithmError, ProblemError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, HasRepair, Problem, counted, known_values
 from moopt.region import Region
-from moopt.space import Config
+from moopt.space import Config, Space
 
 FloatArray = npt.NDArray[np.float64]
 
 SMALL = 1e6
 """Up to this many configurations a discrete space is searched for what is left of it."""
 
-ATTEMPTS, PERSISTENCE = 200, 5000
-"""How often a new candidate is drawn, at most, in a small and in a large space: known bounds may leave little of it."""
+ATTEMPTS, PERSISTENCE, MORE = 200, 5000, 20
+"""Draws at most: for each new candidate in a small space; for all in a large one, and so many more for each.
+
+Known bounds may leave little of a space, and a draw takes about a tenth of a millisecond.
+"""
 
 
 class Archive:
@@ -36,7 +39,7 @@ class Archive:
         self.values: list[FloatArray] = []
         """Objectives, signs turned to be minimised, [m] each."""
         self.points: list[FloatArray] = []
-        """The same on the scales of the objectives, where they are to be compared by distance, [m] each."""
+        """The same on the scales of the objectives, [m] each: for distances, not for which is better."""
         self.variances: list[FloatArray] = []
         """The variances of their errors, [m] each; NaN where none was measured, 0 for what is known."""
         self.samples: list[Mapping[str, Sequence[float]]] = []
@@ -88,8 +91,9 @@ class Archive:
         if self.region is None or not self.broken or min(self.broken) > 0:
             return np.zeros(values.shape[:-1])
         if self._front[0] != len(self):
-            feasible = np.array(self.points)[np.array(self.broken) <= 0]
-            self._front = len(self), feasible[pareto.nondominated(feasible)]
+            feasible = np.array(self.broken) <= 0
+            best = pareto.nondominated(np.array(self.values)[feasible])
+            self._front = len(self), np.array(self.points)[feasible][best]
         return self.region.excess(counted(values, self._problem.objectives), self._front[1])
 
     def least_violating(self, places: Sequence[int]) -> list[int]:
@@ -173,32 +177,28 @@ class Algorithm(ABC):
         Nor are they among `besides`, what the same ask has found already.
 
         What is drawn is repaired where the problem can. When the draws keep repeating, what is left of a small
-        discrete space is searched from a random start; fewer than n means that nothing is left.
+        discrete space is searched from a random start, so that fewer than n means that nothing is left; in a large
+        space it means that so many draws found no more.
         """
         space, found = self.problem.space, dict[tuple[Any, ...], Config]()
         taken = {space.key(config) for config in besides}
         small = space.size <= SMALL
         n = min(n, int(space.size) - len(self._seen)) if small else n
-        if isinstance(self.problem, HasRepair):
-            repair = self.problem.repair
-            draws = (repair(config, rng) for config in draws)
         if n > 0:
-            for config in islice(draws, n * (ATTEMPTS if small else PERSISTENCE)):
-                self._take(config, found, taken)
-                if len(found) == n:
-                    return list(found.values())
-        if small and n > 0:
-            start, size = int(rng.integers(int(space.size))), int(space.size)
-            for i in range(size):
-                self._take(_configuration(self.problem, (start + i) % size), found, taken)
+            drawn = islice(draws, n * ATTEMPTS if small else PERSISTENCE + n * MORE)
+            left = _all(self.problem, rng) if small else iter(())
+            for config in map(self.repairing(rng), chain(drawn, left)):
+                key = space.key(config)
+                if key not in self._seen and key not in found and key not in taken and self.within_known_bounds(config):
+                    found[key] = config
                 if len(found) == n:
                     break
         return list(found.values())
 
-    def _take(self, config: Config, found: dict[tuple[Any, ...], Config], taken: set[tuple[Any, ...]]) -> None:
-        key = self.problem.space.key(config)
-        if key not in self._seen and key not in found and key not in taken and self.within_known_bounds(config):
-            found[key] = config
+    def repairing(self, rng: np.random.Generator) -> Callable[[Config], Config]:
+        """What makes the problem's repaired configuration of one; the same where it repairs none."""
+        problem = self.problem
+        return (lambda config: problem.repair(config, rng)) if isinstance(problem, HasRepair) else lambda config: config
 
     def within_known_bounds(self, config: Config) -> bool:
         """Whether every constraint whose value is known holds: what violates one is never dispatched.
@@ -212,6 +212,21 @@ class Algorithm(ABC):
         except ProblemError:
             return True
         return all(c.excess(known[c.name]) <= 0 for c in self.problem.constraints if c.name in known)
+
+
+def spent(space: Space) -> str:
+    """Why there is no new candidate, in words."""
+    if space.size <= SMALL:
+        return "the space, or what the known constraints leave of it, is exhausted"
+    return f"{PERSISTENCE + MORE:,} draws found none that keeps the known constraints"
+
+
+def _all(problem: Problem, rng: np.random.Generator) -> Iterator[Config]:
+    """Every configuration of a discrete space, from a random start."""
+    size = int(problem.space.size)
+    start = int(rng.integers(size))
+    for i in range(size):
+        yield _configuration(problem, (start + i) % size)
 
 
 def _configuration(problem: Problem, index: int) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +17,8 @@ from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Problem, known_values
 from moopt.space import Config
 
+logger = logging.getLogger("moopt")
+
 PAIRS = 16
 """Pairs of parents that are crossed at a time."""
 
@@ -24,7 +27,8 @@ class MAPElites(Algorithm):
     """Fills a map, such as size by latency, with the best candidate of each cell (Mouret and Clune 2015).
 
     Parents are drawn uniformly from the cells, crossed and varied. The map is pyribs' grid archive; install it with
-    `pip install 'moopt[qd]'`. What is infeasible gets no cell, and is a parent only while nothing feasible is known.
+    `pip install 'moopt[qd]'`. What is infeasible gets no cell, and is a parent only while nothing feasible is known;
+    what lacks a descriptor gets none either, which is logged.
 
     Args:
         descriptors: The map's sides: names, or `Descriptor`s with bins and ranges. None: the known objectives, else
@@ -67,7 +71,12 @@ class MAPElites(Algorithm):
             super().tell([(job, outcome)])
             if job.kind == "evaluate" and not isinstance(outcome, Failure) and self.archive.broken[-1] <= 0:
                 known = known_values(self.problem, job.config)
-                self._points.append(described(self._sides, {**outcome.attributes, **known, **outcome.values}))
+                try:
+                    point = described(self._sides, {**outcome.attributes, **known, **outcome.values})
+                except AlgorithmError as error:
+                    logger.warning("Trial %d is left off the map: %s", job.trial, error)
+                    continue
+                self._points.append(point)
                 self._placed.append(len(self.archive) - 1)
                 self._place()
 

@@ -24,13 +24,13 @@ class NSGA2(Genetic):
 
     def survivors(self, candidates: IntArray, rng: np.random.Generator) -> Survivors:
         archive = self.archive
-        values = np.array([archive.points[i] for i in candidates])
+        values, points = (np.array([each[i] for i in candidates]) for each in (archive.values, archive.points))
         ranks = _ranks(values, np.array([archive.violations[i] for i in candidates]))
-        crowding = np.zeros(len(values))
+        crowding = np.zeros(len(points))
         for rank in np.unique(np.sort(ranks)[: self.population_size]):
             front = np.flatnonzero(ranks == rank)
-            crowding[front] = pareto.crowding(values[front])
-        best = np.lexsort((rng.random(len(values)), -crowding, ranks))[: self.population_size]
+            crowding[front] = pareto.crowding(points[front])
+        best = np.lexsort((rng.random(len(points)), -crowding, ranks))[: self.population_size]
         return Survivors(candidates[best], np.column_stack([ranks[best], -crowding[best]]))
 
 

@@ -120,11 +120,12 @@ class OptunaSampler(Algorithm):
         """A new candidate and the sampler's notes; None when nothing is left."""
         space = self.problem.space
         taken = {space.key(job.config) for job in asked}
-        config, note = ledger.suggest(sampler)
-        for _ in range(RETRIES):
+        repaired = self.repairing(rng)
+        for _ in range(RETRIES + 1):
+            suggested, note = ledger.suggest(sampler)
+            config = repaired(suggested)
             if not self.seen(config) and space.key(config) not in taken and self.within_known_bounds(config):
                 return config, note
-            config, note = ledger.suggest(sampler)
         nearby = self.unseen(_wander(space, config, rng), len(taken) + 1, rng)
         return next(((near, note) for near in nearby if space.key(near) not in taken), None)
 

@@ -189,7 +189,7 @@ class QNEHVI(Algorithm):
         surrogate = self._fitted[name][1]
         try:
             return surrogate if n == len(data) else surrogate.conditioned(data)
-        except SurrogateError:  # a value came that this kind of surrogate cannot have
+        except ValueError:  # a value came that this kind of surrogate cannot have, or its covariance has no factor
             return fit(data, self.problem.space, None, self._features, not self.rounding)
 
     def _next(
@@ -247,7 +247,7 @@ class QNEHVI(Algorithm):
             return pool[:0]
         found = np.array(list(rows.values()))
         exact = self._known.values(found)
-        allowed = np.ones(len(found), dtype=bool)
+        allowed = np.isfinite(list(exact.values())).all(axis=0) & np.ones(len(found), dtype=bool)
         for constraint in problem.constraints:
             if constraint.name in exact:
                 allowed &= constraint.excess(exact[constraint.name]) <= 0

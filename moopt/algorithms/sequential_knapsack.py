@@ -31,6 +31,8 @@ NEW_A_STEP = 2
 """About how many candidates of a step are new."""
 OPENING = 15
 """About how many trials a study opens with."""
+BUDGETS = 5
+"""Budgets, evenly between the least and the most, where no baseline lies between those."""
 FIRST_EXPECTATION = 0.1
 """The relative gain that a budget without a step is taken to promise."""
 PATIENCE = 0.3
@@ -48,7 +50,7 @@ class Lane:
         best: The best candidate within it so far.
         place: The archive's number of that.
         loss: Its loss.
-        expected: The relative gain the next step is taken to promise.
+        expected: The gain the next step is taken to promise, as a share of the loss.
         before: The loss when the present step began.
         waiting: Candidates of the present step that are not issued yet.
         open: Keys of candidates of the present step that are not told yet.
@@ -110,7 +112,7 @@ class SequentialKnapsack(Algorithm):
             return self.jobs(distinct[:n])
         idle = [lane for lane in self._lanes if lane.idle]
         if idle:
-            lane = max(self._preferred(idle), key=_worth)
+            lane = max(self._preferred(idle), key=self._worth)
             assert lane.best is not None
             fidelity, note = Fidelity(self.tokens, self._steps), {"budget": lane.budget}
             return [Job(lane.best.trial, lane.best.config, "gradient", fidelity, note=note)]
@@ -146,9 +148,10 @@ class SequentialKnapsack(Algorithm):
         given = self.budgets
         if given is None:
             given = sorted({knapsack.cost(self._choice(config)) for config in problem.baselines().values()})
-        if given == [knapsack.least, knapsack.most]:
-            given = [sum(given) // 2]
         found = [b for b in given if knapsack.least < b < knapsack.most]
+        if not found and self.budgets is None:
+            between = np.linspace(knapsack.least, knapsack.most, BUDGETS + 2)[1:-1]
+            found = sorted({int(b) for b in between if knapsack.least < int(b)})
         if not found:
             raise AlgorithmError(
                 f"SequentialKnapsack has no budget between {knapsack.least} and {knapsack.most}; got {given}."
@@ -187,9 +190,22 @@ class SequentialKnapsack(Algorithm):
 
     def _stepped(self, lane: Lane) -> None:
         """All candidates of a step are known: what it gained decides when the next one comes."""
-        gain = 1 - lane.loss / lane.before if lane.before > 0 else 0.0
+        gain = (lane.before - lane.loss) / self._size(lane.before) if lane.before < np.inf else 0.0
         lane.expected = max(gain, PATIENCE * lane.expected)
         lane.vain += gain <= 0
+
+    def _size(self, loss: float) -> float:
+        """What gains from a loss are a share of: the loss, or where one is not above 0 the range of all."""
+        losses = [values[self._loss] for values in self.archive.values]
+        return loss if min(losses) > 0 else float(np.ptp(losses)) or 1.0
+
+    def _worth(self, lane: Lane) -> float:
+        """What the next step promises: the geometric mean of its relative and its absolute gain.
+
+        The relative gain alone would polish budgets where hardly anything is lost, the absolute one those that lose
+        all.
+        """
+        return lane.expected * float(np.sqrt(self._size(lane.loss)))
 
     def _linearised(self, lane: Lane, job: Job, outcome: Outcome) -> None:
         lane.linearising = False
@@ -251,11 +267,3 @@ class SequentialKnapsack(Algorithm):
                 yield moved if isinstance(self.problem, HasMoves) else near[int(rng.integers(len(near)))]
 
         return self.jobs(self.unseen(draws(), n, rng))
-
-
-def _worth(lane: Lane) -> float:
-    """What the next step promises: the geometric mean of its relative and its absolute gain.
-
-    The relative gain alone would polish budgets where hardly anything is lost, the absolute one those that lose all.
-    """
-    return lane.expected * float(np.sqrt(max(lane.loss, 0.0)))

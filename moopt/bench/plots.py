@@ -61,6 +61,8 @@ def attainment(race: Race, found: Sequence[Unit], target: Target) -> go.Figure:
     signs = np.array([first.sign, second.sign])
     for name, colour, units in _by_algorithm(race, found):
         line = median_attainment([unit.front(race.evaluations) for unit in units]) * signs
+        if not len(line):
+            continue
         figure.add_scatter(x=line[:, 0], y=line[:, 1], name=name, mode="lines", line={"color": colour, "shape": "hv"})
     if target.exact:
         best = target.best[np.argsort(target.best[:, 0])] * signs
@@ -71,10 +73,12 @@ def attainment(race: Race, found: Sequence[Unit], target: Target) -> go.Figure:
 
 
 def median_attainment(sets: Sequence[FloatArray]) -> FloatArray:
-    """The corners, by the first objective, of what at least half of the sets [n, 2] dominate, [k, 2]."""
-    points = np.concatenate(sets)
-    owner = np.repeat(np.arange(len(sets)) + 1, [len(each) for each in sets])
-    surface = moocore.eaf(points, owner, percentiles=[50])[:, :2]
+    """The corners, by the first objective, of what half of the sets [n, 2] dominate, [k, 2]; some may be empty."""
+    found, half = [each for each in sets if len(each)], (len(sets) + 1) // 2
+    if len(found) < half:
+        return np.zeros((0, 2))
+    owner = np.repeat(np.arange(len(found)) + 1, [len(each) for each in found])
+    surface = moocore.eaf(np.concatenate(found), owner, percentiles=[100 * half / len(found)])[:, :2]
     return np.asarray(surface[np.argsort(surface[:, 0])], dtype=float)
 
 

@@ -70,11 +70,16 @@ class Race:
     def identity(self) -> dict[str, Any]:
         """What a stored unit must agree with."""
         problem = self.make()
+        optional = {
+            "scales": {o.name: o.scale for o in problem.objectives if o.scale != "linear"},
+            "constraints": [(c.name, c.bound) for c in problem.constraints],
+        }
         found = {
             **problem.fingerprint()["identity"],
             "space": problem.space.describe(),
             "objectives": [(o.name, o.direction, o.known) for o in problem.objectives],
             "evaluations": self.evaluations,
             "pending": self.pending,
+            **{key: value for key, value in optional.items() if value},
         }
         return dict(json.loads(json.dumps(found)))

@@ -56,8 +56,9 @@ class Target:
     exact: bool
 
     def share(self, values: FloatArray) -> float:
-        """The hypervolume of points [n, m] as a share of the maximum."""
-        return pareto.hypervolume(values, self.reference) / self.maximum if len(values) else 0.0
+        """The hypervolume of points [n, m] as a share of the maximum; 0 where nothing is better than the reference."""
+        found = pareto.hypervolume(values, self.reference) if len(values) else 0.0
+        return found / self.maximum if self.maximum else 0.0
 
     def distance(self, values: FloatArray) -> float:
         """IGD+ (Ishibuchi et al. 2015) of points [n, m]; objectives scaled so that ideal to reference is 0 to 1."""

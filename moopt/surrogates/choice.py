@@ -49,7 +49,7 @@ def fit(
     for make in _candidates(data, space, prior, features or Encoding(space), additive):
         try:
             surrogate = make()
-        except (SurrogateError, np.linalg.LinAlgError) as error:
+        except ValueError as error:  # numpy's LinAlgError and SurrogateError are such
             reasons.append(str(error))
             continue
         if np.isfinite(surrogate.score):

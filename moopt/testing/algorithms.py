@@ -11,7 +11,7 @@ import pytest
 from moopt.algorithms import Algorithm
 from moopt.jobs import Job, Outcome, perform
 from moopt.problem import Problem
-from moopt.testing.problems import LEVELS, MIXED, TINY, Landscape
+from moopt.testing.problems import LEVELS, MIXED, TIED, TINY, Landscape, Tied
 
 Entry = Sequence[Job] | tuple[Job, Outcome]
 """Of a log: a batch that was issued, or one outcome that was told."""
@@ -172,6 +172,14 @@ class AlgorithmSuite:
         problem = self.problem(TINY)
         jobs = evaluated(drive(self.algorithm(), problem, 20, workers=workers))
         assert len(jobs) == len({problem.space.key(job.config) for job in jobs}) == 6
+
+    def test_only_what_is_repaired_is_asked(self) -> None:
+        for space, trials in ((LEVELS, self.trials), (TIED, 6)):
+            problem = Tied(space)
+            jobs = evaluated(drive(self.algorithm(), problem, self.trials, workers=2))
+            first, *_, last = space.names
+            assert len({space.key(job.config) for job in jobs}) == len(jobs) == trials
+            assert all(job.config[first] == job.config[last] for job in jobs)
 
     def test_start_forgets(self) -> None:
         algorithm = self.algorithm()

@@ -33,6 +33,10 @@ TINY = Space({"bits": Ordinal(2, 3, 4), "kind": Choice("a", "b")})
 """6 configurations."""
 
 
+TIED = Space({"first": Ordinal(2, 3, 4), "kind": Choice("a", "b"), "last": Ordinal(2, 3, 4)})
+"""18 configurations, 6 of which `Tied` accepts."""
+
+
 class Landscape(Problem):
     """Bowls: objective j is the squared distance of the encoded configuration to a point of its own.
 
@@ -89,6 +93,14 @@ class Landscape(Problem):
         span = self.space.upper - self.space.lower
         scaled: npt.NDArray[np.float64] = (self.space.encode(config) - self.space.lower) / np.where(span > 0, span, 1)
         return scaled
+
+
+class Tied(Landscape):
+    """Accepts what gives the last decision the value of the first; `repair` does."""
+
+    def repair(self, config: Config, rng: np.random.Generator) -> Config:
+        first, *_, last = self.space.names
+        return {**config, last: config[first]}
 
 
 class Misbehaving(Problem):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -41,14 +42,13 @@ def elites_map(history: History) -> Map:
     """The map of a study by its algorithm's settings, or by their defaults; it has one feasible trial or more.
 
     Raises:
-        AlgorithmError: a trial lacks what the map spans.
+        AlgorithmError: every trial lacks what the map spans; those that do have no cell.
     """
     settings = history.meta.get("identity", {}).get("algorithm", {})
     best = quality(history.objectives, settings.get("quality"))
     named = settings.get("descriptors")
     spanned = sides(history.objectives, best, named and [Descriptor(**entry) for entry in named])
-    trials = history.feasible()
-    points = np.array([described(spanned, _figures(trial)) for trial in trials])
+    trials, points = _placed(spanned, history.feasible())
     elites: dict[tuple[int, ...], Trial] = {}
     for cell, trial in zip(map(tuple, cells(spanned, points).tolist()), trials, strict=True):
         held = elites.get(cell)
@@ -57,6 +57,18 @@ def elites_map(history: History) -> Map:
     low, high = ranges(spanned, points)
     edges = [np.linspace(a, b, side.bins + 1) for a, b, side in zip(low, high, spanned, strict=True)]
     return Map(best, spanned, edges, elites)
+
+
+def _placed(spanned: Sequence[Descriptor], trials: Sequence[Trial]) -> tuple[list[Trial], npt.NDArray[np.float64]]:
+    """The trials that have what the map spans, and where they lie, [n, k]."""
+    found: list[tuple[Trial, list[float]]] = []
+    for trial in trials:
+        try:
+            found.append((trial, described(spanned, _figures(trial))))
+        except AlgorithmError:
+            if trial is trials[-1] and not found:
+                raise
+    return [trial for trial, _ in found], np.array([point for _, point in found])
 
 
 def elites_data(found: Map) -> pd.DataFrame:

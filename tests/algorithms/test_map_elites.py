@@ -68,9 +68,24 @@ def test_it_fills_a_map_better_than_random_search():
     assert sum(ours[c].values["loss"] <= random[c].values["loss"] for c in common) > 0.8 * len(common)
 
 
-def test_a_descriptor_that_a_candidate_lacks_is_named():
+def test_a_candidate_that_lacks_a_descriptor_is_left_off_the_map(caplog: pytest.LogCaptureFixture):
+    class Sometimes(Told):
+        def evaluate(self, config, fidelity):
+            found = super().evaluate(config, fidelity)
+            return found if config["layer0"] == 2 else moopt.Evaluation(found.values)
+
+    algorithm = MAPElites(["eight"], opening=10)
+    history = moopt.Study("s", Sometimes(), algorithm).run(20).history
+    assert len(history.trials) == 20
+    assert {t.config["layer0"] for t in elites_map(history).elites.values()} == {2}
+    assert "left off the map: The map's descriptor 'eight' is None" in caplog.text
+
+
+def test_a_descriptor_that_no_candidate_has_is_named(caplog: pytest.LogCaptureFixture):
+    history = moopt.Study("s", Landscape(), MAPElites(["speed"])).run(2).history
+    assert "Candidates have f0, f1" in caplog.text
     with pytest.raises(AlgorithmError, match=r"'speed' is None .* Candidates have f0, f1"):
-        drive(MAPElites(["speed"]), Landscape(), 2)
+        elites_map(history)
 
 
 @pytest.mark.parametrize(

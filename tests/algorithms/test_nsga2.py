@@ -7,7 +7,7 @@ import moopt
 from moopt.algorithms import NSGA2, Algorithm, Random
 from moopt.jobs import perform
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
-from moopt.testing.problems import LEVELS, Landscape
+from moopt.testing.problems import LEVELS, TINY, Landscape
 from moopt_problems.synthetic import BitToy, PymooFunction
 
 
@@ -55,6 +55,23 @@ def test_the_first_population_covers_what_is_known_and_counts_the_opening():
     assert Counter(trial.label is None for trial in study.history.trials) == {True: 25, False: 5}
     assert np.diff(sizes).max() < 0.15 * np.ptp(sizes)
     assert np.ptp(uniform) < 0.5 * np.ptp(sizes)
+
+
+class Scaled(moopt.Problem):
+    """Six candidates with the losses -1 to 1.5, on a logarithmic scale."""
+
+    space = TINY
+    objectives = (moopt.Objective("loss", scale="log"),)
+
+    def evaluate(self, config, fidelity):
+        return moopt.Evaluation({"loss": config["bits"] - 3 + (config["kind"] == "b") / 2})
+
+
+def test_losses_of_zero_and_below_keep_their_order_on_a_logarithmic_scale():
+    algorithm = NSGA2(2)
+    drive(algorithm, Scaled(), 6)
+    kept = algorithm.survivors(np.arange(6), np.random.default_rng(0)).places
+    assert sorted(algorithm.archive.values[i][0] for i in kept) == [-1.0, -0.5]
 
 
 def test_offspring_use_the_moves_of_the_problem():

@@ -12,6 +12,7 @@ import moopt
 from moopt import pareto
 from moopt.algorithms import QNEHVI, Algorithm
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
+from moopt.testing.problems import LEVELS, MIXED, Landscape
 from moopt_problems.synthetic import BitToy, Noisy, PymooFunction
 
 
@@ -111,3 +112,21 @@ def test_what_is_lucky_is_not_taken_for_the_front_where_values_are_noisy() -> No
     true = pareto.minimised(exact, truth.objectives)
     errors = [np.abs(found - true).mean() for found in (believed, np.array(informed.archive.values))]
     assert errors[0] < 0.7 * errors[1]
+
+
+class Partial(Landscape):
+    """Nothing is known where the first decision is its least."""
+
+    def known(self, config: moopt.Config) -> Mapping[str, float]:
+        if config[self.space.names[0]] in (2, -1):
+            raise ValueError("no size")
+        return super().known(config)
+
+
+@pytest.mark.parametrize(("space", "objectives", "workers"), [(LEVELS, 3, 3), (LEVELS, 2, 3), (MIXED, 2, 1)])
+def test_what_nothing_is_known_of_is_no_candidate(space: moopt.Space, objectives: int, workers: int) -> None:
+    problem = Partial(space, objectives, known=True)
+    log = drive(QNEHVI(initial=3), problem, 11, workers=workers)
+    jobs = evaluated(log)
+    assert len(jobs) == 11
+    assert all(job.config[space.names[0]] != space.decode(space.lower)[space.names[0]] for job in jobs[-2:])

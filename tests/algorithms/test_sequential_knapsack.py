@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import moopt
-from moopt.algorithms import SequentialKnapsack
+from moopt.algorithms import SequentialKnapsack, suggest
 from moopt.errors import AlgorithmError, CapabilityError
 from moopt.jobs import perform
 from moopt.testing.algorithms import drive, evaluated, replay
@@ -101,3 +103,59 @@ def test_what_it_cannot_search_is_refused() -> None:
         moopt.Study("toy", BitToy(8), SequentialKnapsack(budgets=[1])).run(5)
     with pytest.raises(AlgorithmError, match="tokens is 0; expected a whole number above 0"):
         SequentialKnapsack(tokens=0)
+
+
+class Bare(BitToy):
+    """Has no baselines."""
+
+    def baselines(self) -> dict[str, moopt.Config]:
+        return {}
+
+
+class Free(BitToy):
+    """Measures nothing."""
+
+    objectives = (moopt.Objective("loss", known=True), moopt.Objective("size", known=True))
+
+
+class Two(BitToy):
+    """Measures two objectives."""
+
+    objectives = (moopt.Objective("loss"), moopt.Objective("size"))
+
+
+class Equal(BitToy):
+    """Whatever is chosen costs the same."""
+
+    def costs(self) -> npt.NDArray[np.int64]:
+        return np.ones_like(super().costs())
+
+
+def test_without_baselines_its_budgets_lie_evenly() -> None:
+    study = moopt.Study("toy", Bare(8), SequentialKnapsack()).run(25)
+    assert len(study.history.trials) == 25
+    assert any(event.job.kind == "gradient" for event in study.history.events)
+
+
+@pytest.mark.parametrize("problem", [Free(8), Two(8), Equal(8)], ids=["nothing measured", "two measured", "one cost"])
+def test_auto_takes_another_where_it_cannot_help(problem: BitToy) -> None:
+    assert suggest(problem).name == "qnehvi"
+    assert suggest(Bare(8)).name == "sequential-knapsack"
+
+
+class Below(BitToy):
+    """Loses the same less a constant, so that the loss falls below 0."""
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        return moopt.Evaluation({"loss": super().evaluate(config, fidelity).values["loss"] - 1.0})
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_loss_below_zero_is_stepped_down_like_one_above(seed: int) -> None:
+    logs = [drive(SequentialKnapsack(), make(12, interaction=300.0, seed=seed), 40) for make in (BitToy, Below)]
+    above, below = (sum(_is_step(entry) for entry in log) for log in logs)
+    assert above == below
+
+
+def _is_step(entry: object) -> bool:
+    return isinstance(entry, list) and entry[0].kind == "gradient"

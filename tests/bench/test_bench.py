@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -136,6 +137,19 @@ def test_units_of_another_problem_are_not_taken_for_ours(tmp_path: Path) -> None
         runner.run([small()], tmp_path)
 
 
+def test_scales_and_constraints_are_part_of_a_race() -> None:
+    plain = small(make=Mixed).identity
+    assert small(make=Logarithmic).identity != plain != small(make=Cooler).identity
+
+
+class Logarithmic(Mixed):
+    objectives = (Mixed.objectives[0], replace(Mixed.objectives[1], scale="log"))
+
+
+class Cooler(Mixed):
+    constraints = (moopt.Constraint("heat", bound=2.0),)
+
+
 def test_names_and_needs_are_checked() -> None:
     with pytest.raises(AlgorithmError, match=r"no algorithm 'nsga-2'.*Or auto; the peers are botorch-qlognehvi"):
         runner.run([small(algorithms=["nsga-2"])], Path("nowhere"))
@@ -239,6 +253,43 @@ def test_half_of_the_sets_attain_the_median_surface() -> None:
     surface = plots.median_attainment(sets)
     for corner in surface:
         assert sum((points <= corner).all(axis=1).any() for points in sets) >= 2
+
+
+def test_sets_without_a_point_attain_nothing() -> None:
+    one, nothing = np.array([[1.0, 2.0]]), np.zeros((0, 2))
+    assert plots.median_attainment([nothing, nothing]).shape == (0, 2)
+    assert plots.median_attainment([one, nothing, nothing]).shape == (0, 2)
+    assert plots.median_attainment([one, nothing]).tolist() == [[1.0, 2.0]]
+    assert plots.median_attainment([one, one + 1, nothing]).tolist() == [[2.0, 3.0]]
+
+
+class Hopeless(Mixed):
+    """Nothing that is measured is feasible; the front is known all the same."""
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        return moopt.Evaluation({"gain": 0.0, "heat": 9.0})
+
+    def front(self) -> np.ndarray:
+        return np.array([[5.0, 12.0]])
+
+
+def test_a_race_without_anything_feasible_is_drawn(tmp_path: Path) -> None:
+    race = small(make=Hopeless, algorithms=["random"])
+    found = [runner.search(race, "random", seed) for seed in race.seeds]
+    plots.write([race], found, tmp_path / "plots.html")
+    assert "share of the hypervolume" in (tmp_path / "plots.html").read_text()
+
+
+def test_what_no_point_beats_has_no_share() -> None:
+    race = small(make=Worse, algorithms=["random"])
+    found = [runner.search(race, "random", 0)]
+    assert scores.target(race, found).share(found[0].front(16)) == 0
+
+
+class Worse(Mixed):
+    """Is nowhere better than its reference."""
+
+    objectives = (moopt.Objective("gain", "max", reference=99.0), moopt.Objective("size", known=True, reference=0.0))
 
 
 def test_the_command_compares_and_goes_on(tmp_path: Path) -> None:

@@ -70,6 +70,15 @@ def test_what_cannot_be_modelled_says_so() -> None:
         fit(Data(codes, np.full(5, np.inf)), MIXED)
 
 
+def test_features_that_fail_are_no_surrogate() -> None:
+    def ragged(codes: np.ndarray) -> np.ndarray:
+        raise ValueError("inhomogeneous shape")
+
+    codes = sampled(5)
+    with pytest.raises(SurrogateError, match="inhomogeneous shape"):
+        fit(Data(codes, smooth(codes)), MIXED, features=ragged)
+
+
 def test_an_error_that_was_not_measured_is_like_the_others() -> None:
     codes = sampled(4)
     data = Data.of(codes, smooth(codes), np.array([0.1, np.nan, 0.3, np.nan]))
