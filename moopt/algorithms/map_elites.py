@@ -43,8 +43,10 @@ class MAPElites(Algorithm):
     def __init__(
         self, descriptors: Sequence[str | Descriptor] | None = None, quality: str | None = None, opening: int = 20
     ) -> None:
-        if descriptors is not None and (isinstance(descriptors, str) or not descriptors):
+        if descriptors is not None and (not isinstance(descriptors, list | tuple) or not descriptors):
             raise AlgorithmError(f"descriptors is {descriptors!r}; expected a list with one name or more, or None.")
+        if not all(isinstance(d, (str, Descriptor)) for d in descriptors or ()):
+            raise AlgorithmError(f"descriptors is {descriptors!r}; expected names or Descriptors.")
         named = None if descriptors is None else [Descriptor(d) if isinstance(d, str) else d for d in descriptors]
         self.descriptors, self.quality, self.opening = named, quality, positive("opening", opening)
 
