@@ -27,8 +27,8 @@ class MAPElites(Algorithm):
     """Fills a map, such as size by latency, with the best candidate of each cell (Mouret and Clune 2015).
 
     Parents are drawn uniformly from the cells, crossed and varied. The map is pyribs' grid archive; install it with
-    `pip install 'moopt[qd]'`. What is infeasible gets no cell, and is a parent only while nothing feasible is known;
-    what lacks a descriptor gets none either, which is logged.
+    `pip install -e '.[qd]'` in the clone. What is infeasible gets no cell, and is a parent only while nothing feasible
+    is known; what lacks a descriptor gets none either, which is logged.
 
     Args:
         descriptors: The map's sides: names, or `Descriptor`s with bins and ranges. None: the known objectives, else
@@ -121,6 +121,6 @@ def _grid(descriptors: Sequence[Descriptor]) -> Any:
     try:
         from ribs.archives import GridArchive
     except ImportError:
-        raise AlgorithmError("MAPElites needs the package ribs: pip install 'moopt[qd]'.") from None
+        raise AlgorithmError("MAPElites needs the package ribs: pip install -e '.[qd]' in the clone.") from None
     bins = [descriptor.bins for descriptor in descriptors]
     return GridArchive(solution_dim=1, dims=bins, ranges=[(0.0, 1.0)] * len(bins), epsilon=EDGE)

@@ -218,7 +218,7 @@ def _from_hub(package: str) -> Factory:
         import optunahub
     except ImportError:
         raise AlgorithmError(
-            f"The sampler '{HUB}{package}' needs the package optunahub: pip install 'moopt[hub]'."
+            f"The sampler '{HUB}{package}' needs the package optunahub: pip install -e '.[hub]' in the clone."
         ) from None
     loaded = vars(optunahub.load_module(package=package)).values()
     samplers = {kind for kind in loaded if isinstance(kind, type) and issubclass(kind, BaseSampler)}
