@@ -88,7 +88,11 @@ def run(
     model: given.Model = None,
     storage: Annotated[str | None, typer.Option(help="A file or a database URL; made when it is missing.")] = None,
     algorithm: Annotated[
-        str | None, typer.Option(help="auto, sequential-knapsack, qnehvi, nsga2, random, tpe, or a plug-in.")
+        str | None,
+        typer.Option(
+            help="auto, chebyshev, map-elites, nsga2, nsga3, parego, qnehvi, random, sequential-knapsack, sobol, tpe, "
+            "or a plug-in."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
     prefer: given.Prefer = None,

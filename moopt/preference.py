@@ -45,7 +45,7 @@ class Preference:
         if not given:
             raise StudyError("The preference says nothing; expected bounds, weights or a reference.")
         for what, numbers in given.items():
-            if not isinstance(numbers, Mapping) or not numbers or not all(map(is_finite, numbers.values())):
+            if not isinstance(numbers, Mapping) or not numbers or not all(map(_is_number, numbers.values())):
                 raise StudyError(
                     f"The {what} {_be(what)} {numbers!r}; expected numbers by objective, such as {EXAMPLES[what]}."
                 )
@@ -64,7 +64,7 @@ class Preference:
         """The problem as an algorithm is to see it: with the bounds for constraints, and the reference.
 
         Raises:
-            StudyError: it has no objective of a name.
+            StudyError: it has no objective of a name, or its objectives and constraints cannot be set.
         """
         objectives = {objective.name: objective for objective in problem.objectives}
         for what, numbers in self._given().items():
@@ -75,10 +75,16 @@ class Preference:
                 )
         corner, kinds = self.reference or {}, {"min": Constraint, "max": _AtLeast}
         worst = {**(self.bounds or {}), **corner}
-        seen = copy.copy(problem)
-        seen.objectives = [replace(o, reference=corner.get(o.name, o.reference)) for o in problem.objectives]
         bounds = [kinds[objectives[name].direction](name, bound) for name, bound in worst.items()]
-        seen.constraints = (*problem.constraints, *bounds)
+        seen = copy.copy(problem)
+        try:
+            seen.objectives = [replace(o, reference=corner.get(o.name, o.reference)) for o in problem.objectives]
+            seen.constraints = (*problem.constraints, *bounds)
+        except AttributeError as error:
+            raise StudyError(
+                f"The objectives or constraints of {type(problem).__name__} cannot be set ({error}), as a preference "
+                "does in a copy of the problem; make them attributes, not properties."
+            ) from error
         return seen
 
     def region(self, problem: Problem) -> Region | None:
@@ -95,6 +101,10 @@ class Preference:
     def _given(self) -> dict[str, Mapping[str, float]]:
         parts = {"bounds": self.bounds, "weights": self.weights, "reference": self.reference}
         return {what: numbers for what, numbers in parts.items() if numbers is not None}
+
+
+def _is_number(value: object) -> bool:
+    return is_finite(value) and not isinstance(value, bool)
 
 
 def _be(what: str) -> str:

@@ -52,7 +52,13 @@ def optuna_sampler(algorithm: str | Algorithm, seed: int = 0) -> BaseSampler:
     Raises:
         AlgorithmError: there is no such algorithm, or it needs a problem that offers more than Optuna can tell.
     """
+    if algorithm == "auto":
+        raise AlgorithmError(
+            "'auto' looks at a problem, which a study of Optuna tells only later; name an algorithm, such as 'qnehvi'."
+        )
     made = algorithms.create(algorithm) if isinstance(algorithm, str) else algorithm
+    if not isinstance(made, Algorithm):
+        raise AlgorithmError(f"The algorithm is {algorithm!r}; expected a name or an algorithm, such as NSGA2().")
     if made.requires:
         raise AlgorithmError(
             f"{type(made).__name__} needs a problem with {', '.join(sorted(made.requires))}, which a study of Optuna "
@@ -217,7 +223,7 @@ class _Scale:
 
 
 def _scale(distribution: BaseDistribution) -> _Scale:
-    """Choices by index, steps counted from the lowest, logarithms where Optuna wants them, but for few numbers."""
+    """Choices by index, steps counted from the lowest, logarithms where Optuna wants them, unless numbers are few."""
 
     def has(value: Any) -> bool:
         try:

@@ -44,7 +44,7 @@ class Stop:
         limits = vars(self)
         for name, limit in limits.items():
             whole = name in ("trials", "tokens", "patience")
-            kinds = (int,) if whole else (int, float)
+            kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
             if limit is None:
                 continue
             if isinstance(limit, bool) or not isinstance(limit, kinds) or not limit > 0 or not math.isfinite(limit):

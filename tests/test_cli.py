@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from moopt import load_history
+from moopt.algorithms import NAMES
 from moopt.cli import app
 from moopt.progress import Display, comparisons
 
@@ -348,6 +349,11 @@ def test_exit_codes_reach_the_shell(folder: Path) -> None:
     assert broken.returncode == 2
     assert broken.stdout == ""
     assert "Traceback" not in broken.stderr
+
+
+def test_help_names_every_algorithm(folder: Path) -> None:
+    said = set(real("run", "--help").stdout.replace(",", " ").split())
+    assert said >= {"auto", *NAMES}
 
 
 def test_help_imports_nothing_heavy(folder: Path) -> None:

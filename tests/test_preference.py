@@ -157,3 +157,15 @@ def test_what_makes_no_sense_is_refused(given: dict, message: str):
 def test_only_a_preference_is_one():
     with pytest.raises(StudyError, match=r"The preference is .*; expected a moopt.Preference"):
         moopt.Study("s", BitToy(5), preference={"size": 80})
+
+
+def test_objectives_that_are_a_property_are_told():
+    class Property(moopt.Problem):
+        space = Landscape().space
+        objectives = property(lambda self: (moopt.Objective("loss"),))
+
+        def evaluate(self, config, fidelity):
+            return moopt.Evaluation({"loss": 1.0})
+
+    with pytest.raises(StudyError, match=r"Property cannot be set .* make them attributes"):
+        moopt.Preference(bounds={"loss": 1.0}).applied(Property())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from moopt import pareto
 from moopt.errors import AlgorithmError, ProblemError
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Evaluation, HasRepair, Problem, counted, known_values
+from moopt.problem import Evaluation, HasRepair, Problem, counted, is_finite, known_values
 from moopt.region import Region
 from moopt.space import Config, Space
 
@@ -238,8 +239,26 @@ def _configuration(problem: Problem, index: int) -> Config:
     return config
 
 
-def positive(name: str, value: int) -> int:
-    """`value`, if it is a whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def positive(name: str, value: Any) -> int:
+    """`value`, if it is a whole number above 0, Python's or numpy's."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise AlgorithmError(f"{name} is {value!r}; expected a whole number above 0.")
-    return value
+    return number
+
+
+def share(name: str, value: Any) -> float:
+    """`value`, if it is a finite number from 0."""
+    if isinstance(value, bool) or not is_finite(value) or float(value) < 0:
+        raise AlgorithmError(f"{name} is {value!r}; expected a finite number from 0.")
+    return float(value)
+
+
+def switch(name: str, value: Any) -> bool:
+    """`value`, if it is True or False."""
+    if not isinstance(value, (bool, np.bool)):
+        raise AlgorithmError(f"{name} is {value!r}; expected True or False.")
+    return bool(value)

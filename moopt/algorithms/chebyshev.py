@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt import pareto
-from moopt.algorithms.base import Algorithm, positive
+from moopt.algorithms.base import Algorithm, positive, share
 from moopt.algorithms.variation import Variation, spread
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
@@ -70,6 +70,9 @@ class Improvement:
 
     rho: float = 0.05
 
+    def __post_init__(self) -> None:
+        share("rho", self.rho)
+
     def __call__(self, step: Step) -> bool:
         both = np.array([step.candidate, step.parent])
         candidate, parent = pareto.chebyshev(both, step.weights, self.rho)
@@ -86,6 +89,9 @@ class Decay:
 
     kappa: float = 2 * math.log(2)
 
+    def __post_init__(self) -> None:
+        share("kappa", self.kappa)
+
     def __call__(self, spent: float) -> float:
         return math.exp(-self.kappa * spent)
 
@@ -99,6 +105,10 @@ class Constant:
     """
 
     chance: float
+
+    def __post_init__(self) -> None:
+        if share("chance", self.chance) > 1:
+            raise AlgorithmError(f"chance is {self.chance!r}; expected a number from 0 to 1.")
 
     def __call__(self, spent: float) -> float:
         return self.chance
@@ -122,7 +132,8 @@ class ChebyshevAnnealing(Algorithm):
         rho: The weight of the sum in the augmented Chebyshev value that chooses parents.
 
     Raises:
-        AlgorithmError: a gate or a schedule is no dataclass, so that a stored study could not tell it from another.
+        AlgorithmError: a number makes no sense, or a gate or a schedule is no dataclass, so that a stored study could
+            not tell it from another.
     """
 
     def __init__(
@@ -134,7 +145,8 @@ class ChebyshevAnnealing(Algorithm):
         schedule: Schedule = Decay(),
         rho: float = 0.05,
     ) -> None:
-        self.trials, self.opening, self.rho = positive("trials", trials), positive("opening", opening), float(rho)
+        self.trials, self.opening = positive("trials", trials), positive("opening", opening)
+        self.rho = share("rho", rho)
         self.explore, self.exploit, self.schedule = explore, exploit, schedule
         for name, part in self._parts().items():
             if not is_dataclass(part) or isinstance(part, type):

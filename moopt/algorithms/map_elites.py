@@ -27,8 +27,8 @@ class MAPElites(Algorithm):
     """Fills a map, such as size by latency, with the best candidate of each cell (Mouret and Clune 2015).
 
     Parents are drawn uniformly from the cells, crossed and varied. The map is pyribs' grid archive; install it with
-    `pip install 'moopt[qd]'`. What is infeasible gets no cell, and is a parent only while nothing feasible is known;
-    what lacks a descriptor gets none either, which is logged.
+    `pip install -e '.[qd]'` in the clone. What is infeasible gets no cell, and is a parent only while nothing feasible
+    is known; what lacks a descriptor gets none either, which is logged.
 
     Args:
         descriptors: The map's sides: names, or `Descriptor`s with bins and ranges. None: the known objectives, else
@@ -43,8 +43,10 @@ class MAPElites(Algorithm):
     def __init__(
         self, descriptors: Sequence[str | Descriptor] | None = None, quality: str | None = None, opening: int = 20
     ) -> None:
-        if descriptors is not None and (isinstance(descriptors, str) or not descriptors):
+        if descriptors is not None and (not isinstance(descriptors, list | tuple) or not descriptors):
             raise AlgorithmError(f"descriptors is {descriptors!r}; expected a list with one name or more, or None.")
+        if not all(isinstance(d, (str, Descriptor)) for d in descriptors or ()):
+            raise AlgorithmError(f"descriptors is {descriptors!r}; expected names or Descriptors.")
         named = None if descriptors is None else [Descriptor(d) if isinstance(d, str) else d for d in descriptors]
         self.descriptors, self.quality, self.opening = named, quality, positive("opening", opening)
 
@@ -119,6 +121,6 @@ def _grid(descriptors: Sequence[Descriptor]) -> Any:
     try:
         from ribs.archives import GridArchive
     except ImportError:
-        raise AlgorithmError("MAPElites needs the package ribs: pip install 'moopt[qd]'.") from None
+        raise AlgorithmError("MAPElites needs the package ribs: pip install -e '.[qd]' in the clone.") from None
     bins = [descriptor.bins for descriptor in descriptors]
     return GridArchive(solution_dim=1, dims=bins, ranges=[(0.0, 1.0)] * len(bins), epsilon=EDGE)

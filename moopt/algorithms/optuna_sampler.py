@@ -58,6 +58,10 @@ class OptunaSampler(Algorithm):
 
     def __init__(self, sampler: str | Factory = "tpe") -> None:
         self._name = sampler if isinstance(sampler, str) else None
+        if not isinstance(sampler, str) and not callable(sampler):
+            raise AlgorithmError(
+                f"The sampler is {sampler!r}; expected a name, such as 'tpe', or what makes one of a seed."
+            )
         self._factory = _named(sampler) if isinstance(sampler, str) else sampler
         if not isinstance(made := self._make(0), BaseSampler):
             raise AlgorithmError(f"The factory made {made!r} of the seed 0; expected a sampler of Optuna.")
@@ -214,7 +218,7 @@ def _from_hub(package: str) -> Factory:
         import optunahub
     except ImportError:
         raise AlgorithmError(
-            f"The sampler '{HUB}{package}' needs the package optunahub: pip install 'moopt[hub]'."
+            f"The sampler '{HUB}{package}' needs the package optunahub: pip install -e '.[hub]' in the clone."
         ) from None
     loaded = vars(optunahub.load_module(package=package)).values()
     samplers = {kind for kind in loaded if isinstance(kind, type) and issubclass(kind, BaseSampler)}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 from moopt import pareto
-from moopt.algorithms.base import Algorithm, positive
+from moopt.algorithms.base import Algorithm, positive, share
 from moopt.algorithms.variation import Variation, spread
 from moopt.errors import SurrogateError
 from moopt.jobs import Job, Outcome
@@ -45,7 +45,7 @@ class ParEGO(Algorithm):
 
     def __init__(self, opening: int = 20, candidates: int = 500, rho: float = 0.05) -> None:
         self.opening, self.candidates = positive("opening", opening), positive("candidates", candidates)
-        self.rho = float(rho)
+        self.rho = share("rho", rho)
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)

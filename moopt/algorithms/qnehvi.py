@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from moopt import pareto
 from moopt.acquisition import Beliefs, Improvement, Known, Proposals
-from moopt.algorithms.base import Algorithm, positive
+from moopt.algorithms.base import Algorithm, positive, switch
 from moopt.errors import SurrogateError
 from moopt.jobs import Job, Outcome
 from moopt.problem import Evaluation, HasRepair, Problem, counted
@@ -59,7 +59,8 @@ class QNEHVI(Algorithm):
         self, initial: int | None = None, prior: bool = True, trust_region: bool = True, rounding: bool = False
     ) -> None:
         self.initial = None if initial is None else positive("initial", initial)
-        self.prior, self.trust_region, self.rounding = prior, trust_region, rounding
+        self.prior, self.trust_region = switch("prior", prior), switch("trust_region", trust_region)
+        self.rounding = switch("rounding", rounding)
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)

@@ -7,7 +7,7 @@ leaves J, proposes candidates of the same cost for several radii. All are measur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -88,7 +88,9 @@ class SequentialKnapsack(Algorithm):
 
     def __init__(self, tokens: int = 4608, budgets: Sequence[int] | None = None) -> None:
         self.tokens = positive("tokens", tokens)
-        self.budgets = None if budgets is None else [int(b) for b in budgets]
+        if not isinstance(budgets, Iterable | None):
+            raise AlgorithmError(f"budgets is {budgets!r}; expected a list of whole numbers above 0, or None.")
+        self.budgets = None if budgets is None else [positive("a budget", b) for b in budgets]
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)

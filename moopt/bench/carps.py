@@ -23,7 +23,8 @@ try:
     from ConfigSpace import hyperparameters as kinds
 except ModuleNotFoundError as error:
     raise AlgorithmError(
-        f"Driving moopt from carps needs carps, and {error.name} is not installed: pip install 'moopt[carps]'."
+        f"Driving moopt from carps needs carps, and {error.name} is not installed: pip install -e '.[carps]' in the "
+        "clone."
     ) from None
 
 

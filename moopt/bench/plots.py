@@ -73,7 +73,7 @@ def attainment(race: Race, found: Sequence[Unit], target: Target) -> go.Figure:
 
 
 def median_attainment(sets: Sequence[FloatArray]) -> FloatArray:
-    """The corners, by the first objective, of what half of the sets [n, 2] dominate, [k, 2]; some may be empty."""
+    """The corners, by the first objective, that half of the sets [n, 2] or more dominate, [k, 2]; some may be empty."""
     found, half = [each for each in sets if len(each)], (len(sets) + 1) // 2
     if len(found) < half:
         return np.zeros((0, 2))

@@ -106,7 +106,7 @@ def test_nonsense_is_refused(make, message: str):
 
 def test_without_pyribs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ribs.archives", None)
-    with pytest.raises(AlgorithmError, match=r"pip install 'moopt\[qd\]'"):
+    with pytest.raises(AlgorithmError, match=r"pip install -e '\.\[qd\]' in the clone"):
         drive(MAPElites(), Landscape(), 2)
 
 

@@ -102,7 +102,9 @@ def test_the_gaussian_process_searches():
 
 def test_a_sampler_of_the_hub_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "optunahub", None)
-    with pytest.raises(AlgorithmError, match=r"'hub:samplers/auto_sampler' needs .* pip install 'moopt\[hub\]'"):
+    with pytest.raises(
+        AlgorithmError, match=r"'hub:samplers/auto_sampler' needs .* pip install -e '\.\[hub\]' in the clone"
+    ):
         OptunaSampler("hub:samplers/auto_sampler")
 
 

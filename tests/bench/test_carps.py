@@ -17,7 +17,7 @@ def test_without_carps_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.delitem(sys.modules, "moopt.bench.carps", raising=False)
     monkeypatch.setitem(sys.modules, "carps", None)
     monkeypatch.setitem(sys.modules, "carps.optimizers.optimizer", None)
-    with pytest.raises(AlgorithmError, match=r"needs carps.*pip install 'moopt\[carps\]'"):
+    with pytest.raises(AlgorithmError, match=r"needs carps.*pip install -e '\.\[carps\]' in the clone"):
         importlib.import_module("moopt.bench.carps")
 
 
