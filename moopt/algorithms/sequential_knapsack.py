@@ -88,7 +88,8 @@ class SequentialKnapsack(Algorithm):
 
     def __init__(self, tokens: int = 4608, budgets: Sequence[int] | None = None) -> None:
         self.tokens = positive("tokens", tokens)
-        if not isinstance(budgets, Iterable | None):
+        given: object = budgets  # whatever is given, a string too
+        if isinstance(given, str) or not isinstance(given, Iterable | None):
             raise AlgorithmError(f"budgets is {budgets!r}; expected a list of whole numbers above 0, or None.")
         self.budgets = None if budgets is None else [positive("a budget", b) for b in budgets]
 
