@@ -85,9 +85,9 @@ class QNEHVI(Algorithm):
             return self.jobs(self.unseen(self._scattered(rng), n, rng))
         reference = self._corner()
         chosen: list[Config] = []
-        rows = list(self._pending.values())
+        rows, front = list(self._pending.values()), self._front(beliefs, reference)
         for _ in range(n):
-            found = self._next(beliefs, reference, rows, rng)
+            found = self._next(beliefs, front, rows, rng)
             if found is None:
                 break
             chosen.append(found)
@@ -151,54 +151,62 @@ class QNEHVI(Algorithm):
         n = len(self.archive)
         if self._beliefs is None or self._beliefs[0] != n:
             try:
-                surrogates = {name: self._surrogate(name, data) for name, data in self._data().items()}
+                surrogates = {name: self._surrogate(name) for name in self._measured()}
                 self._beliefs = n, Beliefs(self.problem, self._known, surrogates, self.archive.outside)
             except SurrogateError as error:
                 logger.warning("QNEHVI goes on without a model for now: %s", error)
                 self._beliefs = n, None
         return self._beliefs[1]
 
-    def _data(self) -> dict[str, Data]:
-        """What was measured of each objective and constraint that is not known."""
-        archive, problem = self.archive, self.problem
-        codes, values, variances = np.array(archive.codes), np.array(archive.values), self._variances()
-        found = {o.name: Data.of(codes, values[:, j], variances[:, j]) for j, o in enumerate(problem.objectives)}
-        for k, constraint in enumerate(problem.constraints):
-            column = np.array(archive.excess)[:, k] + constraint.bound
-            found.setdefault(constraint.name, Data(codes, column))
-        return {name: data for name, data in found.items() if name not in self._known.names}
+    def _measured(self) -> list[str]:
+        """The objectives and constraints that are not known."""
+        problem = self.problem
+        names = [*(objective.name for objective in problem.objectives), *(each.name for each in problem.constraints)]
+        return [name for name in dict.fromkeys(names) if name not in self._known.names]
 
-    def _variances(self) -> FloatArray:
-        """The variances [n, m] of what distinguishes the values measured."""
+    def _told(self, name: str, n: int) -> Data:
+        """What the first n trials told of an objective or a constraint: of nothing later, whenever that is asked."""
+        archive, problem = self.archive, self.problem
+        codes, objectives = np.array(archive.codes[:n]), [objective.name for objective in problem.objectives]
+        if name in objectives:
+            values = np.array(archive.values[:n])[:, objectives.index(name)]
+            return Data.of(codes, values, self._variances(n)[:, objectives.index(name)])
+        k = [constraint.name for constraint in problem.constraints].index(name)
+        return Data(codes, np.array(archive.excess[:n])[:, k] + problem.constraints[k].bound)
+
+    def _variances(self, n: int) -> FloatArray:
+        """The variances [n, m] of what distinguishes the values of the first n trials."""
         archive = self.archive
-        values, variances = np.array(archive.values), np.array(archive.variances)
-        if len({job.fidelity for job in archive.jobs}) == 1:  # all on the same sequences
+        values, variances = np.array(archive.values[:n]), np.array(archive.variances[:n])
+        if len({job.fidelity for job in archive.jobs[:n]}) == 1:  # all on the same sequences
             for j, objective in enumerate(self.problem.objectives):
-                samples = [each.get(objective.name) for each in archive.samples]
+                samples = [each.get(objective.name) for each in archive.samples[:n]]
                 variances[:, j] = paired(values[:, j], variances[:, j], samples)
         return variances
 
-    def _surrogate(self, name: str, data: Data) -> Surrogate:
+    def _surrogate(self, name: str) -> Surrogate:
         """The surrogate of one number: fitted when the data has grown by a tenth, conditioned on the rest."""
-        n = self._initial
-        while (larger := max(n + 1, int(n * REFIT))) <= len(data):
+        n, space, whole = self._initial, self.problem.space, len(self.archive)
+        while (larger := max(n + 1, int(n * REFIT))) <= whole:
             n = larger
         if self._fitted.get(name, (0, None))[0] != n:
             first = next((o.name for o in self.problem.objectives if o.name not in self._known.names), None)
             prior = self._table if name == first else None
-            self._fitted[name] = n, fit(data.first(n), self.problem.space, prior, self._features, not self.rounding)
+            self._fitted[name] = n, fit(self._told(name, n), space, prior, self._features, not self.rounding)
         surrogate = self._fitted[name][1]
+        if n == whole:
+            return surrogate
+        data = self._told(name, whole)
         try:
-            return surrogate if n == len(data) else surrogate.conditioned(data)
+            return surrogate.conditioned(data)
         except ValueError:  # a value came that this kind of surrogate cannot have, or its covariance has no factor
-            return fit(data, self.problem.space, None, self._features, not self.rounding)
+            return fit(data, space, None, self._features, not self.rounding)
 
     def _next(
-        self, beliefs: Beliefs, reference: FloatArray, beside: list[FloatArray], rng: np.random.Generator
+        self, beliefs: Beliefs, front: _Front, beside: list[FloatArray], rng: np.random.Generator
     ) -> Config | None:
         """The new candidate that improves most beside what is pending; None when nothing is left."""
-        front = self._front(beliefs, reference)
-        fixed = self._fixed(beliefs, front, beside) if len(reference) > 2 else None
+        fixed = self._fixed(beliefs, front, beside) if len(front.reference) > 2 else None
         pool = self._first_pool(beliefs, front.parents, rng)
         best: list[tuple[float, FloatArray]] = []
         for later in range(self._rounds + 1):
@@ -273,7 +281,7 @@ class QNEHVI(Algorithm):
 
     def _uncertain(self, values: FloatArray) -> bool:
         """Whether errors of measured values are large enough to hide what is on the front."""
-        given = self._variances()
+        given = self._variances(len(values))
         spread = np.ptp(values, axis=0)
         errors = np.sqrt(np.nanmedian(np.where(np.isnan(given).all(axis=0), 0.0, given), axis=0))
         return bool((errors > NOISE * spread).any())
@@ -324,7 +332,7 @@ class _Front(NamedTuple):
     Attributes:
         parents: The candidates on it and in the region, [p, d]; without a feasible one those that exceed constraints
             least.
-        values: Their measured values, [p, m].
+        values: Their measured values, or what is believed of them where those are uncertain, [p, m].
         reference: Where volume ends, [m].
         again: The archive's indices of measured candidates that are drawn again, because their values are uncertain.
     """

@@ -68,10 +68,6 @@ class Data:
         found: FloatArray = -np.log(np.maximum(self.values, 0.01 * self.values.std()))
         return found
 
-    def first(self, n: int) -> Data:
-        """The n that were measured first."""
-        return Data(self.codes[:n], self.values[:n], None if self.variances is None else self.variances[:n])
-
 
 class Surrogate(ABC):
     """A Gaussian posterior of a latent number, and how the objective comes of it."""

@@ -11,7 +11,7 @@ import pytest
 import moopt
 from moopt import pareto
 from moopt.algorithms import QNEHVI, Algorithm
-from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
+from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated, replay
 from moopt.testing.problems import LEVELS, MIXED, Landscape
 from moopt_problems.synthetic import BitToy, Noisy, PymooFunction
 
@@ -130,3 +130,25 @@ def test_what_nothing_is_known_of_is_no_candidate(space: moopt.Space, objectives
     jobs = evaluated(log)
     assert len(jobs) == 11
     assert all(job.config[space.names[0]] != space.decode(space.lower)[space.names[0]] for job in jobs[-2:])
+
+
+class Sampled(moopt.Problem):
+    """A loss that is the mean over sequences, each of them hard for every candidate in its own way."""
+
+    space = BitToy(6).space
+    objectives = (moopt.Objective("loss"), moopt.Objective("size", known=True))
+
+    def known(self, config: moopt.Config) -> Mapping[str, float]:
+        return {"size": float(sum(config.values()))}
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        rng = np.random.default_rng(list(config.values()))
+        losses = [np.exp(s / 2 - self.known(config)["size"] / 12 + 0.1 * rng.standard_normal()) for s in range(6)]
+        return moopt.Evaluation({"loss": np.mean(losses)}, {"loss": np.var(losses) / 6}, {"loss": losses})
+
+
+def test_what_was_told_decides_alone_however_late_a_surrogate_is_fitted() -> None:
+    asked = QNEHVI()
+    log = drive(asked, Sampled(), 23)
+    again = replay(QNEHVI(), Sampled(), log)  # fits at 23 what the other fitted at 22
+    assert [job.config for job in asked.ask(2)] == [job.config for job in again.ask(2)]

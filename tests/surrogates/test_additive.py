@@ -83,7 +83,7 @@ def test_measured_errors_are_believed() -> None:
 def test_more_data_needs_no_new_fit() -> None:
     codes = sampled(50)
     data = Data(codes, losses(codes))
-    fewer = LogAdditive(data.first(30), Options(SPACE))
+    fewer = LogAdditive(Data(codes[:30], losses(codes[:30])), Options(SPACE))
     more, new = fewer.conditioned(data), sampled(30, 1)
     assert more.posterior(new)[1].trace() < fewer.posterior(new)[1].trace()
     np.testing.assert_allclose(more.mean(codes), losses(codes), rtol=0.05)
