@@ -11,6 +11,7 @@ import pytest
 import moopt
 from moopt import pareto
 from moopt.algorithms import QNEHVI, Algorithm
+from moopt.budgets import Knapsack
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated, replay
 from moopt.testing.problems import LEVELS, MIXED, Landscape
 from moopt_problems.synthetic import BitToy, Noisy, PymooFunction
@@ -48,7 +49,7 @@ def test_it_beats_random_search_on_mixed_variables() -> None:
 def test_it_finds_an_additive_front_in_a_few_dozen_trials() -> None:
     problem = BitToy(12)
     table, costs = problem.sensitivities("", 0), problem.costs()
-    knapsack = moopt.budgets.Knapsack(table, costs)
+    knapsack = Knapsack(table, costs)
     rows = np.arange(12)
     exact = [
         (table[rows, choice].sum(), costs[rows, choice].sum() / 8)
