@@ -5,27 +5,22 @@ Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is i
 
 from __future__ import annotations
 
-import functools
-import logging
-import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moopt import __version__, logs
+from moopt import __version__
 from moopt import cli_options as given
+from moopt.cli_errors import RunFailed, guarded, say
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError
 
 if TYPE_CHECKING:
     from moopt.history import History
     from moopt.study import Study
-
-FAILED, BAD_INPUT, IN_USE, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     help="Find the Pareto front of compressed models: how small, how fast, how accurate.",
@@ -37,33 +32,11 @@ app = typer.Typer(
 )
 
 
-class RunFailed(StudyError):
-    """The study began and could not be finished."""
-
-
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command: what goes wrong in it becomes one line on standard error and an exit code."""
-
-    @functools.wraps(function)
-    def guarded(**arguments: Any) -> None:
-        debug = arguments["debug"]
-        with _logged(arguments.get("log_json", False), debug):
-            try:
-                function(**arguments)
-            except KeyboardInterrupt:
-                _say("Interrupted. What is finished is stored; the same command goes on from there.", logging.WARNING)
-                raise typer.Exit(INTERRUPTED) from None
-            except typer.BadParameter:
-                raise
-            except Exception as error:
-                expected = isinstance(error, MooptError)
-                what = str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)"
-                trace = traceback.format_exc() if debug else ""
-                _say(f"{trace}Error: {what}", logging.ERROR)
-                raise typer.Exit(_code(error)) from None
-
-    app.command(no_args_is_help=True)(guarded)
-    return guarded
+    """Registers a command."""
+    made = guarded(function)
+    app.command(no_args_is_help=True)(made)
+    return made
 
 
 @app.callback(invoke_without_command=True)
@@ -144,7 +117,7 @@ def run(
     if trials is None and all(limit is None for limit in limits.values()):
         trials = 100
     if not log_json and (suggestion := study.settle(trials)):
-        _say(f"auto takes {suggestion.name}: {suggestion.reason}.")
+        say(f"auto takes {suggestion.name}: {suggestion.reason}.")
     with nullcontext() if log_json else Display(trials) as watch:
         _run(study, trials, watch, workers=workers, executor=executor, timeout=timeout, retries=retries, **limits)
     if as_json:
@@ -152,15 +125,15 @@ def run(
     else:
         print_front(study.history)
     if study.reached is not None and not log_json:
-        _say(f"The search ended: {study.reached}.")
+        say(f"The search ended: {study.reached}.")
     if study.stopped:
         raise KeyboardInterrupt
     if as_json:
         return
     if study.storage.location is None:
-        _say("The study was kept in memory alone; --storage FILE keeps it.")
+        say("The study was kept in memory alone; --storage FILE keeps it.")
     else:
-        _say(f"Stored in {study.storage.shown}. For a page to look at: moopt report {study.storage.shown}")
+        say(f"Stored in {study.storage.shown}. For a page to look at: moopt report {study.storage.shown}")
 
 
 @command
@@ -328,7 +301,7 @@ def bench(
 
     names = algorithms.split(",")
     races = [Race(target, partial(problem, target), evaluations, names, range(seeds)) for target in problems]
-    table = command.run(races, out, workers, against, _say)
+    table = command.run(races, out, workers, against, say)
     if as_json:
         print_json({"table": command.records(table), "folder": str(out)})
         return
@@ -378,27 +351,6 @@ def _history(storage: str, name: str | None) -> History:
     from moopt.study import load_history
 
     return load_history(storage, name)
-
-
-def _logged(as_json: bool, debug: bool) -> AbstractContextManager[None]:
-    """Where the log goes: to standard error if it was asked for."""
-    level = logging.DEBUG if debug else logging.INFO
-    if as_json:
-        return logs.lines(logs.JsonLines(), level)
-    return logs.lines(logs.PlainLines(), level) if debug else nullcontext()
-
-
-def _say(text: str, level: int = logging.INFO) -> None:
-    if logs.is_json():
-        logging.getLogger("moopt").log(level, text)
-    else:
-        print(text, file=sys.stderr)
-
-
-def _code(error: Exception) -> int:
-    if isinstance(error, StorageInUse):
-        return IN_USE
-    return BAD_INPUT if isinstance(error, MooptError) and not isinstance(error, RunFailed) else FAILED
 
 
 if __name__ == "__main__":
