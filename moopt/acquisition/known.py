@@ -9,13 +9,12 @@ import numpy.typing as npt
 
 from moopt.errors import ProblemError
 from moopt.problem import Problem, known_values
+from moopt.surrogates.options import listable
 
 FloatArray = npt.NDArray[np.float64]
 
 PROBES = 8
 """Random candidates that tables must give exactly before they are used."""
-MOST_OPTIONS = 64
-"""Options of a decision up to which tables are made."""
 
 
 class Known:
@@ -37,9 +36,8 @@ class Known:
         found = next(told, [o.name for o in problem.objectives if o.known])
         self.names = [name for name in dict.fromkeys(wanted) if name in found]
         self.tables: FloatArray | None = None
-        counts = problem.space.upper - problem.space.lower + 1
-        if self.names and problem.space.discrete.all() and counts.max() <= MOST_OPTIONS:
-            self._base, tables = self._tabled(counts.astype(int))
+        if self.names and listable(problem.space):
+            self._base, tables = self._tabled((problem.space.upper - problem.space.lower + 1).astype(int))
             self.tables = tables if self._exact(tables) else None
 
     def values(self, codes: FloatArray) -> dict[str, FloatArray]:

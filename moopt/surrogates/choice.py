@@ -12,11 +12,9 @@ from moopt.errors import SurrogateError
 from moopt.space import Space
 from moopt.surrogates.base import Data, Surrogate
 from moopt.surrogates.gaussian import Encoding, Features, GaussianProcess, LogGaussianProcess
-from moopt.surrogates.options import Options
+from moopt.surrogates.options import Options, listable
 from moopt.surrogates.sums import LinearAdditive, LogAdditive, LogOfSum
 
-MOST_OPTIONS = 64
-"""Options of a decision up to which each has a share of its own in an additive surrogate."""
 LARGEST = 1e100
 """The size of values that can be modelled."""
 MOST_DECISIONS = 30
@@ -63,7 +61,7 @@ def _candidates(
     data: Data, space: Space, prior: npt.ArrayLike | None, features: Features, additive: bool
 ) -> Iterator[Callable[[], Surrogate]]:
     positive = bool((data.values > 0).all())
-    if additive and space.discrete.all() and len(space) > 1 and (space.upper - space.lower).max() < MOST_OPTIONS:
+    if additive and len(space) > 1 and listable(space):
         options = Options(space)
         if prior is not None:
             yield partial(LogAdditive if positive else LinearAdditive, data, options, prior)

@@ -11,6 +11,15 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
+MOST_OPTIONS = 64
+"""Options of a decision up to which each is told apart."""
+
+
+def listable(space: Space) -> bool:
+    """Whether every decision has options, few enough for tables."""
+    return bool(space.discrete.all()) and bool((space.upper - space.lower).max() < MOST_OPTIONS)
+
+
 class Options:
     """The options of the decisions of a discrete space, each with a place in one long list.
 
