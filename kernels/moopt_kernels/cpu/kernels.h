@@ -151,8 +151,8 @@ bool permitted(); // asks the system for the tiles, once
 int64_t packed_elements(const Geometry& g, int64_t tokens);
 void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed);
 void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
-          int64_t last); // panels of 64 outputs
-int64_t panels(const Geometry& g);
+          int64_t last); // pairs of blocks
+int64_t pairs(const Geometry& g);
 } // namespace amx
 
 } // namespace moopt

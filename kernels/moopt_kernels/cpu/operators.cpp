@@ -22,12 +22,14 @@ std::atomic<int64_t> g_calls[kOperations];
 
 struct Machine {
   const Kernels* few;  // tokens
+  int64_t few_tokens;  // how many are few, without AMX
   bool amx;            // for many
-  int64_t few_tokens;  // how many are few
   const Attention* attention;
 };
 
-constexpr int64_t kFewBesideAmx = 6, kFewOtherwise = 24;
+// Tokens up to which a way is the fastest, measured at 576, 1536 and 4096 square: the integer products beside AMX, and
+// beside dequantizing for PyTorch's product; AMX beside that.
+constexpr int64_t kFewBesideAmx = 7, kFewAvx512 = 64, kFewAvx2 = 16, kManyAmx = 1024;
 
 Machine machine(const std::string& most) {
   __builtin_cpu_init();
@@ -37,8 +39,7 @@ Machine machine(const std::string& most) {
 #ifdef MOOPT_AMX
   tiles = avx512 && most != "avx512" && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("amx-bf16") && amx::permitted();
 #endif
-  return {avx512 ? &kAvx512 : &kAvx2, tiles, tiles ? kFewBesideAmx : kFewOtherwise,
-          avx512 ? &kAttentionAvx512 : &kAttentionAvx2};
+  return {avx512 ? &kAvx512 : &kAvx2, avx512 ? kFewAvx512 : kFewAvx2, tiles, avx512 ? &kAttentionAvx512 : &kAttentionAvx2};
 }
 
 Machine g_machine = machine("");
@@ -120,7 +121,7 @@ void few_tokens(const Matrix& w, const void* x, Type type, int64_t tokens, const
 void many_tokens(const Matrix& w, const uint16_t* x, int64_t tokens, const float* bias, uint16_t* y) {
   uint16_t* packed = t_packed.get<uint16_t>(amx::packed_elements(w, tokens));
   amx::pack(w, x, tokens, packed);
-  torch::stable::parallel_for(0, amx::panels(w), 1, [&](int64_t first, int64_t last) {
+  torch::stable::parallel_for(0, amx::pairs(w), 1, [&](int64_t first, int64_t last) {
     amx::gemm(w, packed, tokens, bias, y, first, last);
   });
 }
@@ -146,8 +147,9 @@ Tensor linear(const Tensor& input, const Matrix& w, const OptionalTensor& bias) 
   const Tensor x = dense(input);
   const Type type = type_of(x);
   const int64_t tokens = x.numel() / w.k;
-  const bool tiles = g_machine.amx && type == kBFloat16;
-  if (tokens > (tiles ? g_machine.few_tokens : kFewOtherwise) && !tiles) return torch_linear(x, dequantized(w, x.scalar_type()), bias);
+  const bool tiles = g_machine.amx && type == kBFloat16 && tokens <= kManyAmx;
+  const int64_t few = tiles ? kFewBesideAmx : g_machine.few_tokens;
+  if (tokens > few && !tiles) return torch_linear(x, dequantized(w, x.scalar_type()), bias);
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = w.n;
   Tensor y = empty(shape, x.scalar_type());
@@ -160,7 +162,7 @@ Tensor linear(const Tensor& input, const Matrix& w, const OptionalTensor& bias) 
     rows::widen(flat.data_ptr(), type_of(flat), w.n, wide_bias);
   }
 #ifdef MOOPT_AMX
-  if (tiles && tokens > g_machine.few_tokens) {
+  if (tokens > few) {
     many_tokens(w, (const uint16_t*)x.data_ptr(), tokens, wide_bias, (uint16_t*)y.data_ptr());
     return y;
   }
