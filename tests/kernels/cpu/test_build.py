@@ -48,6 +48,29 @@ def test_eight_at_once_compile_once(compiler: Callable[[str], Path], tmp_path: P
 
 
 @needs_avx2
+@pytest.mark.compiles
+def test_eight_processes_that_start_at_once_build_one_library_and_agree(
+    compiler: Callable[[str], Path], tmp_path: Path
+) -> None:
+    compiler(f'exec {build.find_compiler()} "$@" -O0')  # quick to compile; the same code
+    code = (
+        "import torch, moopt_kernels as mk; torch.manual_seed(0)\n"
+        "weight = mk.quantize_weight(torch.randn(48, 96), 4, 32)\n"
+        "y = [mk.quantized_linear(torch.randn(m, 96).bfloat16(), weight) for m in (1, 40)]\n"
+        "print(weight.layout, mk.calls()['quantized_linear', 'cpu'], torch.cat(y).view(torch.int16).tolist())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "kernels"), "MOOPT_KERNELS": "cpu"}
+    command = [sys.executable, "-c", code]
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    said = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0] * 8
+    assert len(set(said)) == 1
+    assert said[0].startswith("cpu 2 [[")
+    assert len(list((tmp_path / "kernels").glob("*.so"))) == 1
+    assert sum("-shared" in line for line in (tmp_path / "log").read_text().splitlines()) == 1
+
+
+@needs_avx2
 def test_another_compiler_is_another_library(compiler: Callable[[str], Path]) -> None:
     compiler(f'[ "$1" = --version ] && echo 12.2; {WRITES}')
     first = build.library()
