@@ -43,7 +43,7 @@ UNITS: dict[str, tuple[str, ...]] = {
     "tokens.cpp": (*PLAIN, "-ffp-contract=off"),
 }
 """Sources and their flags; what takes the compiler longest comes first, so that cores finish together."""
-HEADERS = ("attention.h", "kernels.h")
+HEADERS = ("attention.h", "fields.h", "kernels.h")
 INSTALL = "install a C++17 compiler (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++) or name one in CXX"
 
 _loaded: ctypes.CDLL | None = None

@@ -1,6 +1,6 @@
 // Many tokens in bfloat16 with AMX: outputs are dequantized some pairs of blocks at a time, then multiplied in 2 x 2 tiles.
 // Tiles are read one after the other, both of weights and of tokens, from what stays in the second-level cache.
-#include "kernels.h"
+#include "fields.h"
 #include <cstring>
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -28,19 +28,10 @@ struct TileConfig {
 
 thread_local Workspace t_row, t_weights;
 
-template <int B> __m512i unpacked(const uint8_t* p, __m512i order, __m512i shifts, __m512i mask, __m512i half, __m512i top) {
-  if constexpr (B == 8) return _mm512_and_si512(_mm512_adds_epu8(_mm512_loadu_si512(p), half), top);
-  __m512i v = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(p));
-  return _mm512_and_si512(_mm512_multishift_epi64_epi8(shifts, v), mask);
-}
-
 // 16 outputs, as pairs of inputs [16][16][2] in every second tile.
 template <int B> void dequantize(const Matrix& w, int64_t block, uint16_t* tile) {
-  alignas(64) uint8_t o[64], s[64];
   alignas(64) uint16_t p[32];
-  for (int i = 0; i < 64; i++) o[i] = uint8_t(i % 8 < B ? i / 8 * B + i % 8 : 63), s[i] = uint8_t(i % 8 * B);
   for (int i = 0; i < 32; i++) p[i] = uint16_t(i / 2 + i % 2 * 16);
-  const __m512i order = _mm512_load_si512(o), shifts = _mm512_load_si512(s), mask = _mm512_set1_epi8(char((1 << B) - 1));
   const __m512i half = _mm512_set1_epi8(char(w.half)), top = _mm512_set1_epi8(char(w.top)), pairs = _mm512_load_si512(p);
   const __m512i one = _mm512_set1_epi32(0x3f800000), place = _mm512_set1_epi32(0x7f8000);
   const __m512 middle = _mm512_set1_ps(float(w.middle())), unit = _mm512_set1_ps(float(256 << w.shift));
@@ -52,8 +43,7 @@ template <int B> void dequantize(const Matrix& w, int64_t block, uint16_t* tile)
     return _mm512_fmsub_ps(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(placed, place, one, 0xea)), scale, offset);
   };
   int64_t next = 0;
-  for (int64_t k = 0; k < w.padded_k; k += 16) {
-    uint16_t* values = tile + k / 32 * 2 * kTile + k % 32 * kRows;
+  for (int64_t k = 0; k < w.padded_k; k += kInputs, codes += B * kVectorBytes, tile += 2 * kTile) {
     if (k >= next) {
       const int64_t group = k / w.padded_group, at = (block * w.groups + group) * kRows;
       next = (group + 1) * w.padded_group;
@@ -64,16 +54,19 @@ template <int B> void dequantize(const Matrix& w, int64_t block, uint16_t* tile)
       scale = _mm512_mul_ps(scale, unit);
       offset = _mm512_add_ps(offset, scale);
     }
-#pragma GCC unroll 4
-    for (int b = 0; b < 4; b++, codes += 8 * B, values += 64) {
-      __m512i q = unpacked<B>(codes, order, shifts, mask, half, top);
+    __m512i vectors[B];
+    for (int v = 0; v < B; v++) vectors[v] = Vector512::load(codes + v * kVectorBytes);
+    uint16_t* values = tile;
+    each<kBlocks>([&](auto b) __attribute__((always_inline)) {
+      __m512i q = codes_of<Vector512, B, b>(vectors);
+      if (B == 8) q = _mm512_and_si512(_mm512_adds_epu8(q, half), top);
       __m512 k0 = value(_mm512_slli_epi32(q, 15)), k1 = value(_mm512_slli_epi32(q, 7));
       __m512 k2 = value(_mm512_srli_epi32(q, 1)), k3 = value(_mm512_srli_epi32(q, 9));
       _mm512_store_si512(values, _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(k1, k0)));
       _mm512_store_si512(values + 32, _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(k3, k2)));
-    }
+      values += 64;
+    });
   }
-  if (w.padded_k % 32) memset(tile + w.padded_k / 32 * 2 * kTile + kTile / 2, 0, kTile); // half a tile's inputs are missing
 }
 
 using Dequantize = void (*)(const Matrix&, int64_t, uint16_t*);
@@ -137,11 +130,11 @@ bool permitted() {
 
 int64_t pairs(const Geometry& g) { return (g.row_blocks + 1) / 2; }
 
-int64_t packed_elements(const Geometry& g, int64_t tokens) { return up(tokens, kPair) * up(g.padded_k, 32); }
+int64_t packed_elements(const Geometry& g, int64_t tokens) { return up(tokens, kPair) * g.padded_k; }
 
 // x [tokens][k] to tiles [tokens / 32][k / 32][2][16][32], filled up with zeros.
 void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed) {
-  const int64_t wide = up(g.padded_k, 32);
+  const int64_t wide = g.padded_k;
   uint16_t* padded = t_row.get<uint16_t>(wide);
   memset(padded, 0, 2 * wide);
   for (int64_t m = 0; m < up(tokens, kPair); m++) {
@@ -156,7 +149,7 @@ void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed
 
 void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
           int64_t last) {
-  const int64_t wide = up(w.padded_k, 32), fit = kWeights / (2 * kPair * wide), most = fit > 1 ? fit : 1;
+  const int64_t wide = w.padded_k, fit = kWeights / (2 * kPair * wide), most = fit > 1 ? fit : 1;
   const int64_t chunk = most < last - first ? most : last - first;
   uint16_t* weights = t_weights.get<uint16_t>(chunk * kPair * wide);
   alignas(64) float sums[4 * kSums];

@@ -1,75 +1,77 @@
-// Few tokens with AVX2 and BMI2: codes are spread to bytes by pdep and multiply activations of 16-bit words.
-#include "kernels.h"
+// Few tokens with AVX2: the even and the odd inputs of a block's codes become words and multiply activations of 16 bits,
+// which lie in the order 0, 2, 1, 3 of each four inputs.
+#include "fields.h"
 #include <cmath>
 #include <cstring>
-#include <immintrin.h>
 
 namespace moopt {
 namespace {
 
+// A slice of 8 of a row block's outputs, a byte a code: blocks[inputs / 4][32].
+void unpack(const Matrix& w, const uint8_t* codes, uint8_t* blocks) {
+  const __m256i half = _mm256_set1_epi8(char(w.half)), top = _mm256_set1_epi8(char(w.top));
+  with_width(w.bits, [&](auto width) {
+    for (int64_t k = 0; k < w.slice; k += kInputs, codes += width * kVectorBytes) {
+      __m256i vectors[width];
+      for (int v = 0; v < width; v++) vectors[v] = Vector256::load(codes + v * kVectorBytes);
+      each<kBlocks>([&](auto b) __attribute__((always_inline)) {
+        __m256i q = codes_of<Vector256, width, b>(vectors);
+        if (width == 8) q = _mm256_and_si256(_mm256_adds_epu8(q, half), top);
+        _mm256_store_si256((__m256i*)blocks, q);
+        blocks += 32;
+      });
+    }
+  });
+}
+
+// Tokens share what is unpacked. Words: 1 (16 bits) or 2 (24 bits).
 template <int Words, int Tokens>
 void rows_of(const Matrix& w, const Activations& x, int64_t token, float* y, int64_t first, int64_t last) {
-  const uint64_t mask = 0x0101010101010101ull * ((1u << w.bits) - 1);
-  const __m256i half = _mm256_set1_epi8(char(w.half)), top = _mm256_set1_epi8(char(w.top));
   const __m128i shift = _mm_cvtsi64_si128(w.shift);
-  const int64_t repeats = w.slices_per_group(), stride = w.row_blocks * kRows;
+  const __m256i even = _mm256_set1_epi16(255);
+  const int64_t repeats = w.slices_per_group(), stride = w.row_blocks * kRows, slice_bytes = w.slice / kInputs * w.bits * kVectorBytes;
   const int16_t* words[Tokens][Words];
   for (int t = 0; t < Tokens; t++)
     for (int p = 0; p < Words; p++) words[t][p] = (const int16_t*)x.planes + ((token + t) * Words + p) * w.padded_k;
 
-  for (int64_t i = first; i < last; i++) {
-    const uint8_t* codes = w.row_block(i);
-    __m256 total[Tokens][2];
-    for (int t = 0; t < Tokens; t++) total[t][0] = total[t][1] = _mm256_setzero_ps();
-    for (int64_t a = 0; a < w.slices; a++) {
-      __m256i sum[Tokens][Words][4];
+  alignas(32) uint8_t blocks[kLongGroup / kInputs * kBlocks * 32];
+  for (int64_t j = 2 * first; j < 2 * last; j++) { // 8 outputs
+    const int64_t i = j / 2, side = j % 2 * 8;
+    const uint8_t* codes = w.row_block(i) + side * 4;
+    __m256 total[Tokens];
+    for (int t = 0; t < Tokens; t++) total[t] = _mm256_setzero_ps();
+    for (int64_t a = 0; a < w.slices; a++, codes += slice_bytes) {
+      unpack(w, codes, blocks);
+      __m256i sum[Tokens][Words][2];
       for (int t = 0; t < Tokens; t++)
-        for (int p = 0; p < Words; p++)
-          for (int q = 0; q < 4; q++) sum[t][p][q] = _mm256_setzero_si256();
-      for (int64_t k = a * w.slice; k < (a + 1) * w.slice; k += 4) {
-        alignas(32) uint64_t eight[8];
-        if (w.bits == 8) { // one 8-bit path for parents and their slices
-          const __m256i* from = (const __m256i*)codes;
-          _mm256_store_si256((__m256i*)eight, _mm256_and_si256(_mm256_adds_epu8(_mm256_loadu_si256(from), half), top));
-          _mm256_store_si256((__m256i*)(eight + 4), _mm256_and_si256(_mm256_adds_epu8(_mm256_loadu_si256(from + 1), half), top));
-        } else {
-          for (int j = 0; j < 8; j++) {
-            uint64_t v;
-            memcpy(&v, codes + j * w.bits, 8);
-            eight[j] = _pdep_u64(v, mask);
-          }
-        }
-        codes += 8 * w.bits;
-        for (int q = 0; q < 4; q++) {
-          __m256i wide = _mm256_cvtepu8_epi16(_mm_set_epi64x((long long)eight[2 * q + 1], (long long)eight[2 * q]));
-          for (int t = 0; t < Tokens; t++)
-            for (int p = 0; p < Words; p++) {
-              long long four;
-              memcpy(&four, words[t][p] + k, 8);
-              sum[t][p][q] = _mm256_add_epi32(sum[t][p][q], _mm256_madd_epi16(wide, _mm256_set1_epi64x(four)));
+        for (int p = 0; p < Words; p++) sum[t][p][0] = sum[t][p][1] = _mm256_setzero_si256();
+      for (int64_t k = 0; k < w.slice; k += 4) {
+        const __m256i q = _mm256_load_si256((const __m256i*)(blocks + k * 8));
+        const __m256i half[2] = {_mm256_and_si256(q, even), _mm256_srli_epi16(q, 8)};
+        for (int t = 0; t < Tokens; t++)
+          for (int p = 0; p < Words; p++)
+            for (int h = 0; h < 2; h++) {
+              const __m256i two = _mm256_set1_epi32(*(const int32_t*)(words[t][p] + a * w.slice + k + 2 * h));
+              sum[t][p][h] = _mm256_add_epi32(sum[t][p][h], _mm256_madd_epi16(half[h], two));
             }
-        }
       }
-      const int64_t at = (i * w.groups + a / repeats) * kRows;
-      for (int t = 0; t < Tokens; t++)
-        for (int h = 0; h < 2; h++) { // outputs 0-7, then 8-15
-          __m256i zero = w.zeros ? _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(w.zeros + at + 8 * h)))
-                                 : _mm256_set1_epi32(int(w.middle()));
-          __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(w.scales + at + 8 * h)));
-          __m256 value = _mm256_setzero_ps();
-          for (int p = 0; p < Words; p++) {
-            __m256i s = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sum[t][p][2 * h], sum[t][p][2 * h + 1]), 0xd8);
-            __m256i offset = _mm256_mullo_epi32(zero, _mm256_set1_epi32(x.sums[((token + t) * Words + p) * w.slices + a]));
-            s = _mm256_sub_epi32(_mm256_sll_epi32(s, shift), offset);
-            value = _mm256_fmadd_ps(value, _mm256_set1_ps(4096.f), _mm256_cvtepi32_ps(s));
-          }
-          __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
-          __m256 step = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[(token + t) * w.slices + a]));
-          total[t][h] = _mm256_fmadd_ps(step, value, total[t][h]);
+      const int64_t at = (i * w.groups + a / repeats) * kRows + side;
+      const __m256i zero = w.zeros ? _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(w.zeros + at)))
+                                   : _mm256_set1_epi32(int(w.middle()));
+      const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(w.scales + at)));
+      const __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+      for (int t = 0; t < Tokens; t++) {
+        __m256 value = _mm256_setzero_ps();
+        for (int p = 0; p < Words; p++) {
+          const __m256i s = _mm256_sll_epi32(_mm256_add_epi32(sum[t][p][0], sum[t][p][1]), shift);
+          const __m256i offset = _mm256_mullo_epi32(zero, _mm256_set1_epi32(x.sums[((token + t) * Words + p) * w.slices + a]));
+          value = _mm256_fmadd_ps(value, _mm256_set1_ps(4096.f), _mm256_cvtepi32_ps(_mm256_sub_epi32(s, offset)));
         }
+        const __m256 step = _mm256_mul_ps(scale, _mm256_set1_ps(x.scales[(token + t) * w.slices + a]));
+        total[t] = _mm256_fmadd_ps(step, value, total[t]);
+      }
     }
-    for (int t = 0; t < Tokens; t++)
-      for (int h = 0; h < 2; h++) _mm256_storeu_ps(y + (token + t) * stride + i * kRows + 8 * h, total[t][h]);
+    for (int t = 0; t < Tokens; t++) _mm256_storeu_ps(y + (token + t) * stride + i * kRows + side, total[t]);
   }
 }
 
@@ -104,8 +106,9 @@ void split(const Geometry& g, const float* padded, int64_t token, Activations& x
     x.scales[token * g.slices + a] = !finite ? __builtin_nanf("") : some ? peak / most : 0.f;
     const float inverse = some ? most / peak : 0.f;
     int32_t sum_high = 0, sum_low = 0;
-    for (int64_t k = a * g.slice; k < (a + 1) * g.slice; k++) {
-      int32_t v = some ? int32_t(lrintf(padded[k] * inverse)) : 0, h = x.wide ? (v + 2048) >> 12 : v;
+    for (int64_t i = a * g.slice; i < (a + 1) * g.slice; i++) {
+      const int64_t k = i / 4 * 4 + i % 2 * 2 + i % 4 / 2; // where this input's place is
+      int32_t v = some ? int32_t(lrintf(padded[i] * inverse)) : 0, h = x.wide ? (v + 2048) >> 12 : v;
       high[k] = int16_t(h);
       sum_high += h;
       if (x.wide) {

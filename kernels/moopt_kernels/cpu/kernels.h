@@ -1,8 +1,8 @@
 // What the kernels share: how a matrix lies in memory, and which functions each instruction set offers.
 //
-// A matrix n x k is stored in blocks of 16 outputs x 4 inputs, 64 codes in 8 * bits bytes, least significant bit
-// first; the blocks of 16 outputs lie one after the other along k. Each group of inputs is filled up with zero codes
-// to whole slices: a slice is what shares one scale of the activations. Scales and zeros are [n/16][groups][16].
+// A matrix n x k is stored in superblocks of 16 outputs x 32 inputs, each `bits` vectors of 64 bytes (fields.h says where
+// in them a code is); those of 16 outputs lie one after the other along k. Each group of inputs is filled up with zero
+// codes to whole slices: a slice is what shares one scale of the activations. Scales and zeros are [n/16][groups][16].
 //
 // Functions here are static or always inlined: one that is shared and compiled for AVX-512 would fault on an older CPU.
 #pragma once
@@ -11,10 +11,12 @@
 
 namespace moopt {
 
-constexpr int64_t kRows = 16;       // outputs of a block
-constexpr int64_t kLongGroup = 128; // longer groups are cut into several slices
+constexpr int64_t kRows = 16;        // outputs of a superblock
+constexpr int64_t kInputs = 32;      // inputs of a superblock
+constexpr int64_t kBlocks = 8;       // of 16 x 4 codes in a superblock
+constexpr int64_t kVectorBytes = 64; // a superblock has as many vectors as a code has bits
+constexpr int64_t kLongGroup = 128;  // longer groups are cut into several slices
 constexpr int64_t kSlice = 64;
-constexpr int64_t kSlack = 64; // readable bytes after the codes: kernels load whole vectors
 
 enum Type : int { kBFloat16, kFloat16, kFloat32 };
 
@@ -27,17 +29,17 @@ struct Geometry {
   int64_t slice;        // inputs of a slice; divides padded_group
   int64_t slices;       // of a row
   int64_t padded_k;     // inputs of a row, filled up
-  int64_t row_blocks;   // blocks of 16 outputs
+  int64_t row_blocks;   // of 16 outputs
 
   [[gnu::always_inline]] int64_t slices_per_group() const { return padded_group / slice; }
-  [[gnu::always_inline]] int64_t row_block_bytes(int64_t bits) const { return padded_k / 4 * 8 * bits; }
+  [[gnu::always_inline]] int64_t row_block_bytes(int64_t bits) const { return padded_k / kInputs * kVectorBytes * bits; }
 };
 
 static inline Geometry geometry(int64_t n, int64_t k, int64_t group) {
   Geometry g;
   g.n = n, g.k = k, g.group = group < k ? group : k;
   bool long_group = g.group > kLongGroup;
-  g.padded_group = up(g.group, long_group ? kSlice : 16);
+  g.padded_group = up(g.group, long_group ? kSlice : kInputs);
   g.slice = long_group ? kSlice : g.padded_group;
   g.groups = (k + g.group - 1) / g.group;
   int64_t last = k - (g.groups - 1) * g.group;

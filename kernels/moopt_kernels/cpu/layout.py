@@ -1,4 +1,4 @@
-"""The CPU layout: blocks of 16 outputs x 4 inputs for the C++ kernels (`kernels.h`). Importing it readies them."""
+"""The CPU layout: superblocks of 16 outputs x 32 inputs for the C++ kernels (`kernels.h`). Importing readies them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from moopt_kernels import dispatch
 from moopt_kernels.cpu import build
 from moopt_kernels.layout import Parts, Prepacked
 
-VERSION = 1
+VERSION = 2
 """To be raised when matrices lie in memory in another way: what is stored of them is then made again."""
 ROWS = 16
 """Outputs of a block."""
-SLACK = 64
-"""Readable bytes after the codes: `kSlack`."""
 
 OPERATIONS = (
     "quantized_linear", "sliced_linear", "quantize_weight", "slice_repack", "dequantize", "quantized_kv_attention",
@@ -53,7 +51,7 @@ def view_rows(weight: Prepacked, start: int, stop: int) -> Prepacked | None:
         return None
     first, last, size = start // ROWS, -(-stop // ROWS), _block_bytes(weight)
     zeros = None if weight.zeros is None else weight.zeros[first:last]
-    codes = weight.codes[first * size : last * size + SLACK]
+    codes = weight.codes[first * size : last * size]
     return replace(
         weight, codes=codes, scales=weight.scales[first:last], zeros=zeros, shape=(stop - start, weight.shape[1])
     )
@@ -62,9 +60,8 @@ def view_rows(weight: Prepacked, start: int, stop: int) -> Prepacked | None:
 def take_rows(weight: Prepacked, rows: Tensor) -> tuple[Prepacked, Tensor]:
     """A matrix of the blocks that have these rows [m], and where in it each of them is."""
     blocks, where = torch.unique(rows // ROWS, return_inverse=True)
-    codes = weight.codes[:-SLACK].view(-1, _block_bytes(weight))[blocks].view(-1)
+    codes = weight.codes.view(-1, _block_bytes(weight))[blocks].view(-1)
     zeros = None if weight.zeros is None else weight.zeros[blocks]
-    codes = torch.nn.functional.pad(codes, (0, SLACK))
     shape = (len(blocks) * ROWS, weight.shape[1])
     return replace(
         weight, codes=codes, scales=weight.scales[blocks], zeros=zeros, shape=shape
@@ -108,7 +105,7 @@ def _drain() -> dict[tuple[str, str], int]:
 
 
 def _block_bytes(weight: Prepacked) -> int:
-    return (len(weight.codes) - SLACK) // -(-weight.shape[0] // ROWS)
+    return len(weight.codes) // -(-weight.shape[0] // ROWS)
 
 
 def _in_blocks(values: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::co
 
 void check(const Geometry& g, const Tensor& codes, const Tensor& scales, const OptionalTensor& zeros, int64_t bits) {
   STD_TORCH_CHECK(bits >= 1 && bits <= 8, "Got the width ", bits, "; expected 1 to 8.");
-  STD_TORCH_CHECK(codes.is_contiguous() && codes.numel() == g.row_blocks * g.row_block_bytes(bits) + kSlack, "Got ",
-                  codes.numel(), " bytes of codes; expected ", g.row_blocks * g.row_block_bytes(bits) + kSlack,
+  STD_TORCH_CHECK(codes.is_contiguous() && codes.numel() == g.row_blocks * g.row_block_bytes(bits), "Got ",
+                  codes.numel(), " bytes of codes; expected ", g.row_blocks * g.row_block_bytes(bits),
                   ": these are not the codes of this layout, shape, width and group size.");
   STD_TORCH_CHECK(scales.is_contiguous() && scales.scalar_type() == ScalarType::BFloat16 &&
                   scales.numel() == g.row_blocks * g.groups * kRows, "Got scales of another shape or type than the layout's.");
@@ -184,10 +184,7 @@ Tensor sliced_linear(const Tensor& x, const Tensor& codes, const Tensor& scales,
 }
 
 Tensor empty_codes(const Geometry& g, int64_t bits) {
-  const int64_t bytes = g.row_blocks * g.row_block_bytes(bits);
-  Tensor codes = empty({bytes + kSlack}, ScalarType::Byte);
-  memset((char*)codes.data_ptr() + bytes, 0, kSlack);
-  return codes;
+  return empty({g.row_blocks * g.row_block_bytes(bits)}, ScalarType::Byte);
 }
 
 Tensor pack(const Tensor& plain, int64_t bits, int64_t group) {
@@ -222,10 +219,9 @@ Tensor unstream(const Tensor& plain, int64_t k, int64_t bits) {
 
 Tensor repack(const Tensor& parent, int64_t bits) {
   g_calls[kRepack]++;
-  const int64_t blocks = (parent.numel() - kSlack) / 64;
-  Tensor packed = empty({blocks * 8 * bits + kSlack}, ScalarType::Byte);
-  memset((char*)packed.data_ptr() + blocks * 8 * bits, 0, kSlack);
-  torch::stable::parallel_for(0, blocks, 4096, [&](int64_t first, int64_t last) {
+  const int64_t superblocks = parent.numel() / (8 * kVectorBytes);
+  Tensor packed = empty({superblocks * bits * kVectorBytes}, ScalarType::Byte);
+  torch::stable::parallel_for(0, superblocks, 512, [&](int64_t first, int64_t last) {
     rows::repack((const uint8_t*)parent.data_ptr(), bits, (uint8_t*)packed.data_ptr(), first, last);
   });
   return packed;

@@ -1,5 +1,5 @@
 // Packing, slicing, quantizing and dequantizing, and float conversions. AVX2, BMI2 and F16C only.
-#include "kernels.h"
+#include "fields.h"
 #include <cmath>
 #include <cstring>
 #include <immintrin.h>
@@ -45,41 +45,47 @@ void transpose(const uint8_t blocks[4][64], uint8_t* to, int64_t stride) {
   }
 }
 
-// 64 bytes to a block of 64 codes: the bits of `mask` in each byte. Only the last block of a range keeps to its bytes;
-// what others write beyond theirs is written again by the next.
-uint8_t* squeeze(const uint64_t bytes[8], uint64_t mask, int64_t bits, bool last, uint8_t* to) {
-  alignas(8) uint8_t own[72];
-  uint8_t* at = last ? own : to;
-  for (int j = 0; j < 8; j++, at += bits) {
-    uint64_t v = _pext_u64(bytes[j], mask);
-    memcpy(at, &v, 8);
-  }
-  if (last) memcpy(to, own, 8 * bits);
-  return to + 8 * bits;
-}
-
-// Rows [16][padded_k] of codes, one byte each, to the packed blocks of 16 outputs.
-void pack_block(const uint8_t* rows, int64_t padded_k, int64_t bits, uint8_t* packed) {
-  const uint64_t mask = low_bits(bits);
-  for (int64_t k = 0; k < padded_k; k += 4) {
-    alignas(8) uint8_t block[64];
-    for (int64_t r = 0; r < kRows; r++) memcpy(block + 4 * r, rows + r * padded_k + k, 4);
-    packed = squeeze((const uint64_t*)block, mask, bits, k + 4 == padded_k, packed);
+// A superblock from its blocks [8][64], whose codes are at the top of their bytes.
+template <int Width> void pack_superblock(const uint8_t* blocks, __m256i half, uint8_t* packed) {
+  for (int64_t side = 0; side < kVectorBytes; side += 32) {
+    __m256i block[kBlocks];
+    for (int64_t j = 0; j < kBlocks; j++) block[j] = _mm256_adds_epu8(Vector256::load(blocks + j * kVectorBytes + side), half);
+    each<Width>([&](auto v) {
+      _mm256_storeu_si256((__m256i*)(packed + v * kVectorBytes + side), join<Vector256, Packed<Width, v>>(block));
+    });
   }
 }
 
-void unpack_block(const uint8_t* packed, int64_t padded_k, int64_t bits, uint8_t* rows) {
-  const uint64_t mask = low_bits(bits);
-  alignas(64) uint8_t blocks[4][64];
-  for (int64_t k = 0; k < padded_k; k += 16) {
-    for (int eight = 0; eight < 32; eight++, packed += bits) {
-      uint64_t v;
-      memcpy(&v, packed, 8);
-      v = _pdep_u64(v, mask);
-      memcpy(&blocks[0][0] + 8 * eight, &v, 8);
+// Rows [16][padded_k] of codes, one byte each, to the superblocks of 16 outputs.
+void pack_rows(const uint8_t* rows, int64_t padded_k, int64_t bits, uint8_t* packed) {
+  const __m256i none = _mm256_setzero_si256();
+  const __m128i up = _mm_cvtsi64_si128(8 - bits);
+  with_width(bits, [&](auto width) {
+    for (int64_t k = 0; k < padded_k; k += kInputs, packed += width * kVectorBytes) {
+      alignas(64) uint8_t blocks[kBlocks][kVectorBytes];
+      for (int64_t r = 0; r < kRows; r++) {
+        alignas(32) uint8_t row[kInputs];
+        _mm256_store_si256((__m256i*)row, _mm256_sll_epi16(Vector256::load(rows + r * padded_k + k), up));
+        for (int64_t j = 0; j < kBlocks; j++) memcpy(blocks[j] + 4 * r, row + 4 * j, 4);
+      }
+      pack_superblock<width>(blocks[0], none, packed);
     }
-    transpose(blocks, rows + k, padded_k);
-  }
+  });
+}
+
+void unpack_rows(const uint8_t* packed, int64_t padded_k, int64_t bits, uint8_t* rows) {
+  with_width(bits, [&](auto width) {
+    for (int64_t k = 0; k < padded_k; k += kInputs, packed += width * kVectorBytes) {
+      alignas(64) uint8_t blocks[kBlocks][kVectorBytes];
+      for (int64_t side = 0; side < kVectorBytes; side += 32) {
+        __m256i vectors[width];
+        for (int64_t v = 0; v < width; v++) vectors[v] = Vector256::load(packed + v * kVectorBytes + side);
+        each<kBlocks>([&](auto j) { _mm256_store_si256((__m256i*)(blocks[j] + side), codes_of<Vector256, width, j>(vectors)); });
+      }
+      transpose(blocks, rows + k, padded_k);
+      transpose(blocks + 4, rows + k + 16, padded_k);
+    }
+  });
 }
 
 thread_local Workspace t_rows, t_wide, t_line;
@@ -163,14 +169,14 @@ void pack(const Geometry& g, const uint8_t* codes, int64_t bits, uint8_t* packed
       if (i * kRows + r < g.n) pad(g, codes + (i * kRows + r) * g.k, 1, row);
       else memset(row, 0, g.padded_k);
     }
-    pack_block(rows, g.padded_k, bits, packed + i * g.row_block_bytes(bits));
+    pack_rows(rows, g.padded_k, bits, packed + i * g.row_block_bytes(bits));
   }
 }
 
 void unpack(const Geometry& g, const uint8_t* packed, int64_t bits, uint8_t* codes, int64_t first, int64_t last) {
   uint8_t* rows = t_rows.get<uint8_t>(kRows * g.padded_k);
   for (int64_t i = first; i < last; i++) {
-    unpack_block(packed + i * g.row_block_bytes(bits), g.padded_k, bits, rows);
+    unpack_rows(packed + i * g.row_block_bytes(bits), g.padded_k, bits, rows);
     for (int64_t r = 0; r < kRows && i * kRows + r < g.n; r++)
       for (int64_t j = 0; j < g.groups; j++) {
         int64_t count = g.k - j * g.group < g.group ? g.k - j * g.group : g.group;
@@ -196,18 +202,13 @@ void unstream(const uint8_t* packed, int64_t k, int64_t bits, uint8_t* codes, in
   }
 }
 
-// MatGPTQ's slice of 8-bit blocks: round half up, saturate, keep the top bits.
+// MatGPTQ's slice of 8-bit superblocks: round half up, saturate, keep the top bits.
 void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last) {
-  const uint64_t mask = low_bits(bits) << (8 - bits);
-  const __m256i half = _mm256_set1_epi8(char(1 << (7 - bits)));
-  uint8_t* to = packed + first * 8 * bits;
-  for (int64_t i = first; i < last; i++) {
-    alignas(32) uint64_t eight[8];
-    const __m256i* from = (const __m256i*)(parent + i * 64);
-    _mm256_store_si256((__m256i*)eight, _mm256_adds_epu8(_mm256_loadu_si256(from), half));
-    _mm256_store_si256((__m256i*)(eight + 4), _mm256_adds_epu8(_mm256_loadu_si256(from + 1), half));
-    to = squeeze(eight, mask, bits, i + 1 == last, to);
-  }
+  const __m256i half = _mm256_set1_epi8(bits < 8 ? char(1 << (7 - bits)) : 0);
+  with_width(bits, [&](auto width) {
+    for (int64_t i = first; i < last; i++)
+      pack_superblock<width>(parent + i * kBlocks * kVectorBytes, half, packed + i * width * kVectorBytes);
+  });
 }
 
 void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t last) {
@@ -216,7 +217,7 @@ void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t
   const __m256i half = _mm256_set1_epi8(char(w.half)), top = _mm256_set1_epi8(char(w.top));
   const float step = float(1 << w.shift);
   for (int64_t i = first; i < last; i++) {
-    unpack_block(w.row_block(i), w.padded_k, w.bits, rows);
+    unpack_rows(w.row_block(i), w.padded_k, w.bits, rows);
     if (w.half)
       for (int64_t b = 0; b < kRows * w.padded_k; b += 32) {
         __m256i* q = (__m256i*)(rows + b);
@@ -269,7 +270,7 @@ void quantize(const Geometry& g, const void* weight, Type type, int64_t bits, Qu
         codes_of(x + start, count, scale, zero, bits, rows + r * g.padded_k + start);
       }
     }
-    pack_block(rows, g.padded_k, bits, to.codes + i * g.row_block_bytes(bits));
+    pack_rows(rows, g.padded_k, bits, to.codes + i * g.row_block_bytes(bits));
   }
 }
 

@@ -55,6 +55,17 @@ def test_it_is_as_accurate_as_its_type(
     assert error(quantized_linear(x, weight), x.double() @ matrix.values().T) < TOLERANCES[dtype]
 
 
+@pytest.mark.parametrize("group", [32, 64, 128, 1000])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_every_width_in_every_group(layout: dispatch.Layout, draw: Any, bits: int, group: int) -> None:
+    matrix = draw(40, 300, bits, group)  # an odd number of row blocks, a tail of outputs and one of inputs
+    weight = matrix.prepack(layout)
+    for dtype in (torch.bfloat16, torch.float32):
+        for m in (1, 2, 4, 7):
+            x = activations((m, 300), dtype, seed=m)
+            assert error(quantized_linear(x, weight), x.double() @ matrix.values().T) < TOLERANCES[dtype]
+
+
 @given(
     m=st.integers(1, 20), n=st.integers(1, 70), k=st.integers(1, 200), bits=st.integers(2, 8),
     group=st.sampled_from([5, 16, 32, 64, 128, 1000]), symmetric=st.booleans(), biased=st.booleans(),
