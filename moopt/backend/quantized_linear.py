@@ -123,7 +123,8 @@ class QuantizedLinear(_Quantized):
         return sliced_linear(x, self.matrix, self.slice_bits, self.bias)
 
     def arrange(self, matrix: Prepacked) -> None:
-        self.fused = None
+        if self.fused is not None:
+            self.fused.dissolve()
         super().arrange(matrix)
 
     def move(self, device: torch.device) -> None:
@@ -224,14 +225,20 @@ class Fused:
             return quantized_linear(x, self._matrix, bias)
         return sliced_linear(x, self._matrix, bits, bias)
 
+    def dissolve(self) -> None:
+        """Let each member run by itself from now on: one of them gets a matrix of its own."""
+        self._handed = None
+        for member in self._members:
+            member.fused = None
+
     def _hold(self, matrix: Prepacked) -> None:
         """Take the matrix, and give each member its rows; dissolve where a layout cannot share memory."""
-        views = split_rows(matrix, self._sizes)
-        self._matrix = matrix
+        self.dissolve()
+        self._matrix, views = matrix, split_rows(matrix, self._sizes)
         for place, member in enumerate(self._members):
             if views is None:
-                device = matrix.codes.device
-                member.arrange(rearrange(member.matrix, device, matrix.layout))
+                member.arrange(rearrange(member.matrix, matrix.codes.device, matrix.layout))
             else:
                 member.arrange(views[place])
-                member.fused = self
+        for member in self._members if views is not None else ():
+            member.fused = self

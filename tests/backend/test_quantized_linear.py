@@ -121,6 +121,17 @@ def test_fused_layers_of_different_slices_run_by_themselves() -> None:
     assert all(same(m(x), exact(m, x)) for m in (q, k, v))
 
 
+def test_a_matrix_that_was_replaced_in_a_group_stays_when_the_model_moves() -> None:
+    q, k, v = fused()
+    other = rearrange(matrix(32, bits=4, seed=5), "cpu")
+    q.switch(other)
+    k.move(torch.device("cpu"))
+    assert torch.equal(q.weight, dequantize(other))
+    assert {q.fused, k.fused, v.fused} == {None}
+    x = torch.randn(2, 64)
+    assert all(same(m(x), exact(m, x)) for m in (q, k, v))
+
+
 def test_rows_that_no_layout_shares_stay_apart_and_right() -> None:
     members = fused(sizes=(20, 9, 16))
     x = torch.randn(2, 64)
