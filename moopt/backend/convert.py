@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from moopt.backend import weights
 from moopt.backend.quantized_linear import Fused, QuantizedEmbedding, QuantizedLinear
 from moopt.backend.quantizers import Quantized
 from moopt.backend.weights import FUSED
 from moopt.errors import BackendError
-from moopt_kernels import Prepacked, dequantize, prepack, slice_repack
+from moopt_kernels import Prepacked, dequantize, prepack, quantize_weight, rearrange, slice_repack
 
 
 def plain(matrix: Quantized) -> Prepacked:
@@ -37,22 +39,23 @@ def convert(
         slices: Widths of slices, by name, where the matrices are 8-bit parents.
 
     Raises:
-        BackendError: the model has no such module, or a matrix has not its shape.
+        BackendError: the model has no such module, runs it from codes already, or a matrix has not its shape.
+        QuantizationError: a width is no slice's. The model is as it was, after either.
     """
     widths = slices or {}
+    if unknown := [name for name in widths if name not in matrices]:
+        raise BackendError(f"Got a slice of {unknown[0]!r}, of which there is no matrix.")
     embedding, head = _tables(model)
     tied = head is not None and embedding is not None and head.weight is embedding.weight
-    layers: dict[str, QuantizedLinear] = {}
-    for name, matrix in matrices.items():
-        module = _module(model, name, matrix)
-        layer = _layer(module, matrix, widths.get(name), model.dtype)
+    all_modules = dict(model.named_modules())
+    modules = {name: _module(all_modules.get(name), name, matrix) for name, matrix in matrices.items()}
+    layers = {name: _layer(modules[name], m, widths.get(name), model.dtype) for name, m in matrices.items()}
+    for name, layer in layers.items():
         if layer is None:
-            module.weight.data = _dense(matrix, widths.get(name), model.dtype).to(device)
+            modules[name].weight.data = _dense(matrices[name], widths.get(name), model.dtype).to(device)
         else:
             _put(model, name, layer)
-        if isinstance(layer, QuantizedLinear):
-            layers[name] = layer
-    for members in fusible(layers):
+    for members in fusible({name: layer for name, layer in layers.items() if isinstance(layer, QuantizedLinear)}):
         Fused(members, _joined([m.matrix for m in members]))
     for module in model.modules():
         if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
@@ -61,6 +64,37 @@ def convert(
     if tied and isinstance(table, QuantizedEmbedding):
         model.set_output_embeddings(QuantizedLinear(table.matrix, head.bias, model.dtype, table.slice_bits))
         model.get_output_embeddings().eval()
+        model._tied_weights_keys = {}  # they share codes now, not a parameter that tie_weights could set
+
+
+def quantize(
+    model: Any, bits: int | Mapping[str, int], group_size: int = 64, symmetric: bool = False,
+    device: torch.device | None = None,
+) -> None:  # fmt: skip
+    """Let a transformers model of your own run from packed codes, in place: round to nearest, then `convert`.
+
+    Args:
+        model: With its weights, in the type it computes in: bfloat16, float16 or float32.
+        bits: The width of every linear layer, 2 to 8; embedding and output head get 8. Or widths by the module's name,
+            where what is not named stays as it is.
+        group_size: How many inputs share a scale; it need not divide them.
+        symmetric: Whether zero is the middle of the codes, so that no zero points are stored.
+        device: Where it is to run; None: where it is.
+
+    Raises:
+        BackendError: the model has no such module, or runs it from codes already.
+        ValueError: a width or the group size is none.
+    """
+    found = weights.inventory(model).weights
+    widths = bits if isinstance(bits, Mapping) else {w.name: bits if w.kind == "linear" else 8 for w in found}
+    if unknown := sorted({*widths} - {w.name for w in found}):
+        named = ", ".join(w.name for w in found[:2]) or "none"
+        raise BackendError(f"The model has no matrix {unknown[0]!r} to quantize; it has {named} and so on.")
+    matrices = {
+        name: quantize_weight(model.get_submodule(name).weight.data, width, group_size, symmetric)
+        for name, width in widths.items()
+    }
+    convert(model, matrices, device or model.device)
 
 
 def switch(model: Any, slices: Mapping[str, int]) -> None:
@@ -71,13 +105,18 @@ def switch(model: Any, slices: Mapping[str, int]) -> None:
         slices: Widths by the module's name; a tied output head follows its embedding.
 
     Raises:
-        QuantizationError: a matrix is no 8-bit parent.
+        BackendError: the model runs no such module from codes.
+        QuantizationError: a matrix is no 8-bit parent, or a width is no slice's. All widths are as they were, then.
     """
     embedding, head = _tables(model)
+    found = dict(model.named_modules())
     for name, bits in slices.items():
-        module = model.get_submodule(name)
-        module.switch(bits)
-        if module is embedding and isinstance(head, QuantizedLinear) and head.matrix is embedding.matrix:
+        if not isinstance(found.get(name), (QuantizedLinear, QuantizedEmbedding)):
+            raise BackendError(f"Got a slice of {name!r}, which the model does not run from codes.")
+        found[name].check_slice(bits)
+    for name, bits in slices.items():
+        found[name].switch(bits)
+        if found[name] is embedding and isinstance(head, QuantizedLinear) and head.matrix is embedding.matrix:
             head.switch(bits)
 
 
@@ -87,18 +126,20 @@ def fusible(layers: Mapping[str, QuantizedLinear]) -> Iterable[list[QuantizedLin
     for parent in parents:
         for leaves in FUSED:
             found = [layers[f"{parent}.{leaf}"] for leaf in leaves if f"{parent}.{leaf}" in layers]
-            kinds = {(m.bits, m.matrix.bits, m.matrix.group_size, m.matrix.zeros is None) for m in found}
+            kinds = {
+                (m.bits, m.matrix.bits, m.matrix.group_size, m.matrix.shift, m.matrix.zeros is None) for m in found
+            }
             if len(found) > 1 and len(kinds) == 1:
                 yield found
 
 
 def _joined(matrices: list[Prepacked]) -> Prepacked:
-    """Plain matrices one below the other."""
-    first = matrices[0]
-    zeros = None if first.zeros is None else torch.cat([m.zeros for m in matrices if m.zeros is not None])
-    codes, scales = torch.cat([m.codes for m in matrices]), torch.cat([m.scales for m in matrices])
-    shape = (len(codes), first.shape[1])
-    return Prepacked(codes, scales, zeros, first.bits, first.group_size, shape, "plain", first.shift)
+    """Matrices of any layout one below the other, in the layout "plain"."""
+    parts = [rearrange(m, m.codes.device, "plain") for m in matrices]
+    first = parts[0]
+    zeros = None if first.zeros is None else torch.cat([m.zeros for m in parts if m.zeros is not None])
+    codes, scales = torch.cat([m.codes for m in parts]), torch.cat([m.scales for m in parts])
+    return replace(first, codes=codes, scales=scales, zeros=zeros, shape=(len(codes), first.shape[1]))
 
 
 def _layer(
@@ -118,11 +159,12 @@ def _dense(matrix: Prepacked, bits: int | None, dtype: torch.dtype) -> torch.Ten
     return dequantize(matrix if bits in (None, matrix.bits) else slice_repack(matrix, bits or matrix.bits), dtype)
 
 
-def _module(model: Any, name: str, matrix: Prepacked) -> Any:
-    try:
-        module = model.get_submodule(name)
-    except AttributeError as error:
-        raise BackendError(f"The model has no module {name!r}: the matrices are not those of this model.") from error
+def _module(module: Any, name: str, matrix: Prepacked) -> Any:
+    """The module, if the matrix can take its weight's place."""
+    if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
+        raise BackendError(f"{name} runs from codes already; give it another matrix with its own switch(matrix).")
+    if module is None or not isinstance(getattr(module, "weight", None), torch.Tensor):
+        raise BackendError(f"The model has no module {name!r}: the matrices are not those of this model.")
     if tuple(module.weight.shape) != matrix.shape:
         raise BackendError(f"Got a matrix of shape {matrix.shape} for {name}; expected {tuple(module.weight.shape)}.")
     return module

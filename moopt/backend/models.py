@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from moopt.backend import cache
 from moopt.errors import ModelNotFound
@@ -67,8 +67,20 @@ def generates(config: Any) -> bool:
 
 def portable(config: Any) -> str:
     """A configuration as JSON, without what belongs to this machine or to a version of transformers."""
-    found = {"model_type": config.model_type, **json.loads(config.to_json_string(use_diff=True))}
-    for own in ("transformers_version", "dtype", "_name_or_path", "_commit_hash"):
+    return _without_own({"model_type": config.model_type, **json.loads(config.to_json_string(use_diff=True))})
+
+
+def generation(name: str) -> str:
+    """How a model generates, as JSON: the tokens it stops at, and the like; empty if its files do not say."""
+    try:
+        found = GenerationConfig.from_pretrained(location(name))
+    except OSError:
+        return ""
+    return _without_own(json.loads(found.to_json_string(use_diff=True)))
+
+
+def _without_own(found: dict[str, Any]) -> str:
+    for own in ("transformers_version", "dtype", "_name_or_path", "_commit_hash", "_from_model_config"):
         found.pop(own, None)
     return json.dumps(found, sort_keys=True, separators=(",", ":"))
 

@@ -1,10 +1,11 @@
 """moopt's packed file: one safetensors file, and exactly how many bytes it takes before it is written.
 
 Every quantized matrix is three tensors, `<name>.scales` (bfloat16), `<name>.codes` (packed bytes) and, if asymmetric,
-`<name>.zeros` (uint8); everything else stays as it is named, in bfloat16. The header carries the model's configuration,
-the widths, a checksum of every tensor and one of itself, and, where the matrices are 8-bit Matryoshka parents, any
-number of named slice maps: the width at which each matrix is to be read. It is padded to the length it has at 8 bits
-everywhere, so that the size of a file is a sum over its matrices.
+`<name>.zeros` (uint8); everything else stays as it is named, in bfloat16. The header (`moopt.backend.header`) carries
+the model's configuration and how it generates, the widths, the inputs of matrices that the group size does not divide,
+a checksum of every tensor and one of itself, and, where the matrices are 8-bit Matryoshka parents, any number of named
+slice maps: the width at which each matrix is to be read. It is padded to the length it has at 8 bits everywhere, so
+that the size of a file is a sum over its matrices.
 
 The tokenizer is not in the file: transformers' own files stand beside it.
 """
@@ -12,6 +13,7 @@ The tokenizer is not in the file: transformers' own files stand beside it.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import struct
@@ -26,15 +28,11 @@ from torch import Tensor
 
 from moopt.backend import cache
 from moopt.backend.candidate import Widths
+from moopt.backend.header import BLANK, FORMAT, TYPES, Header, Place, checksum, parse
 from moopt.backend.quantizers import Quantized
 from moopt.backend.weights import Inventory, Weight
 from moopt.errors import BackendError
 from moopt_kernels import Prepacked, pack, packed_columns
-
-FORMAT = "moopt-packed-2"
-BLANK = "0" * 8
-"""The place of a checksum: CRC-32 in hexadecimal."""
-TYPES = {"BF16": torch.bfloat16, "U8": torch.uint8}
 
 Slices = Mapping[str, Widths]
 """Slice maps by name."""
@@ -50,6 +48,7 @@ class Layout:
         symmetric: Whether zero points are left out.
         plain: Names of matrices that stay at 16 bits.
         config: The model's configuration as JSON, for `moopt.load`.
+        generation: How it generates, as JSON: when it stops, and the like.
     """
 
     inventory: Inventory
@@ -57,6 +56,7 @@ class Layout:
     symmetric: bool
     plain: frozenset[str] = frozenset()
     config: str = ""
+    generation: str = ""
 
     def matrix_bytes(self, weight: Weight, bits: int) -> int:
         """What one matrix takes at a width."""
@@ -82,7 +82,7 @@ class Layout:
         text = self._json(widths, slices, checks)
         full = len(self._json({name: 8 for name in widths}, slices, None))
         padded = -(-full // 8) * 8
-        text = text.replace(BLANK, _hex(text), 1)  # its own checksum comes first
+        text = text.replace(BLANK, checksum(text), 1)  # its own checksum comes first
         return struct.pack("<Q", padded) + text.encode().ljust(padded)
 
     def tensors(self, widths: Widths) -> dict[str, tuple[str, tuple[int, ...], int]]:
@@ -106,7 +106,7 @@ class Layout:
 
     def _parts(self, weight: Weight, bits: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
         n, k = weight.shape
-        groups = k // self.group_size
+        groups = -(-k // self.group_size)
         columns = packed_columns(k, bits)
         parts: dict[str, tuple[str, tuple[int, ...], int]] = {
             f"{weight.name}.scales": ("BF16", (n, groups), 2 * n * groups),
@@ -123,9 +123,12 @@ class Layout:
             "checks": BLANK * len(tensors) if checks is None else checks,
             "format": FORMAT,
             "group_size": str(self.group_size),
+            "symmetric": json.dumps(self.symmetric),
             "bits": _sorted_json(widths),
+            "inputs": _sorted_json({w.name: w.shape[1] for w in self._quantized() if w.shape[1] % self.group_size}),
             "slices": json.dumps({name: json.loads(_sorted_json(s)) for name, s in (slices or {}).items()}),
             "config": self.config,
+            "generation_config": self.generation,
         }
         entries: dict[str, object] = {"__metadata__": metadata}
         at = 0
@@ -190,20 +193,24 @@ class Packed:
     """What a packed file holds.
 
     Attributes:
-        matrices: The quantized matrices by name, in the layout "plain".
-        rest: All other parameters by name, bfloat16.
+        matrices: The quantized matrices by name, in the layout "plain", mapped from the file.
+        rest: All other parameters by name, bfloat16, mapped from the file.
         config: The model's configuration; empty if it was not stored.
+        generation: How the model generates; empty if it was not stored.
         slices: The slice maps by name.
     """
 
     matrices: dict[str, Prepacked]
     rest: dict[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
     slices: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def read(path: str | os.PathLike[str]) -> Packed:
-    """Read a packed file, every byte of it checked. Tensors are mapped from the file where they stay as they are.
+    """Read a packed file, every byte of it checked.
+
+    The tensors are mapped from the file: who writes into it in place, rather than replacing it, changes them.
 
     Raises:
         BackendError: it is no packed file, or is damaged; names the tensor that is.
@@ -214,56 +221,40 @@ def read(path: str | os.PathLike[str]) -> Packed:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except (OSError, ValueError) as error:
         raise BackendError(f"Cannot read {path}: {error}") from error
-    entries, start = _entries(path, data)
-    metadata: dict[str, str] = entries.pop("__metadata__")
-    tensors = dict(_tensors(path, data, start, entries, metadata["checks"]))
-    group_size, matrices = int(metadata["group_size"]), {}
-    for name, bits in json.loads(metadata["bits"]).items():
-        scales, codes = tensors.pop(f"{name}.scales"), tensors.pop(f"{name}.codes")
-        shape = (len(codes), scales.shape[1] * group_size)
-        zeros = tensors.pop(f"{name}.zeros", None)
-        matrices[name] = Prepacked(codes, scales, zeros, bits, group_size, shape, "plain")
-    return Packed(matrices, tensors, json.loads(metadata["config"] or "{}"), json.loads(metadata["slices"]))
+    try:
+        found, start = _header(data)
+        tensors = {name: _tensor(data, start, name, place) for name, place in found.tensors.items()}
+    except BackendError as error:
+        raise BackendError(f"Cannot read {path}: {error}.") from error
+    matrices = {}
+    for name, bits in found.widths.items():
+        codes, scales = tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.scales")
+        zeros, shape = tensors.pop(f"{name}.zeros", None), (len(codes), found.inputs[name])
+        matrices[name] = Prepacked(codes, scales, zeros, bits, found.group_size, shape, "plain")
+    return Packed(matrices, tensors, found.config, found.generation, found.slices)
 
 
-def _entries(path: Path, data: mmap.mmap) -> tuple[dict[str, Any], int]:
-    """The header's JSON, and where the tensors begin."""
+def _header(data: mmap.mmap) -> tuple[Header, int]:
+    """What the header says, and where the tensors begin."""
     size = struct.unpack("<Q", data[:8])[0] if len(data) > 8 else len(data)
     try:
         text = data[8 : 8 + size].decode().rstrip(" ")
-        entries: dict[str, Any] = json.loads(text)
-        metadata = entries.get("__metadata__", {})
-    except (ValueError, AttributeError) as error:
-        raise BackendError(f"Cannot read {path}: it does not begin with the header of a safetensors file.") from error
-    if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "none")
-        raise BackendError(f"{path} is not a packed file of this moopt: its format is {found}, expected {FORMAT}.")
-    if _hex(text.replace(metadata["check"], BLANK, 1)) != metadata["check"]:
-        raise BackendError(f"{path} is damaged: its header is not what was written. Write or copy it again.")
-    return entries, 8 + size
+        begins = size <= len(data) - 8 and text.startswith("{")
+    except (ValueError, OverflowError):
+        begins = False
+    if not begins:
+        raise BackendError("it does not begin with the header of a safetensors file")
+    return parse(text, len(data) - 8 - size), 8 + size
 
 
-def _tensors(
-    path: Path, data: mmap.mmap, start: int, entries: Mapping[str, Any], checks: str
-) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor, checked."""
-    view = memoryview(data)
-    for place, (name, entry) in enumerate(entries.items()):
-        begin, end = (start + at for at in entry["data_offsets"])
-        if f"{zlib.crc32(view[begin:end]):08x}" != checks[8 * place : 8 * place + 8]:
-            raise BackendError(f"{path} is damaged: {name} is not what was written. Write or copy it again.")
-        dtype, shape = TYPES[entry["dtype"]], entry["shape"]
-        if begin == end:
-            yield name, torch.empty(shape, dtype=dtype)
-        else:
-            yield (
-                name,
-                torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin).view(shape),
-            )
-
-
-def _hex(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"
+def _tensor(data: mmap.mmap, start: int, name: str, place: Place) -> Tensor:
+    """A tensor, checked."""
+    dtype, count = TYPES[place.dtype], math.prod(place.shape)
+    if f"{zlib.crc32(memoryview(data)[start + place.begin : start + place.end]):08x}" != place.check:
+        raise BackendError(f"it is damaged: {name} is not what was written. Write or copy it again")
+    if count == 0:
+        return torch.empty(place.shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + place.begin).view(place.shape)
 
 
 def _sorted_json(widths: Widths) -> str:

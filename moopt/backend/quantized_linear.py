@@ -21,14 +21,19 @@ from moopt_kernels import (
     split_rows,
 )
 
+PARTS = ("codes", "scales", "zeros")
+"""What a matrix consists of."""
+
 
 class _Quantized(nn.Module):
     """A matrix [n, k] on packed codes, or the slice of an 8-bit parent."""
 
+    codes: Tensor
+
     def __init__(self, matrix: Prepacked, dtype: torch.dtype, bits: int | None) -> None:
         super().__init__()
-        self.matrix, self.dtype, self.bits = matrix, dtype, matrix.bits
-        self.requires_grad_(False)
+        self.dtype, self.bits = dtype, matrix.bits
+        self._hold(matrix)
         if bits is not None:
             self.switch(bits)
 
@@ -47,17 +52,32 @@ class _Quantized(nn.Module):
                 raise QuantizationError(f"Got a matrix of shape {to.shape}; expected {self.matrix.shape}.")
             self.arrange(to)
             self.bits = to.bits
-        elif to != self.matrix.bits and (self.matrix.bits != 8 or not 2 <= to <= 8):
+        else:
+            self.check_slice(to)
+            self.bits = to
+
+    def check_slice(self, bits: int) -> None:
+        """Refuse a width that there is no slice of.
+
+        Raises:
+            QuantizationError: the matrix is no 8-bit parent, or the width is not 2 to 8.
+        """
+        sliced = self.matrix.bits == 8 and type(bits) is int and 2 <= bits <= 8
+        if not sliced and bits != self.matrix.bits:
             raise QuantizationError(
-                f"Got a switch to {to} bits of a matrix of {self.matrix.bits} bits; only 8-bit parents have slices, "
+                f"Got a switch to {bits} bits of a matrix of {self.matrix.bits} bits; only 8-bit parents have slices, "
                 "of 2 to 8 bits. Give another matrix, or store the parent."
             )
-        else:
-            self.bits = to
 
     def arrange(self, matrix: Prepacked) -> None:
         """Hold the matrix in another layout, or another matrix."""
+        self._hold(matrix)
+
+    def _hold(self, matrix: Prepacked) -> None:
+        """Keep the matrix; its parts are buffers, too, so that whoever sums up a model's memory finds them."""
         self.matrix = matrix
+        for part in PARTS:
+            self.register_buffer(part, matrix.parts.get(part), persistent=False)
 
     def move(self, device: torch.device) -> None:
         """Run from a device, in the layout of its kernels."""
@@ -76,8 +96,12 @@ class _Quantized(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow `model.to(...)`: codes and scales move but are never cast."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         probe = fn(torch.empty(0, dtype=self.dtype, device=self.matrix.codes.device))
+        if probe.dtype == torch.float64:
+            raise QuantizationError("Got a cast to float64; packed layers compute in bfloat16, float16 or float32.")
+        kept = {part: self._buffers.pop(part) for part in PARTS}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers |= kept
         self.dtype = probe.dtype
         if probe.device != self.matrix.codes.device:
             self.move(probe.device)
@@ -86,6 +110,20 @@ class _Quantized(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.weight  # what saves the model gets one that anybody loads
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Take back the values that were saved; other ones would have to be quantized first."""
+        name = f"{prefix}weight"
+        others = {key: value for key, value in state_dict.items() if key != name}
+        after = (strict, missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(others, prefix, local_metadata, *after)  # type: ignore[no-untyped-call]
+        if name not in state_dict:
+            missing_keys.append(name)
+        elif not torch.equal(state_dict[name].to(self.codes.device, self.dtype), self.weight):
+            error_msgs.append(f"{name} has other values than the codes of this layer; switch(matrix) gives it others.")
 
 
 class QuantizedLinear(_Quantized):

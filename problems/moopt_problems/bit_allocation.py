@@ -254,6 +254,8 @@ class BitAllocation(Problem):
             configs: Candidates by the names their slice maps get.
             path: The file; the tokenizer's own files are written beside it.
         """
+        if not configs:
+            raise ProblemError("Got no candidates; expected at least one, by the name its slice map gets.")
         slices = {name: self._all_widths(config) for name, config in configs.items()}
         return self._save(Path(path), {name: 8 for name in self._all_widths(next(iter(configs.values())))}, slices)
 
@@ -329,8 +331,8 @@ class BitAllocation(Problem):
         for weight, width in quantized:
             quantizers.check(weight.name, weight.shape, (width,), self.group_size)
         symmetric = self.quantizer == "rtn-symmetric"
-        config = models.portable(self._config)
-        self.layout = Layout(self.inventory, self.group_size, symmetric, frozenset(left_out), config)
+        described = models.portable(self._config), models.generation(self.model) if self.is_language else ""
+        self.layout = Layout(self.inventory, self.group_size, symmetric, frozenset(left_out), *described)
 
     @cached_property
     def _costs(self) -> IntArray:
