@@ -119,7 +119,7 @@ class _Quantized(nn.Module):
         name = f"{prefix}weight"
         others = {key: value for key, value in state_dict.items() if key != name}
         after = (strict, missing_keys, unexpected_keys, error_msgs)
-        super()._load_from_state_dict(others, prefix, local_metadata, *after)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(others, prefix, local_metadata, *after)
         if name not in state_dict:
             missing_keys.append(name)
         elif not torch.equal(state_dict[name].to(self.codes.device, self.dtype), self.weight):

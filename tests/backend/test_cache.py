@@ -1,0 +1,55 @@
+"""Whole files and folders: there or not there, open to whom they should be, nothing left behind by who was killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moopt.backend.cache import whole_file, whole_folder
+
+
+@pytest.fixture(autouse=True)
+def open_to_the_group() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_files_and_folders_are_open_to_whom_the_user_says(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+    with whole_folder(tmp_path / "folder") as temporary:
+        (temporary / "inside").write_text("whole")
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "inside").read_text() == "whole"
+    assert (mode(tmp_path / "file"), mode(tmp_path / "folder")) == (0o640, 0o750)
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path, other = tmp_path / "model.safetensors", tmp_path / ".model.safetensors-backup"
+    other.write_text("the user's own")
+    with whole_file(path) as temporary:
+        left = temporary.name
+    (tmp_path / left).write_text("half")
+    with whole_file(path) as first:
+        assert list(tmp_path.glob(".*.part")) == [first]
+        first.write_text("first")
+        with whole_file(path) as second:  # the first one is still being written
+            second.write_text("second")
+        assert first.exists()
+    assert path.read_text() == "first"
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, other.name}
+
+
+def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    for whole in (whole_file, whole_folder):
+        with pytest.raises(RuntimeError), whole(tmp_path / "x"):
+            raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
