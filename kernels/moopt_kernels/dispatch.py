@@ -42,7 +42,8 @@ class KernelError(RuntimeError):
 def choose_layout(device: torch.device | str) -> Layout:
     """The layout whose implementation runs on a device, MOOPT_KERNELS obeyed.
 
-    Where the fast kernels cannot run this is "plain", and one warning a process says why.
+    Where the fast kernels of a CPU or an NVIDIA GPU cannot run this is "plain", and one warning a process says why;
+    on other devices, for which there are none, it is "plain" without one.
 
     Raises:
         KernelError: MOOPT_KERNELS asks for what is unknown or cannot run here.

@@ -1,4 +1,4 @@
-"""Codes of 2 to 8 bits <-> bytes: contiguous along a row, least significant bit first. The plain reference."""
+"""Codes of 1 to 8 bits <-> bytes: contiguous along a row, least significant bit first. The plain reference."""
 
 from __future__ import annotations
 

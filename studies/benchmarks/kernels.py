@@ -6,8 +6,8 @@
 
 Every method of a case runs in turn, in one process pinned to one core. A time is the 25th percentile of the thread's
 own time, so that neighbours are not counted: on an idle machine that is the latency. GB/s counts codes, scales and
-zeros; beside it, what reading as many bytes takes. Prints what we ask of ourselves as PASS or FAIL; exits with an error
-if something fails, or if the slow reference ran.
+zeros; beside it, what reading as many bytes takes. Results are compared with those of the dequantized matrices first.
+Prints what we ask of ourselves as PASS or FAIL; exits with an error if something fails, or if the slow reference ran.
 """
 
 import argparse
@@ -62,6 +62,23 @@ def ours(weight, widths=WIDTHS):
     yield "8 -> 4 bits", partial(mk.sliced_linear, parent=parent, bits=4), parent.nbytes
 
 
+def verify(x, weight):
+    """Stop if a product of ours is not that of the matrix its codes stand for, before its time says anything."""
+    for bits in WIDTHS:
+        packed = mk.quantize_weight(weight, bits, GROUP)
+        agree(f"{bits} bits", mk.quantized_linear(x, packed), linear(x.float(), mk.dequantize(packed)))
+    parent = mk.quantize_weight(weight, 8, GROUP)
+    sliced = linear(x.float(), mk.dequantize(mk.slice_repack(parent, 4)))
+    agree("8 -> 4 bits", mk.sliced_linear(x, parent, 4), sliced)
+
+
+def agree(name, found, expected):
+    """Stop if a result is further from the expected one than bfloat16 explains."""
+    error = float((found.float() - expected.float()).norm() / expected.float().norm())
+    if not error < 0.02:
+        sys.exit(f"{name}: the result is off by {error:.1%}; its time says nothing.")
+
+
 def race(methods, seconds):
     """The 25th percentile of each method's times, in microseconds; the methods take turns."""
     times = {name: [] for name in methods}
@@ -99,6 +116,7 @@ def decode(seconds):
     """One token, square matrices."""
     for n in (1536, 4096):
         weight, x = torch.randn(n, n) / n**0.5, torch.randn(1, n).bfloat16()
+        verify(x, weight)
         nbytes = {name: size for name, _, size in ours(weight)}
         methods = {name: partial(run, x) for name, run in [*plain(weight), *atens(weight)]}
         methods |= {name: partial(run, x) for name, run, _ in ours(weight)}
@@ -119,6 +137,7 @@ def prefill(seconds):
     """Many tokens, square matrices."""
     for n, m in ((1536, 256), (4096, 256), (4096, 512)):
         weight, x = torch.randn(n, n) / n**0.5, torch.randn(m, n).bfloat16()
+        verify(x, weight)
         methods = {name: partial(run, x) for name, run in plain(weight) if name != "mv"}
         methods |= {name: partial(run, x) for name, run, _ in ours(weight)}
         times = race(methods, seconds)
@@ -193,6 +212,8 @@ def attention(seconds):
             mk.kv_append(cache, keys, values)
             name = f"K{k_bits}V{v_bits}"
             methods[name] = partial(mk.quantized_kv_attention, q, cache)
+            if k_bits == 8:  # with fewer bits it is another attention, which the tests compare with the reference
+                agree(name, methods[name](), methods["SDPA"]())
             stores = (cache.keys, cache.values)
             nbytes[name] = sum(part.nbytes for store in stores for part in (store.codes, store.scales, store.lows))
         methods |= {f"read {name}": reading(size) for name, size in nbytes.items()}
@@ -210,7 +231,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="*", choices=[[], *SUITES], metavar="SUITE", help=", ".join(SUITES))
     parser.add_argument("--seconds", type=float, default=10.0, help="for each case")
-    parser.add_argument("--core", type=int, default=0, help="which core the process is pinned to")
+    allowed = sorted(os.sched_getaffinity(0))
+    parser.add_argument("--core", type=int, default=allowed[0], choices=allowed, help="which core it is pinned to")
     asked = parser.parse_args()
     os.sched_setaffinity(0, {asked.core})
     torch.set_num_threads(1)
