@@ -7,12 +7,12 @@ timed over copies that do not fit into the caches, as in a model, where its code
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import json
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moopt.backend import cache
+import moopt_kernels
 from moopt.backend.cache import whole_file
+from moopt.backend.quiet import alone, cache_bytes, folder, pinned
 from moopt.backend.weights import FUSED, Inventory, Weight
-from moopt_kernels import Prepacked, choose_layout, layout_name, quantize_weight, quantized_linear
+from moopt.errors import BackendError
+from moopt_kernels import Prepacked, choose_layout, quantize_weight, quantized_linear
+from moopt_kernels.cpu import build
+from moopt_kernels.dispatch import Layout
 
 ROUNDS = 7
-FOOTPRINT = 48 << 20
-"""Bytes of copies that a layer is timed over: more than the caches keep."""
-MOST_COPIES = 256
+ROUND_MS = 100.0
+"""How long a round may take: calls that take long are limited by arithmetic, and need not be so many."""
+MOST_COPIES = 8192
 
 Call = tuple[int, int, int]
 """One kernel call: outputs, inputs, width (16: dense)."""
@@ -91,22 +95,28 @@ class Table:
         self, device: torch.device, group_size: int, symmetric: bool, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         self._device, self._group_size, self._symmetric, self._dtype = device, group_size, symmetric, dtype
-        layout = layout_name(choose_layout(device))
         self._kind = f"g{group_size}{'s' if symmetric else ''}-{str(dtype).removeprefix('torch.')}"
-        self._path = cache.folder() / "latency" / _machine(device) / f"{layout}-torch{torch.__version__}.json"
+        self._path = folder(device) / f"{_kernels(choose_layout(device))}-torch{torch.__version__}.json"
         self._known: dict[str, list[float]] = _read(self._path)
 
     def call(self, call: Call, tokens: int) -> Timing:
         """A call with so many tokens."""
-        return self.figure(f"{'x'.join(map(str, call))}-{self._kind}-m{tokens}", lambda: self._time(call, tokens))
+        return self.figure("x".join(map(str, call)) + f"-m{tokens}", lambda: self._time(call, tokens))
 
     def figure(self, name: str, measure: Callable[[], Timing]) -> Timing:
-        """A figure by its name, measured now if the cache has none."""
+        """A figure by its name; measured now, with no other process at work, if the cache has none.
+
+        Measuring must not ask for another figure that is not known.
+        """
+        name = f"{name}-{self._kind}"
         if name not in self._known:
-            timing = measure()
-            self._known = {**_read(self._path), name: [timing.median, timing.spread]}
-            with whole_file(self._path) as temporary:
-                temporary.write_text(json.dumps(self._known, indent=1, sort_keys=True))
+            with alone(self._device):
+                self._known |= _read(self._path)  # another process was first
+                if name not in self._known:
+                    timing = measure()
+                    self._known[name] = [timing.median, timing.spread]
+                    with whole_file(self._path) as temporary:
+                        temporary.write_text(json.dumps(self._known, indent=1, sort_keys=True))
         return Timing(*self._known[name])
 
     def sum(self, calls: list[Call], tokens: int) -> float:
@@ -124,13 +134,16 @@ class Table:
         else:
             first = quantize_weight(values, bits, self._group_size, self._symmetric)
             run = lambda weight: quantized_linear(x, weight)  # noqa: E731
-        copies = [first, *(_copy(first) for _ in range(min(MOST_COPIES, FOOTPRINT // first.nbytes)))]
 
         def every() -> None:
             for weight in copies:
                 run(weight)
 
         with pinned(self._device), torch.inference_mode():
+            copies = [first]
+            single = timed(every, self._device)
+            room = min(2 * cache_bytes(self._device) // first.nbytes, ROUND_MS // max(single.median, 1e-3))
+            copies += [_copy(first) for _ in range(int(min(MOST_COPIES, room)))]
             timing = timed(every, self._device)
         return Timing(timing.median / len(copies), timing.spread / len(copies))
 
@@ -141,55 +154,58 @@ def whole(model: Any, context: int) -> dict[str, Timing]:
     Args:
         model: A causal language model, on the device it is to be measured on.
         context: Tokens.
+
+    Raises:
+        BackendError: the model has not so many positions.
     """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and context >= positions:
+        raise BackendError(
+            f"Got context={context}; {type(model).__name__} has {positions} positions, and a token to decode needs one "
+            "of its own: give a smaller context."
+        )
     ids = torch.arange(context, device=model.device)[None] % model.config.vocab_size
     with pinned(model.device), torch.inference_mode():
-        past = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        filled = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        past = filled
+
+        def refill() -> None:  # not every cache can forget a token again: a sliding window has lost one for it
+            nonlocal past
+            past = copy.deepcopy(filled)
 
         def decode() -> None:
             model(input_ids=ids[:, :1], past_key_values=past, use_cache=True)
-            past.crop(-1)
 
         def prefill() -> None:
             model(input_ids=ids, use_cache=True, logits_to_keep=1)
 
-        return {"decode_ms": timed(decode, model.device, 3), "prefill_ms": timed(prefill, model.device)}
+        decode_ms = timed(decode, model.device, 3 * ROUNDS, refill)
+        return {"decode_ms": decode_ms, "prefill_ms": timed(prefill, model.device)}
 
 
-def timed(work: Callable[[], object], device: torch.device, repeats: int = 1) -> Timing:
-    """The time of a call after a warm-up, over several rounds of so many repeats."""
+def timed(
+    work: Callable[[], object],
+    device: torch.device,
+    rounds: int | None = None,
+    before: Callable[[], None] | None = None,
+) -> Timing:
+    """The time of a call after a warm-up, over several rounds; what is done before each of them does not count."""
 
     def once() -> float:
-        began = time.perf_counter()
-        for _ in range(repeats):
-            work()
+        if before is not None:
+            before()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return (time.perf_counter() - began) * 1000 / repeats
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return (time.perf_counter() - began) * 1000
 
     once()
-    found = [once() for _ in range(ROUNDS)]
+    found = [once() for _ in range(rounds or ROUNDS)]
     quartiles = statistics.quantiles(found, n=4)
     return Timing(statistics.median(found), quartiles[2] - quartiles[0])
-
-
-@contextlib.contextmanager
-def pinned(device: torch.device) -> Iterator[None]:
-    """On a CPU: one thread on one core while open, where the system can do that."""
-    if device.type != "cpu":
-        yield
-        return
-    threads = torch.get_num_threads()
-    cores: set[int] = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    try:
-        torch.set_num_threads(1)
-        if cores:
-            os.sched_setaffinity(0, {max(cores)})
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        if cores:
-            os.sched_setaffinity(0, cores)
 
 
 def _copy(weight: Any) -> Any:
@@ -200,21 +216,23 @@ def _copy(weight: Any) -> Any:
     return Prepacked(codes, scales, zeros, weight.bits, weight.group_size, weight.shape, weight.layout, weight.shift)
 
 
-def _machine(device: torch.device) -> str:
-    """The device's name, as part of a path."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return "".join(c if c.isalnum() else "-" for c in name)
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as lines:
-        name = next(line for line in lines if line.startswith("model name"))
-        return f"{platform.node()}-{name.partition(':')[2].strip()}"
-    return f"{platform.node()}-{platform.machine()}"
+def _kernels(layout: Layout) -> str:
+    """What changes when the kernels of a layout do: the compiled library, or the sources."""
+    if layout == "cpu":
+        return Path(build.load()._name).stem
+    digest = hashlib.sha256()
+    for source in sorted(Path(str(moopt_kernels.__file__)).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return f"{layout}-{digest.hexdigest()[:16]}"
 
 
 def _read(path: Path) -> dict[str, list[float]]:
+    """The figures of a file, those that are ones."""
     with contextlib.suppress(OSError, ValueError):
-        found: dict[str, list[float]] = json.loads(path.read_text())
-        return found
+        found = json.loads(path.read_text())
+        return {name: [float(v) for v in value] for name, value in found.items() if _is_timing(value)}
     return {}
+
+
+def _is_timing(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value)

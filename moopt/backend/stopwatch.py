@@ -75,12 +75,12 @@ class Stopwatch:
 
     def _measured_rest(self, widths: Mapping[str, int]) -> dict[str, float]:
         """What is not in the calls, measured at these widths; taken to be the same for every candidate."""
+        calls = self._calls(widths)
         found: dict[str, Timing] = {}
 
         def beyond_calls(name: str) -> Timing:
             if not found:
                 found.update(self.measure(widths))
-            return Timing(found[name].median - self._calls(widths)[name], found[name].spread)
+            return Timing(found[name].median - calls[name], found[name].spread)
 
-        names = ("decode_ms", "prefill_ms")
-        return {n: self._table.figure(f"rest-{self._key}-{n}", partial(beyond_calls, n)).median for n in names}
+        return {n: self._table.figure(f"rest-{self._key}-{n}", partial(beyond_calls, n)).median for n in calls}

@@ -15,6 +15,7 @@ from moopt.backend.evaluator import EncoderEvaluator, Evaluator, LanguageEvaluat
 from moopt.backend.grid import Grid, find_grid
 from moopt.backend.latency import where
 from moopt.backend.metrics import Metric
+from moopt.backend.quiet import at_work
 from moopt.backend.sensitivity import SEQUENCE, Decision
 from moopt.backend.stopwatch import Stopwatch
 from moopt.backend.text import Text
@@ -90,7 +91,8 @@ class Workbench:
             return self._measured_latency(config)
         problem, evaluator = self._problem, self.evaluator
         final = isinstance(fidelity.batch, str)
-        found = evaluator.measure(problem.widths(config), fidelity)
+        with at_work(evaluator.candidate.device):
+            found = evaluator.measure(problem.widths(config), fidelity)
         memory.give_back()
         objectives: list[Objective] = list(problem.objectives)
         wanted = [o.name for o in objectives if o.name in found.values] if not final else list(found.values)
@@ -150,7 +152,8 @@ class Workbench:
         memory.give_back()
         draw = self._problem.draw
         ids = self.evaluator.tokens.draws("search", tokens, SEQUENCE, seed=draw).to(candidate.device)
-        table = sensitivity.sampled_fisher(candidate, decisions, self.evaluator.head(), ids, seed=draw)
+        with at_work(candidate.device):
+            table = sensitivity.sampled_fisher(candidate, decisions, self.evaluator.head(), ids, seed=draw)
         memory.give_back()
         tables = [i for i, d in enumerate(decisions) if d.weights[0].kind != "linear"]
         if tables:  # an embedding is no linear layer: it is measured
@@ -167,9 +170,10 @@ class Workbench:
         ids = evaluator.tokens.draws("search", fidelity.tokens, SEQUENCE, seed=1000 * (1 + self._problem.draw) + number)
         reference = evaluator.observed(ids.to(evaluator.candidate.device))
         memory.give_back()
-        kl, linear, curvature = sensitivity.gradient(
-            evaluator.candidate, decisions, evaluator.head(), reference, seed=number
-        )
+        with at_work(evaluator.candidate.device):
+            kl, linear, curvature = sensitivity.gradient(
+                evaluator.candidate, decisions, evaluator.head(), reference, seed=number
+            )
         memory.give_back()
         for row, decision in enumerate(decisions):  # an embedding has no slopes: it stays as it is
             if decision.weights[0].kind != "linear":
@@ -186,7 +190,8 @@ class Workbench:
         fidelity = Fidelity(min(tokens, self._problem.fidelity.tokens), 0)
         for row in rows:
             for column, bits in enumerate(decisions[row].options):
-                found = self.evaluator.measure({w.name: bits for w in decisions[row].weights}, fidelity)
+                with at_work(self.evaluator.candidate.device):
+                    found = self.evaluator.measure({w.name: bits for w in decisions[row].weights}, fidelity)
                 table[row, column] = next(iter(found.values.values()))
         return table
 
