@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,16 @@ def test_a_saved_candidate_generates_with_its_tokenizer_beside_it(problem: BitAl
     assert moopt.load(path).generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False).shape == (1, 7)
 
 
+def test_a_saved_candidate_stops_where_the_original_does(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "chat")
+    told = json.loads((tmp_path / "chat" / "generation_config.json").read_text()) | {"eos_token_id": [0, 7]}
+    (tmp_path / "chat" / "generation_config.json").write_text(json.dumps(told))
+    problem = BitAllocation(str(tmp_path / "chat"), **SMALL)
+    path = problem.save(problem.baselines()["uniform-8"], tmp_path / "model.safetensors")
+    assert path.stat().st_size == problem.bytes(problem.baselines()["uniform-8"])
+    assert moopt.load(path).generation_config.eos_token_id == [0, 7]
+
+
 def test_a_front_is_one_file_of_slices(problem: BitAllocation, tmp_path: Path) -> None:
     front = {name: problem.baselines()[name] for name in ("uniform-2", "uniform-8")}
     path = problem.save_slices(front, tmp_path / "front.safetensors")
@@ -55,6 +67,8 @@ def test_a_front_is_one_file_of_slices(problem: BitAllocation, tmp_path: Path) -
     alone = moopt.load(problem.save(front["uniform-8"], tmp_path / "model.safetensors"))
     assert torch.equal(moopt.load(path, slices="uniform-8")(ids).logits, alone(ids).logits)
     assert not torch.equal(moopt.load(path, slices="uniform-2")(ids).logits, alone(ids).logits)
+    with pytest.raises(ProblemError, match="Got no candidates"):
+        problem.save_slices({}, path)
 
 
 def test_a_study_improves_on_its_baselines_and_resumes(problem: BitAllocation, tmp_path: Path) -> None:
