@@ -5,7 +5,7 @@ from moopt_kernels.dispatch import KernelError, calls, choose_layout, reset_call
 from moopt_kernels.layout import Prepacked, layout_name, prepack, rearrange, unprepack
 from moopt_kernels.linear import quantized_linear, sliced_linear
 from moopt_kernels.packing import pack, packed_columns, unpack
-from moopt_kernels.quantize import dequantize, quantize_weight, slice_repack
+from moopt_kernels.quantize import dequantize, quantize_weight, slice_repack, sliced_codes
 from moopt_kernels.rows import dequantize_rows, split_rows
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "rearrange",
     "reset_calls",
     "slice_repack",
+    "sliced_codes",
     "sliced_linear",
     "split_rows",
     "unpack",

@@ -12,16 +12,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from moopt.backend.calibration import Calibration
 from moopt.backend.quantized_linear import QuantizedLinear
-from moopt.backend.quantizers import Quantized
+from moopt.backend.quantizers import Quantized, Quantizer
+from moopt.backend.steps import steps
 from moopt.backend.variants import VariantStore
 from moopt.backend.weights import Weight, module_of
-from moopt_kernels import Prepacked, choose_layout, dequantize, layout_name, prepack
+from moopt.errors import QuantizationError
+from moopt_kernels import Prepacked, choose_layout, dequantize, layout_name, prepack, slice_repack, unprepack
 
 FRACTION_OF_MEMORY = 0.35
 """The share of free memory that variants may keep; the rest is quantized again when needed."""
 
-Quantizer = Callable[[Tensor, int, int], Quantized]
 Widths = Mapping[str, int]
 """The width of each weight by name; a weight that is missing keeps its original."""
 
@@ -35,21 +37,21 @@ class Candidate:
     Args:
         model: The original, with weights; it is taken over and moved to the device in the compute type.
         weights: The matrices that may be switched.
-        quantizer: Makes a variant from the original matrix, a width and the group size.
+        quantizer: Makes variants. One that is calibrated rounds to nearest, in its way, until `calibrate` is called.
         group_size: How many inputs share a scale.
         device: Where it runs.
         dtype: What it computes in.
         reload: Loads the original again, so that its weights need not be held once all variants are made.
         store: Where variants are kept for other processes and the next time; on a CPU they run from there.
-        kind: What identifies the quantizer and the group size in the store.
     """
 
     def __init__(
         self, model: Any, weights: tuple[Weight, ...], quantizer: Quantizer, group_size: int,
         device: torch.device, dtype: torch.dtype, reload: Callable[[], Any] | None = None,
-        store: VariantStore | None = None, kind: str = "",
+        store: VariantStore | None = None,
     ) -> None:  # fmt: skip
-        self._store, self._kind = store, kind
+        self._store, self._kind = store, f"{quantizer.key}-group{group_size}"
+        self.calibration: Calibration | None = None
         self._reload = reload
         self.weights, self._quantizer, self._group_size = weights, quantizer, group_size
         self._stored: dict[str, Tensor] = {w.name: module_of(model, w).weight.data for w in weights}
@@ -71,11 +73,16 @@ class Candidate:
         self._room = room_for_variants(device)
         self.current: dict[str, int] = {}
 
+    def calibrate(self, calibration: Calibration) -> None:
+        """Quantize from now on by what the original's layers read on a text. Nothing is run before it is needed."""
+        self.calibration = calibration
+        self._kind = f"{self._kind}-{calibration.key}"
+
     def use(self, widths: Widths) -> None:
         """Become the candidate with these widths; weights that are not named become the original's."""
-        for name in self._modules:
-            if self.current.get(name) != widths.get(name):
-                self._set(name, widths.get(name))
+        changed = [name for name in self._modules if self.current.get(name) != widths.get(name)]
+        for name in steps(changed, "Quantizing"):
+            self._set(name, widths.get(name))
         self.current = dict(widths)
 
     @contextmanager
@@ -96,8 +103,8 @@ class Candidate:
 
     def prepare(self, widths: Mapping[str, tuple[int, ...]]) -> None:
         """Quantize every matrix to the widths it may have, as far as there is room; let go of the stored weights."""
-        for name, options in widths.items():
-            for bits in options:
+        for name in steps(list(widths), "Quantizing"):
+            for bits in widths[name]:
                 if self._room > 0:
                     self._variant(name, bits)
         wider = any(weight.dtype != self.dtype for weight in self._stored.values())
@@ -111,7 +118,7 @@ class Candidate:
         if name in self._dense_now and self.current[name] == bits:
             return self._dense_now[name]
         variant = self._variant(name, bits)
-        return variant if isinstance(variant, Tensor) else dequantize(variant, self.dtype)
+        return variant if isinstance(variant, Tensor) else dequantize(_sliced(variant, bits), self.dtype)
 
     def widened(self, name: str, bits: int | None) -> Tensor:
         """A matrix as it runs at a width, in float32, for products that are not to be rounded."""
@@ -119,8 +126,9 @@ class Candidate:
         return self._shared(kind, name, width, lambda: self.weight(name, bits).float()).to(self.device)
 
     def quantized(self, name: str, bits: int) -> Quantized:
-        """The codes, scales and zero points of a matrix at a width, made from the weights as they are stored."""
-        return self._quantizer(self.stored(name).to(self.device), bits, self._group_size)
+        """The codes, scales and zero points of a matrix at a width."""
+        packed = _sliced(self._packed(name, self._stored_width(bits)), bits)
+        return Quantized(*unprepack(packed), bits, packed.shift)
 
     def stored(self, name: str) -> Tensor:
         """The original matrix in the type it is stored in."""
@@ -129,11 +137,12 @@ class Candidate:
             self._stored = {w.name: module_of(original, w).weight.data for w in self.weights}
         return self._stored[name]
 
-    def variant_bytes(self, weight: Weight, bits: int) -> int:
-        """What a matrix takes in memory or in the store at a width."""
+    def variant_bytes(self, weight: Weight, options: tuple[int, ...]) -> int:
+        """What a matrix takes in memory or in the store at some widths."""
         if weight.name not in self._on_kernels:
-            return weight.count * self.dtype.itemsize
-        return weight.count * bits // 8 + 3 * weight.count // self._group_size
+            return weight.count * self.dtype.itemsize * len(options)
+        stored = {self._stored_width(bits) for bits in options}
+        return sum(weight.count * bits // 8 + 3 * weight.count // self._group_size for bits in stored)
 
     def _set(self, name: str, bits: int | None) -> None:
         if name not in self._on_kernels:
@@ -146,6 +155,7 @@ class Candidate:
                 self._layers[name].switch(variant)
             else:
                 self._layers[name] = QuantizedLinear(variant, self._modules[name].bias, self.dtype).eval()
+            self._layers[name].switch(bits)
             self._put(name, self._layers[name])
 
     def _put(self, name: str, module: nn.Module) -> None:
@@ -154,38 +164,66 @@ class Candidate:
 
     def _variant(self, name: str, bits: int) -> Tensor | Prepacked:
         """A matrix as it is held at a width: packed where kernels read it, else its values."""
-        key = (name, bits)
+        packed = name in self._on_kernels
+        key = (name, self._stored_width(bits) if packed else bits)
         if key in self._variants:
             self._variants.move_to_end(key)
             return self._variants[key]
-        found, stored = self._packed(name, bits) if name in self._on_kernels else self._dense(name, bits)
+        found = self._packed(*key) if packed else self._dense(*key)
+        width = layout_name(self.layout) if packed else self._type
+        stored = self._store is not None and self._store.has(self._kind, name, f"{key[1]}-{width}")
         self._keep(key, found, 0 if stored and self.device.type == "cpu" else found.nbytes)
         return found
 
-    def _dense(self, name: str, bits: int) -> tuple[Tensor, bool]:
-        """The values at a width, and whether the store has them."""
+    def _stored_width(self, bits: int) -> int:
+        """The width of the codes that a width is read from."""
+        return 8 if self._quantizer.sliced else bits
+
+    def _dense(self, name: str, bits: int) -> Tensor:
+        """The values at a width."""
         width = f"{bits}-{self._type}"
         values = self._shared(self._kind, name, width, lambda: self.quantized(name, bits).dequantize(self.dtype))
-        return values.to(self.device), self._has(name, width)
+        return values.to(self.device)
 
-    def _packed(self, name: str, bits: int) -> tuple[Prepacked, bool]:
-        """The codes at a width in the order of the kernels, and whether the store has them."""
+    def _packed(self, name: str, bits: int) -> Prepacked:
+        """The codes at a width in the order of the kernels."""
         shape = self._originals[name].shape
         width = f"{bits}-{layout_name(self.layout)}"
 
         def make() -> dict[str, Tensor]:
-            quantized = self.quantized(name, bits)
-            parts = (quantized.codes, quantized.scales, quantized.zeros, bits, self._group_size, self.layout)
-            return prepack(*parts).parts
+            made = self._made(name, bits)
+            return prepack(made.codes, made.scales, made.zeros, bits, self._group_size, self.layout).parts
 
         parts = make() if self._store is None else self._store.fetch_parts(self._kind, name, width, make)
         moved = {part: tensor.to(self.device) for part, tensor in parts.items()}
         codes, scales, zeros = moved["codes"], moved["scales"], moved.get("zeros")
-        found = Prepacked(codes, scales, zeros, bits, self._group_size, (shape[0], shape[1]), self.layout)
-        return found, self._has(name, width)
+        return Prepacked(codes, scales, zeros, bits, self._group_size, (shape[0], shape[1]), self.layout)
 
-    def _has(self, name: str, width: str) -> bool:
-        return self._store is not None and self._store.has(self._kind, name, width)
+    def _made(self, name: str, bits: int) -> Quantized:
+        """Codes from the weights as they are stored, and from what the original reads."""
+        weight = self.stored(name).to(self.device)
+        if not weight.isfinite().all():
+            raise QuantizationError(f"The weights of {name} are not finite; skip the layer, or mend the model's file.")
+        inputs = None
+        if self.calibration is not None:
+            with self._as_original():
+                inputs = self.calibration.inputs(name)
+        return self._quantizer.quantize(weight, bits, self._group_size, inputs)
+
+    @contextmanager
+    def _as_original(self) -> Iterator[None]:
+        """While open, the model is the original, whatever it is just becoming."""
+        now = {name: self.model.get_submodule(name) for name in self._modules}
+        values = {name: module.weight.data for name, module in self._modules.items()}
+        try:
+            for name, module in self._modules.items():
+                module.weight.data = self._originals[name]
+                self._put(name, module)
+            yield
+        finally:
+            for name, module in self._modules.items():
+                module.weight.data = values[name]
+                self._put(name, now[name])
 
     def _shared(self, kind: str, name: str, width: str, make: Callable[[], Tensor]) -> Tensor:
         """What the store has, or what is made where there is no store."""
@@ -198,6 +236,11 @@ class Candidate:
         self._room -= size
         while self._room < 0 and len(self._variants) > 1:
             self._room += self._sizes.pop(self._variants.popitem(last=False)[0])
+
+
+def _sliced(variant: Prepacked, bits: int) -> Prepacked:
+    """The width that is read of what is stored."""
+    return variant if variant.bits == bits else slice_repack(variant, bits)
 
 
 def room_for_variants(device: torch.device) -> int:

@@ -20,7 +20,7 @@ from moopt_kernels import Prepacked, dequantize, prepack, quantize_weight, rearr
 def plain(matrix: Quantized) -> Prepacked:
     """A quantized matrix in packed bytes, row by row, as the packed file has it."""
     group_size = matrix.codes.shape[1] // matrix.scales.shape[1]
-    return prepack(matrix.codes, matrix.scales, matrix.zeros, matrix.bits, group_size, "plain")
+    return prepack(matrix.codes, matrix.scales, matrix.zeros, matrix.bits, group_size, "plain", matrix.shift)
 
 
 def convert(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from moopt.backend import language, memory, models, weights
+from moopt.backend.calibration import Calibration
 from moopt.backend.candidate import Candidate, Widths, choose_device
 from moopt.backend.language import Head
-from moopt.backend.quantizers import VERSION, named
+from moopt.backend.quantizers import Quantizer
 from moopt.backend.text import Text, Tokens
 from moopt.backend.variants import VariantStore
 from moopt.errors import BackendError
@@ -39,31 +40,38 @@ class Evaluator(ABC):
 
     Args:
         model: An embedded name, a folder or a Hugging Face id.
-        quantizer: The quantizer's name.
+        quantizer: Makes the variants.
         group_size: How many inputs share a scale.
         text: What to evaluate on.
         length: Tokens of a sequence.
         fixed: Widths of matrices that no decision changes.
         resources: The device and the threads.
+        calibration_tokens: Tokens of the search split that a calibrated quantizer looks at.
     """
 
     def __init__(
-        self, model: str, quantizer: str, group_size: int, text: Text, length: int, fixed: Widths, resources: Resources
-    ) -> None:
+        self, model: str, quantizer: Quantizer, group_size: int, text: Text, length: int, fixed: Widths,
+        resources: Resources, calibration_tokens: int,
+    ) -> None:  # fmt: skip
         if resources.threads is not None:
             torch.set_num_threads(resources.threads)
         device = choose_device(resources.device)
         loaded = models.load_model(model)
         matrices = weights.inventory(loaded).weights
+        version = models.version(model)
         self.candidate = Candidate(
-            loaded, matrices, named(quantizer), group_size, device, self.dtype, lambda: models.load_model(model),
-            VariantStore(models.version(model)), f"{quantizer}-{VERSION}-group{group_size}",
+            loaded, matrices, quantizer, group_size, device, self.dtype, lambda: models.load_model(model),
+            VariantStore(version),
         )  # fmt: skip
         del loaded
         memory.give_back()  # the originals run from the store
         self.tokenizer = models.load_tokenizer(model)
         self.tokens: Tokens = text.tokenized(self.tokenizer)
         self.length, self._fixed = length, dict(fixed)
+        if quantizer.calibrated:
+            linears = [w.name for w in matrices if w.kind == "linear"]
+            ids = self.tokens.draws("search", calibration_tokens, min(length, calibration_tokens), seed=0).to(device)
+            self.candidate.calibrate(Calibration(self.candidate.model, linears, ids, version))
 
     dtype = torch.bfloat16
 

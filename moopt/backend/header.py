@@ -22,7 +22,8 @@ BLANK = "0" * 8
 """The place of a checksum: CRC-32 in hexadecimal."""
 TYPES = {"BF16": torch.bfloat16, "U8": torch.uint8}
 METADATA = (
-    "check", "checks", "format", "group_size", "symmetric", "bits", "inputs", "slices", "config", "generation_config",
+    "check", "checks", "format", "group_size", "symmetric", "sliced", "bits", "inputs", "slices", "config",
+    "generation_config",
 )  # fmt: skip
 """What the header says beside where the tensors are, all of it text."""
 
@@ -56,6 +57,7 @@ class Header:
         inputs: Columns k of every quantized matrix.
         group_size: How many inputs share a scale; the last group of a row may be shorter.
         symmetric: Whether there are no zero points.
+        sliced: Whether matrices of fewer than 8 bits are slices of 8-bit parents, whose scales and zeros they have.
         slices: Slice maps by name.
         config: The model's configuration; empty if it was not stored.
         generation: How the model generates; empty if it was not stored.
@@ -66,6 +68,7 @@ class Header:
     inputs: dict[str, int]
     group_size: int
     symmetric: bool
+    sliced: bool
     slices: dict[str, dict[str, int]]
     config: dict[str, Any]
     generation: dict[str, Any]
@@ -93,15 +96,15 @@ def parse(text: str, room: int) -> Header:
     widths = _widths(_object(metadata["bits"], "bits"), "bits", range(1, 9))
     size = metadata["group_size"]
     _expect(size.isascii() and size.isdigit() and len(size) < 10 and int(size) > 0, f"group_size is {size!r}")
-    _expect(metadata["symmetric"] in ("true", "false"), f"symmetric is {metadata['symmetric']!r}")
-    tensors, symmetric = _places(entries, metadata["checks"], room), metadata["symmetric"] == "true"
+    symmetric, sliced = _switch(metadata, "symmetric"), _switch(metadata, "sliced")
+    tensors = _places(entries, metadata["checks"], room)
     given = _widths(_object(metadata["inputs"], "inputs"), "inputs", range(1, 1 << 48))
     _expect({*given} <= {*widths}, "inputs names what is no quantized matrix")
     inputs = {name: _inputs(tensors, name, bits, int(size), symmetric, given) for name, bits in widths.items()}
     slices = {name: _slice_map(name, s, widths) for name, s in _object(metadata["slices"], "slices").items()}
     config = _object(metadata["config"] or "{}", "config")
     generation = _object(metadata["generation_config"] or "{}", "generation_config")
-    return Header(tensors, widths, inputs, int(size), symmetric, slices, config, generation)
+    return Header(tensors, widths, inputs, int(size), symmetric, sliced, slices, config, generation)
 
 
 def checksum(text: str) -> str:
@@ -172,6 +175,11 @@ def _widths(found: Any, what: str, among: range) -> dict[str, int]:
     for name, value in found.items():
         _expect(type(value) is int and value in among, f"{what} of {name!r} is {value!r}")
     return dict(found)
+
+
+def _switch(metadata: Mapping[str, Any], name: str) -> bool:
+    _expect(metadata[name] in ("true", "false"), f"{name} is {metadata[name]!r}")
+    return bool(metadata[name] == "true")
 
 
 def _object(text: str, what: str) -> dict[str, Any]:

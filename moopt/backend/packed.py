@@ -2,10 +2,10 @@
 
 Every quantized matrix is three tensors, `<name>.scales` (bfloat16), `<name>.codes` (packed bytes) and, if asymmetric,
 `<name>.zeros` (uint8); everything else stays as it is named, in bfloat16. The header (`moopt.backend.header`) carries
-the model's configuration and how it generates, the widths, the inputs of matrices that the group size does not divide,
-a checksum of every tensor and one of itself, and, where the matrices are 8-bit Matryoshka parents, any number of named
-slice maps: the width at which each matrix is to be read. It is padded to the length it has at 8 bits everywhere, so
-that the size of a file is a sum over its matrices.
+the model's configuration and how it generates, the widths, whether they are slices of 8-bit parents, the inputs of
+matrices that the group size does not divide, a checksum of every tensor and one of itself, and, where the matrices are
+8-bit Matryoshka parents, any number of named slice maps: the width at which each matrix is to be read. It is padded to
+the length it has at 8 bits everywhere, so that the size of a file is a sum over its matrices.
 
 The tokenizer is not in the file: transformers' own files stand beside it.
 """
@@ -49,6 +49,7 @@ class Layout:
         plain: Names of matrices that stay at 16 bits.
         config: The model's configuration as JSON, for `moopt.load`.
         generation: How it generates, as JSON: when it stops, and the like.
+        sliced: Whether matrices of fewer than 8 bits are slices of 8-bit parents, whose scales and zeros they have.
     """
 
     inventory: Inventory
@@ -57,6 +58,7 @@ class Layout:
     plain: frozenset[str] = frozenset()
     config: str = ""
     generation: str = ""
+    sliced: bool = False
 
     def matrix_bytes(self, weight: Weight, bits: int) -> int:
         """What one matrix takes at a width."""
@@ -124,6 +126,7 @@ class Layout:
             "format": FORMAT,
             "group_size": str(self.group_size),
             "symmetric": json.dumps(self.symmetric),
+            "sliced": json.dumps(self.sliced),
             "bits": _sorted_json(widths),
             "inputs": _sorted_json({w.name: w.shape[1] for w in self._quantized() if w.shape[1] % self.group_size}),
             "slices": json.dumps({name: json.loads(_sorted_json(s)) for name, s in (slices or {}).items()}),
@@ -230,7 +233,8 @@ def read(path: str | os.PathLike[str]) -> Packed:
     for name, bits in found.widths.items():
         codes, scales = tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.scales")
         zeros, shape = tensors.pop(f"{name}.zeros", None), (len(codes), found.inputs[name])
-        matrices[name] = Prepacked(codes, scales, zeros, bits, found.group_size, shape, "plain")
+        shift = 8 - bits if found.sliced else 0
+        matrices[name] = Prepacked(codes, scales, zeros, bits, found.group_size, shape, "plain", shift)
     return Packed(matrices, tensors, found.config, found.generation, found.slices)
 
 

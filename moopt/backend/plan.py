@@ -78,14 +78,15 @@ class _Trial:
         )
 
     def on_disk(self) -> int:
-        """Bytes of the matrices that the cache will keep: the originals and every variant."""
-        size = self._bench.evaluator.candidate.dtype.itemsize
-        originals = sum(w.count * size for d in self._problem.decided.values() for w in d.weights)
-        return originals + self._variant_bytes(self._problem.decided.values())
+        """Bytes of the matrices that the cache will keep: the originals, what they read, and every variant."""
+        candidate = self._bench.evaluator.candidate
+        originals = sum(w.count * candidate.dtype.itemsize for d in self._problem.decided.values() for w in d.weights)
+        moments = 0 if candidate.calibration is None else candidate.calibration.expected_bytes()
+        return originals + moments + self._variant_bytes(self._problem.decided.values())
 
     def _variant_bytes(self, decisions: Iterable[Decision]) -> int:
         candidate = self._bench.evaluator.candidate
-        return sum(candidate.variant_bytes(w, b) for d in decisions for w in d.weights for b in d.options)
+        return sum(candidate.variant_bytes(w, d.options) for d in decisions for w in d.weights)
 
     @property
     def _tokens(self) -> int:
@@ -149,6 +150,7 @@ def make_plan(
     tokens = trials * problem.fidelity.tokens + FINALISTS * held_out
     tokens += gradients * problem.forward_tokens("gradient", Fidelity(gradient_tokens))
     tokens += problem.forward_tokens("sensitivity", method) if method else 0
+    tokens += problem.calibration_tokens
     place = Path(models.location(problem.model))
     disk = BYTES_PER_TRIAL * trials + REPORT_BYTES + trial.on_disk()
     disk += sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if place.is_dir() else 0

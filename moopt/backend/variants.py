@@ -1,28 +1,19 @@
 """Matrices as they run, on disk: made once, read by memory map, one copy in memory for all workers of a machine.
 
 One safetensors file a matrix and variant: <cache>/variants/<model>/<kind>/<matrix>/<width>.safetensors, where the kind
-names the quantizer. It is written to a temporary name, synced and renamed; it carries a checksum; a lock per matrix
+names the quantizer. It is written to a temporary name, synced and renamed; it carries a checksum; a lock per file
 keeps two workers from making the same one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import shutil
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from moopt.backend import cache
-from moopt.backend.cache import whole_file
+from moopt.backend import cache, checked
 
 logger = logging.getLogger("moopt")
 
@@ -39,7 +30,7 @@ class VariantStore:
 
     def __init__(self, model: str) -> None:
         self._folder = cache.folder() / "variants" / model
-        self._room = SHARE_OF_DISK * _free(self._folder)
+        self._room = SHARE_OF_DISK * checked.free(self._folder)
 
     def fetch(self, kind: str, name: str, width: str, make: Callable[[], Tensor]) -> Tensor:
         """A matrix, made and stored if it is missing: see `fetch_parts`."""
@@ -58,10 +49,10 @@ class VariantStore:
             make: Makes it.
         """
         path = self._path(kind, name, width)
-        if (found := _read(path)) is not None:
+        if (found := checked.read(path)) is not None:
             return found
-        with _locked(path.parent):
-            if (found := _read(path)) is not None:  # another worker made it meanwhile
+        with checked.locked(path):
+            if (found := checked.read(path)) is not None:  # another worker made it meanwhile
                 return found
             made = {part: tensor.contiguous().cpu() for part, tensor in make().items()}
             size = sum(tensor.nbytes for tensor in made.values())
@@ -69,9 +60,8 @@ class VariantStore:
                 logger.debug("There is no room to store %s.", path)
                 return made
             self._room -= size
-            with whole_file(path) as temporary:
-                save_file(made, temporary, {"crc32": str(_checksum(made))})
-            found = _read(path)
+            checked.write(path, made)
+            found = checked.read(path)
         return made if found is None else found
 
     def has(self, kind: str, name: str, width: str) -> bool:
@@ -80,48 +70,3 @@ class VariantStore:
 
     def _path(self, kind: str, name: str, width: str) -> Path:
         return self._folder / kind / name / f"{width}.safetensors"
-
-
-def _read(path: Path) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
-    parts: dict[str, Tensor] = {}
-    expected = None
-    try:
-        with safe_open(path, "pt") as file:
-            parts = {part: file.get_tensor(part) for part in file.keys()}
-            expected = (file.metadata() or {}).get("crc32")
-    except (OSError, SafetensorError):
-        pass
-    if expected == str(_checksum(parts)):
-        return parts
-    logger.warning("%s is damaged and is made again.", path)
-    path.unlink(missing_ok=True)
-    return None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in folder.glob(".*.safetensors-*"):  # of a worker that was killed while it wrote
-            left.unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _checksum(parts: dict[str, Tensor]) -> int:
-    check = 0
-    for part in sorted(parts):
-        check = zlib.crc32(parts[part].view(-1).view(torch.uint8).numpy().data, check)
-    return check
-
-
-def _free(folder: Path) -> int:
-    """Bytes free where a folder is, or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

@@ -15,6 +15,7 @@ from moopt.backend.evaluator import EncoderEvaluator, Evaluator, LanguageEvaluat
 from moopt.backend.grid import Grid, find_grid
 from moopt.backend.latency import where
 from moopt.backend.metrics import Metric
+from moopt.backend.quantizers import Quantizer
 from moopt.backend.quiet import at_work
 from moopt.backend.sensitivity import SEQUENCE, Decision
 from moopt.backend.stopwatch import Stopwatch
@@ -33,7 +34,8 @@ class Allocation(Protocol):
     """What the workbench needs to know of a problem."""
 
     model: str
-    quantizer: str
+    quantizer: Quantizer
+    calibration_tokens: int
     group_size: int
     text: Text
     context: int
@@ -64,6 +66,9 @@ class Allocation(Protocol):
     def widths(self, config: Config) -> dict[str, int]:
         """The width of every decided matrix."""
 
+    def baselines(self) -> Mapping[str, Config]:
+        """The candidates that every study begins with."""
+
 
 class Workbench:
     """A loaded model, ready for the jobs of one problem."""
@@ -79,6 +84,7 @@ class Workbench:
             problem.context,
             problem.fixed,
             resources,
+            problem.calibration_tokens,
         )
         texts = [f for purpose, f in problem.measurements.items() if purpose != LATENCY]
         for fidelity in (problem.fidelity, *texts):
@@ -100,8 +106,9 @@ class Workbench:
         if problem.is_timed:
             predicted = self.stopwatch.predict(self._all_widths(config))
             values |= {o.name: predicted[o.name] for o in objectives if o.name in predicted}
-        attributes: dict[str, Any] = {
-            "forward_tokens": found.tokens,
+        first = not final and config == next(iter(problem.baselines().values()), None)
+        attributes: dict[str, Any] = {  # the calibration is counted with the first baseline, which every study has once
+            "forward_tokens": found.tokens + problem.calibration_tokens * first,
             **{n: v for n, v in found.values.items() if n not in values},
         }
         for metric in problem.search_metrics:
@@ -121,7 +128,7 @@ class Workbench:
     def stopwatch(self) -> Stopwatch:
         """What times candidates."""
         problem = self._problem
-        symmetric = problem.quantizer == "rtn-symmetric"
+        symmetric = problem.quantizer.symmetric
         return Stopwatch(
             problem.model, self.evaluator, problem.inventory, problem.group_size, symmetric, problem.context
         )

@@ -17,6 +17,7 @@ from moopt.backend import metrics as user
 from moopt.backend.candidate import choose_device
 from moopt.backend.packed import Layout
 from moopt.backend.plan import Plan, make_plan
+from moopt.backend.quantizers import Quantizer
 from moopt.backend.sensitivity import Decision
 from moopt.backend.text import Text
 from moopt.backend.workbench import Workbench
@@ -52,7 +53,8 @@ class BitAllocation(Problem):
             relative_error (encoders), size_mb, bits. None: the loss that fits the model, and size_mb. The times are
             predicted from single layers during the search, and measured on whole models for the finalists.
         group_size: How many inputs share a scale.
-        quantizer: "rtn" (asymmetric), "rtn-symmetric" or "hqq".
+        quantizer: "rtn", "rtn-symmetric", "hqq", "gptq", "matgptq", a plug-in's name, or one with settings of its own,
+            such as `moopt.backend.quantizers.MatGPTQ(widths=(2, 3, 4, 8))`.
         tie: "fused" ties what servers store as one (q,k,v; gate,up), "linear" nothing, "block" whole blocks.
         embedding: The embedding's width; several make it a decision; 16 leaves it alone.
         head: The same for an output head of its own; None follows the embedding.
@@ -65,6 +67,7 @@ class BitAllocation(Problem):
         sensitivities: "fisher", "one-layer", "weight-error" or None, for the knapsack every study opens with.
         sensitivity_tokens: Tokens it may use.
         draw: Which draw of text, and of sampled labels, the Fisher sensitivities use.
+        calibration_tokens: Tokens of the search text that a calibrated quantizer looks at, once.
 
     Raises:
         ModelNotFound, QuantizationError, TextError, ProblemError: say what does not fit.
@@ -76,7 +79,7 @@ class BitAllocation(Problem):
         bits: Sequence[int] = quantizers.WIDTHS,
         objectives: Sequence[str] | None = None,
         group_size: int = 64,
-        quantizer: str = "rtn",
+        quantizer: str | Quantizer = "rtn",
         tie: str = "fused",
         embedding: int | Sequence[int] = 8,
         head: int | Sequence[int] | None = None,
@@ -89,21 +92,24 @@ class BitAllocation(Problem):
         sensitivities: str | None = "default",
         sensitivity_tokens: int = 18_432,
         draw: int = 0,
+        calibration_tokens: int = 32_768,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
-        self.model, self.quantizer, self.group_size = model, quantizer, group_size
+        self.model, self.group_size = model, group_size
+        self.quantizer = quantizers.named(quantizer)
         self.text, self.context = Text(text), context
         self._config = models.load_config(model)
         self.is_language = models.generates(self._config)
         self.inventory = weights.inventory(models.outline(self._config))
-        quantizers.named(quantizer)
         self._decide(_widths("bits", bits), tie, embedding, embedding if head is None else head, tuple(skip))
         self._metrics = tuple(metrics)
         self.objectives = self._objectives(objectives)
         self.space = Space({name: Ordinal(*decision.options) for name, decision in self.decided.items()})
-        for name, value in (("tokens", tokens), ("context", context), ("sensitivity_tokens", sensitivity_tokens)):
+        counts = {"tokens": tokens, "context": context, "sensitivity_tokens": sensitivity_tokens}
+        for name, value in {**counts, "calibration_tokens": calibration_tokens}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ProblemError(f"Got {name}={value!r}; expected a whole number above 0.")
+        self.calibration_tokens = calibration_tokens if self.quantizer.calibrated else 0
         if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
             raise ProblemError(f"Got draw={draw!r}; expected a whole number from 0.")
         self.draw = draw
@@ -225,11 +231,17 @@ class BitAllocation(Problem):
         ]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        plain = {k: v for k, v in self._arguments.items() if k not in {"metrics", "text"}}
+        apart = {"metrics", "text", "quantizer", "calibration_tokens"}
+        plain = {k: v for k, v in self._arguments.items() if k not in apart}
+        settings = self.quantizer.settings()
+        if self.quantizer.calibrated:
+            settings |= {"calibration_tokens": self.calibration_tokens}
         return {
             "identity": {
                 "problem": type(self).__qualname__,
                 **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()},
+                "quantizer": self.quantizer.name,
+                **({"quantizer_settings": settings} if settings else {}),
                 "weights": models.identity(self.model),
                 "text": self.text.identity,
                 "metrics": [m.describe() for m in self._metrics],
@@ -247,8 +259,9 @@ class BitAllocation(Problem):
     def save_slices(self, configs: Mapping[str, Config], path: str | os.PathLike[str]) -> Path:
         """Write an 8-bit Matryoshka parent with a slice map for each candidate: `moopt.load(path, slices="name")`.
 
-        Every matrix is stored once, at 8 bits; a candidate reads the upper bits of its codes. That is not how the
-        quantizer rounds at these widths, so a slice is a model of its own, to be measured again; at 8 bits they agree.
+        Every matrix is stored once, at 8 bits; a candidate reads the upper bits of its codes. With "matgptq" that is
+        the candidate that was measured. Other quantizers do not round so at lower widths: there a slice is a model of
+        its own, to be measured again; at 8 bits they agree.
 
         Args:
             configs: Candidates by the names their slice maps get.
@@ -330,9 +343,9 @@ class BitAllocation(Problem):
         quantized += [(w, self.fixed[w.name]) for w in self.inventory.weights if w.name in self.fixed]
         for weight, width in quantized:
             quantizers.check(weight.name, weight.shape, (width,), self.group_size)
-        symmetric = self.quantizer == "rtn-symmetric"
         described = models.portable(self._config), models.generation(self.model) if self.is_language else ""
-        self.layout = Layout(self.inventory, self.group_size, symmetric, frozenset(left_out), *described)
+        how, left = self.quantizer, frozenset(left_out)
+        self.layout = Layout(self.inventory, self.group_size, how.symmetric, left, *described, how.sliced)
 
     @cached_property
     def _costs(self) -> IntArray:

@@ -85,4 +85,4 @@ def tiny(save: Callable[[str], Path]) -> Path:
 def candidate_of(model: Any, group_size: int = 32) -> Candidate:
     """The model as a candidate in float32, so that oracles in float64 agree closely."""
     matrices = weights.inventory(model).weights
-    return Candidate(model, matrices, quantizers.rtn, group_size, torch.device("cpu"), torch.float32)
+    return Candidate(model, matrices, quantizers.RTN(), group_size, torch.device("cpu"), torch.float32)

@@ -77,7 +77,7 @@ def test_every_quantized_linear_runs_on_the_kernels(kernels: str) -> None:
 def test_kl_on_packed_and_on_dequantized_weights_agree_in_bfloat16() -> None:
     model = make_model("llama-tied")
     matrices = weights.inventory(model).weights
-    candidate = Candidate(model, matrices, quantizers.rtn, 32, torch.device("cpu"), torch.bfloat16)
+    candidate = Candidate(model, matrices, quantizers.RTN(), 32, torch.device("cpu"), torch.bfloat16)
     head = language.head_of(candidate.model)
     reference = language.observe(candidate.model, IDS, head, head)
     candidate.use({w.name: 4 for w in matrices if w.kind == "linear"})
@@ -96,13 +96,11 @@ def test_variants_are_stored_packed_and_shared(tmp_path: Path, monkeypatch: pyte
         model = make_model("llama-tied")
         matrices = weights.inventory(model).weights
         store = VariantStore("model")
-        return Candidate(
-            model, matrices, quantizers.rtn, 32, torch.device("cpu"), torch.bfloat16, store=store, kind="rtn"
-        )
+        return Candidate(model, matrices, quantizers.RTN(), 32, torch.device("cpu"), torch.bfloat16, store=store)
 
     first = made()
     first.prepare({w.name: (2, 8) for w in first.weights if w.kind == "linear"})
-    files = {file.stem for file in (tmp_path / "variants" / "model" / "rtn").rglob("*.safetensors")}
+    files = {file.stem for file in (tmp_path / "variants" / "model" / "rtn-1-group32").rglob("*.safetensors")}
     assert files == {"2-cpu-1", "8-cpu-1"}
     second = made()
     second.use({w.name: 2 for w in second.weights if w.kind == "linear"})

@@ -112,8 +112,8 @@ def test_damage_is_told_by_the_name_of_the_tensor(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(BackendError, match=f"is damaged: {name} is not"):
             packed.read(path)
-    path.write_bytes(whole.replace(b"moopt-packed-3", b"moopt-packed-1"))
-    with pytest.raises(BackendError, match="its format is moopt-packed-1"):
+    path.write_bytes(whole.replace(b"moopt-packed-3", b"moopt-packed-2"))
+    with pytest.raises(BackendError, match="its format is moopt-packed-2"):
         packed.read(path)
     path.write_bytes(whole.replace(b'"hidden_size', b'"hidden_sise').replace(b'hidden_size\\"', b'hidden_sise\\"'))
     with pytest.raises(BackendError, match="its header is not what was written"):

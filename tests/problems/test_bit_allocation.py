@@ -20,7 +20,16 @@ from moopt.algorithms import SequentialKnapsack
 from moopt.backend import packed
 from moopt.backend.grid import Grid
 from moopt.backend.metrics import CallableMetric
-from moopt.errors import MetricError, ModelNotFound, ProblemError, QuantizationError, TextError, WorkerError
+from moopt.backend.quantizers import MatGPTQ
+from moopt.errors import (
+    MetricError,
+    ModelNotFound,
+    ProblemError,
+    QuantizationError,
+    StudyMismatch,
+    TextError,
+    WorkerError,
+)
 from moopt.history import Event, History
 from moopt_problems import BitAllocation
 
@@ -69,6 +78,36 @@ def test_a_front_is_one_file_of_slices(problem: BitAllocation, tmp_path: Path) -
     assert not torch.equal(moopt.load(path, slices="uniform-2")(ids).logits, alone(ids).logits)
     with pytest.raises(ProblemError, match="Got no candidates"):
         problem.save_slices({}, path)
+
+
+def test_a_calibrated_study_counts_its_calibration_once_and_keeps_to_it(tiny: Path, tmp_path: Path) -> None:
+    arguments = {**SMALL, "bits": (2, 4), "quantizer": "gptq", "calibration_tokens": 512, "sensitivities": None}
+    problem = BitAllocation(str(tiny), **arguments)
+    assert problem.fingerprint()["identity"]["quantizer_settings"]["calibration_tokens"] == 512
+    history = moopt.Study("gptq", problem, "random", storage=tmp_path / "s.journal").run(trials=4).history
+    plain = moopt.Study("rtn", BitAllocation(str(tiny), **{**arguments, "quantizer": "rtn"}), "random").run(trials=4)
+    assert history.tokens == plain.history.tokens + 512
+    other = BitAllocation(str(tiny), **{**arguments, "calibration_tokens": 256})
+    with pytest.raises(StudyMismatch, match="calibration_tokens"):
+        moopt.Study("gptq", other, "random", storage=tmp_path / "s.journal").run(trials=5)
+    assert BitAllocation(str(tiny), **{**arguments, "quantizer": "rtn"}).fingerprint() == plain.problem.fingerprint()
+
+
+def test_a_sliced_candidate_is_what_is_saved_alone_and_as_a_slice(tiny: Path, tmp_path: Path) -> None:
+    quantizer = MatGPTQ(widths=(2, 4, 8), weights=(1, 1, 1))
+    problem = BitAllocation(str(tiny), bits=(2, 4, 8), quantizer=quantizer, calibration_tokens=512, **SMALL)
+    config = problem.space.sample(np.random.default_rng(1))
+    problem.evaluate(config, problem.fidelity)
+    path = problem.save(config, tmp_path / "model.safetensors")
+    assert path.stat().st_size == problem.bytes(config)
+    front = problem.save_slices({"it": config}, tmp_path / "front.safetensors")
+    alone, slice_ = moopt.load(path), moopt.load(front, slices="it")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.allclose(alone(ids).logits, slice_(ids).logits, atol=1e-2)
+    for weight in problem.inventory.linears():
+        measured = problem._ready.evaluator.candidate.weight(weight.name, problem.widths(config)[weight.name])
+        assert torch.equal(alone.get_submodule(weight.name).weight, measured)
+        assert torch.equal(slice_.get_submodule(weight.name).weight, measured)
 
 
 def test_a_study_improves_on_its_baselines_and_resumes(problem: BitAllocation, tmp_path: Path) -> None:
@@ -193,6 +232,7 @@ def test_text_too_short_to_hold_out_is_said_before_any_trial(tiny: Path, tmp_pat
         ({"bits": ()}, QuantizationError, "Got bits="),
         ({"bits": 4}, QuantizationError, "Got bits=4; expected widths"),
         ({"context": 0}, ProblemError, "Got context=0; expected a whole number above 0"),
+        ({"calibration_tokens": 0}, ProblemError, "Got calibration_tokens=0; expected a whole number above 0"),
         ({"tokens": "many"}, ProblemError, "Got tokens='many'"),
         ({"metrics": (CallableMetric("kl", lambda m: 1.0),)}, ProblemError, "is named 'kl', which is moopt's"),
         ({"group_size": 48}, QuantizationError, r"group size 48 does not divide the 64 inputs of model\.layers\.0"),
