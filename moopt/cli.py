@@ -1,10 +1,11 @@
-"""The command line: run, plan, front, importance, report, status, bench. Asks and shows what Python can do too.
+"""The command line: run, plan, front, importance, report, status, proxies, bench. Shows what Python can do too.
 
 Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is in use, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -33,9 +34,10 @@ app = typer.Typer(
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Registers a command."""
+    """Registers a command; without arguments one that needs some shows its help."""
     made = guarded(function)
-    app.command(no_args_is_help=True)(made)
+    first = next(iter(inspect.signature(function).parameters.values()))
+    app.command(no_args_is_help=first.default is first.empty)(made)
     return made
 
 
@@ -270,6 +272,31 @@ def status(
     print_table(columns, rows, opened.shown)
     for each in found:
         print_run(each, each["runs"])
+
+
+@command
+def proxies(
+    target: given.Proxied = None, bench: given.Measured = None, only: given.Only = None, tokens: given.Text = None,
+    changes: given.Changes = None, as_json: given.AsJson = False, debug: given.Debug = False,
+) -> None:  # fmt: skip
+    """How well each sensitivity proxy ranks measured bit allocations, and what it costs. At once the second time.
+
+    Examples:
+
+      moopt proxies
+
+      moopt proxies --only fisher,weight-error --tokens 4096
+
+      moopt proxies my_study.py --bench my-bench.parquet --json
+    """
+    from moopt import cli_proxies
+
+    problem, known = cli_proxies.subject(target, bench, changes or ())
+    rows = cli_proxies.ranked(problem, known, cli_proxies.asked(problem, only), tokens, say)
+    if as_json:
+        print_json({"allocations": len(known.losses), "proxies": cli_proxies.records(rows)})
+        return
+    print_table(*cli_proxies.cells(rows), f"{len(known.losses)} allocations, Spearman with 95% intervals")
 
 
 @command

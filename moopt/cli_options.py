@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -66,6 +67,24 @@ Problems = Annotated[
         metavar="PROBLEM...",
         help="As TARGET of run, with settings after an @: bit-toy@layers=100,scale=log or dtlz2@variables=6.",
     ),
+]
+Proxied = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TARGET]", help="As TARGET of run: whose proxies. Left out: the problem that --bench was made with."
+    ),
+]
+Measured = Annotated[
+    Path | None,
+    typer.Option(
+        "--bench",
+        metavar="PATH",
+        help="Measured allocations, as studies/proxy_bench.py writes them. Left out: those of smollm2-135m.",
+    ),
+]
+Only = Annotated[str | None, typer.Option(metavar="A,B,...", help="Some proxies, with commas between.")]
+Text = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of text for every table. Left out: what each usually takes.")
 ]
 Algorithms = Annotated[
     str, typer.Option(metavar="A,B,...", help="Ours, auto and peers', with commas between: nsga2,auto,optuna-tpe.")

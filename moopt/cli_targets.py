@@ -71,6 +71,15 @@ def problem(target: str) -> Problem:
     return study(where, settings).problem
 
 
+def plugin(name: str) -> Any:
+    """What a plug-in registers as a problem of that name.
+
+    Raises:
+        TargetError: nothing is registered; lists what is.
+    """
+    return _named(name)[0]
+
+
 def with_overrides(found: Study, changes: Mapping[str, Any]) -> Study:
     """The study made again with some arguments changed; the same study if there are none.
 

@@ -101,6 +101,17 @@ class Candidate:
                 self._modules[name].weight.data = self._originals[name]
                 self._put(name, self._layers[name])
 
+    @contextmanager
+    def replaced(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """While open, matrices that no width is set for have other values."""
+        try:
+            for name, matrix in values.items():
+                self._modules[name].weight.data = matrix
+            yield
+        finally:
+            for name in values:
+                self._modules[name].weight.data = self._originals[name]
+
     def prepare(self, widths: Mapping[str, tuple[int, ...]]) -> None:
         """Quantize every matrix to the widths it may have, as far as there is room; let go of the stored weights."""
         for name in steps(list(widths), "Quantizing"):

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moopt.backend import models, sensitivity
+from moopt.backend import models, proxies, sensitivity
 from moopt.backend.candidate import room_for_variants
 from moopt.backend.evaluator import LanguageEvaluator
-from moopt.backend.sensitivity import AT_ONCE, SEQUENCE, Decision
+from moopt.backend.taps import AT_ONCE, SEQUENCE, Decision
 from moopt.backend.workbench import Allocation, Workbench
 from moopt.problem import Fidelity, Resources
 
@@ -134,22 +134,19 @@ def make_plan(
     trial = _Trial(problem, resources or Resources())
     gradients, gradient_tokens = (extra or {}).get("gradient", (0, 0))
     method: Fidelity | None = problem.sensitivity
-    probes = sum(len(d.options) for d in problem.decided.values())
-    each = {"fisher": trial.backward, "one-layer": trial.evaluation * probes}
-    tabled = (
-        min(method.tokens, problem.fidelity.tokens if method.batch == "one-layer" else method.tokens) if method else 0
-    )
+    table = problem.forward_tokens("sensitivity", method) if method else 0
+    backward = method is not None and proxies.named(str(method.batch)).language_only
     held_out = sum(fidelity.tokens for fidelity in problem.measurements.values())
     seconds = {
         "loading and quantizing": trial.load_seconds + trial.quantize_seconds,
-        "sensitivities": each.get(str(method.batch), 0.0) * tabled if method else 0.0,
+        "sensitivities": table * (trial.backward / 3 if backward else trial.evaluation),
         "candidates": trial.evaluation * problem.fidelity.tokens * (trials + 1),
         "gradients": (1.4 * trial.backward + 1.5 * trial.evaluation) * gradients * gradient_tokens,
         "held-out figures": trial.evaluation * held_out * (min(trials, FINALISTS) + 1),
     }
     tokens = trials * problem.fidelity.tokens + FINALISTS * held_out
     tokens += gradients * problem.forward_tokens("gradient", Fidelity(gradient_tokens))
-    tokens += problem.forward_tokens("sensitivity", method) if method else 0
+    tokens += table
     tokens += problem.calibration_tokens
     place = Path(models.location(problem.model))
     disk = BYTES_PER_TRIAL * trials + REPORT_BYTES + trial.on_disk()

@@ -10,15 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moopt.backend import memory, sensitivity, weights
+from moopt.backend import memory, proxies, sensitivity, weights
 from moopt.backend.evaluator import EncoderEvaluator, Evaluator, LanguageEvaluator
 from moopt.backend.grid import Grid, find_grid
 from moopt.backend.latency import where
 from moopt.backend.metrics import Metric
+from moopt.backend.proxies import Request
 from moopt.backend.quantizers import Quantizer
 from moopt.backend.quiet import at_work
-from moopt.backend.sensitivity import SEQUENCE, Decision
 from moopt.backend.stopwatch import Stopwatch
+from moopt.backend.taps import SEQUENCE, Decision
 from moopt.backend.text import Text
 from moopt.errors import MetricError
 from moopt.problem import Evaluation, Fidelity, Objective, Resources
@@ -68,6 +69,11 @@ class Allocation(Protocol):
 
     def baselines(self) -> Mapping[str, Config]:
         """The candidates that every study begins with."""
+
+
+def request(problem: Allocation, tokens: int) -> Request:
+    """What a problem asks of a proxy that may use so many tokens."""
+    return Request(tuple(problem.decided.values()), tokens, problem.fidelity.tokens, problem.draw)
 
 
 class Workbench:
@@ -147,24 +153,10 @@ class Workbench:
         return {**self._problem.fixed, **self._problem.widths(config)}
 
     def sensitivities(self, method: str, tokens: int) -> FloatArray:
-        """The table of a method, [decisions, options]."""
-        decisions, candidate = list(self._problem.decided.values()), self.evaluator.candidate
-        if method == "weight-error":
-            return sensitivity.weight_error(candidate, decisions)
-        if method == "one-layer":
-            return self._probes(range(len(decisions)), tokens)
-        assert isinstance(self.evaluator, LanguageEvaluator)
-        candidate.use({})
-        candidate.prepare({w.name: d.options for d in decisions for w in d.weights})
+        """The table of a proxy, [decisions, options]."""
+        with at_work(self.evaluator.candidate.device):
+            table = proxies.table(method, request(self._problem, tokens), self.evaluator)
         memory.give_back()
-        draw = self._problem.draw
-        ids = self.evaluator.tokens.draws("search", tokens, SEQUENCE, seed=draw).to(candidate.device)
-        with at_work(candidate.device):
-            table = sensitivity.sampled_fisher(candidate, decisions, self.evaluator.head(), ids, seed=draw)
-        memory.give_back()
-        tables = [i for i, d in enumerate(decisions) if d.weights[0].kind != "linear"]
-        if tables:  # an embedding is no linear layer: it is measured
-            table[tables] = self._probes(tables, self._problem.fidelity.tokens)[tables]
         return table
 
     def gradient(self, config: Config, fidelity: Fidelity) -> tuple[Mapping[str, float], FloatArray, FloatArray]:
@@ -189,18 +181,6 @@ class Workbench:
                     curvature.shape[1] - len(decision.options)
                 )
         return {"kl": kl}, linear, curvature
-
-    def _probes(self, rows: Any, tokens: int) -> FloatArray:
-        """The measured loss of one decision at a time at each width, everything else at the original."""
-        decisions = list(self._problem.decided.values())
-        table = np.full((len(decisions), max(len(d.options) for d in decisions)), np.inf)
-        fidelity = Fidelity(min(tokens, self._problem.fidelity.tokens), 0)
-        for row in rows:
-            for column, bits in enumerate(decisions[row].options):
-                with at_work(self.evaluator.candidate.device):
-                    found = self.evaluator.measure({w.name: bits for w in decisions[row].weights}, fidelity)
-                table[row, column] = next(iter(found.values.values()))
-        return table
 
     def grid(self) -> Grid | None:
         """The grid that every linear weight lies on, if there is one."""

@@ -12,18 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moopt.backend import latency, models, packed, quantizers, weights
+from moopt.backend import latency, models, packed, proxies, quantizers, weights
 from moopt.backend import metrics as user
 from moopt.backend.candidate import choose_device
 from moopt.backend.packed import Layout
 from moopt.backend.plan import Plan, make_plan
 from moopt.backend.quantizers import Quantizer
-from moopt.backend.sensitivity import Decision
+from moopt.backend.taps import Decision
 from moopt.backend.text import Text
-from moopt.backend.workbench import Workbench
+from moopt.backend.workbench import Workbench, request
 from moopt.errors import ProblemError, QuantizationError
 from moopt.problem import Evaluation, Fidelity, Objective, Problem, Resources
 from moopt.space import Config, Ordinal, Space
+from moopt_problems import data
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -64,7 +65,7 @@ class BitAllocation(Problem):
         tokens: Tokens of an evaluation.
         context: Tokens of a sequence.
         held_out: Tokens of the measurement on held-out text at the end; 0 for none.
-        sensitivities: "fisher", "one-layer", "weight-error" or None, for the knapsack every study opens with.
+        sensitivities: A proxy's name (see `moopt.backend.proxies`) or None, for the knapsack every study opens with.
         sensitivity_tokens: Tokens it may use.
         draw: Which draw of text, and of sampled labels, the Fisher sensitivities use.
         calibration_tokens: Tokens of the search text that a calibrated quantizer looks at, once.
@@ -119,13 +120,15 @@ class BitAllocation(Problem):
             self.measurements["latency"] = Fidelity(0, "latency")
         chosen = ("fisher" if self.is_language else "one-layer") if sensitivities == "default" else sensitivities
         if chosen is not None:
-            self._known_method(chosen)
-            self.sensitivity = Fidelity(sensitivity_tokens if chosen != "weight-error" else 0, chosen)
+            proxies.check(chosen, request(self, sensitivity_tokens), self.is_language)
+            self.sensitivity = Fidelity(sensitivity_tokens if proxies.named(chosen).usual else 0, chosen)
         if not self.is_language:  # no vocabulary, no KL, no gradient: algorithms that need one are refused
             self.gradient = None  # type: ignore[assignment, method-assign]
         self._bench: Workbench | None = None
 
     exclusive = ("latency",)
+    proxy_bench = data.SMOLLM2
+    """Measured allocations that `moopt proxies` ranks by."""
 
     @property
     def is_timed(self) -> bool:
@@ -143,14 +146,13 @@ class BitAllocation(Problem):
         return self._ready.evaluate(config, fidelity)
 
     def sensitivities(self, method: str, tokens: int) -> FloatArray:
-        """The estimated loss of each single width, [decisions, options], in the measured objective's unit.
+        """What each single width might do to the loss, [decisions, options].
 
         Args:
-            method: "fisher" (sampled directional Fisher), "one-layer" (measured, one decision lowered at a time) or
-                "weight-error" (relative squared error, no text).
-            tokens: Forward tokens of text to use.
+            method: The name of a proxy, such as "fisher": see `moopt.backend.proxies`.
+            tokens: Tokens of text to use.
         """
-        self._known_method(method)
+        proxies.check(method, request(self, tokens), self.is_language)
         return self._ready.sensitivities(method, tokens)
 
     def gradient(self, config: Config, fidelity: Fidelity) -> tuple[Mapping[str, float], FloatArray, FloatArray]:
@@ -158,13 +160,10 @@ class BitAllocation(Problem):
         return self._ready.gradient(config, fidelity)
 
     def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
-        method = fidelity.batch
         if kind == "gradient":  # the original, the candidate, its backward pass, and half a one for the curvature
             return 5 * fidelity.tokens
-        if kind == "sensitivity" and method == "fisher":
-            return 3 * fidelity.tokens
-        if kind == "sensitivity" and method == "one-layer":
-            return sum(len(d.options) for d in self.decided.values()) * min(fidelity.tokens, self.fidelity.tokens)
+        if kind == "sensitivity":
+            return proxies.cost(str(fidelity.batch), request(self, fidelity.tokens))
         return fidelity.tokens
 
     def costs(self) -> IntArray:
@@ -379,11 +378,6 @@ class BitAllocation(Problem):
             raise ProblemError(f"A metric of your own is named {taken[0]!r}, which is moopt's; give it another name.")
         own = tuple(Objective(m.name, m.direction, m.unit) for m in self.search_metrics)
         return (*(known[n] for n in names), *own)
-
-    def _known_method(self, method: str) -> None:
-        methods = ("fisher", "one-layer", "weight-error") if self.is_language else ("one-layer", "weight-error")
-        if method not in methods:
-            raise ProblemError(f"Got the sensitivities {method!r}; {self.model} has {', '.join(methods)}.")
 
 
 _TABLES = ("embedding", "head")

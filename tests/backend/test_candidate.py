@@ -12,7 +12,7 @@ from moopt.backend import language, quantizers, weights
 from moopt.backend.candidate import Candidate
 from moopt.backend.quantized_linear import QuantizedLinear
 from moopt.backend.variants import VariantStore
-from moopt_kernels import KernelError, calls, choose_layout, dispatch, reset_calls
+from moopt_kernels import KernelError, calls, choose_layout, dispatch, layout_name, reset_calls
 from tests.backend.conftest import candidate_of, make_model
 
 IDS = torch.randint(0, 320, (3, 40), generator=torch.Generator().manual_seed(0))
@@ -101,7 +101,8 @@ def test_variants_are_stored_packed_and_shared(tmp_path: Path, monkeypatch: pyte
     first = made()
     first.prepare({w.name: (2, 8) for w in first.weights if w.kind == "linear"})
     files = {file.stem for file in (tmp_path / "variants" / "model" / "rtn-1-group32").rglob("*.safetensors")}
-    assert files == {"2-cpu-1", "8-cpu-1"}
+    layout = layout_name(first.layout)
+    assert files == {f"2-{layout}", f"8-{layout}"}
     second = made()
     second.use({w.name: 2 for w in second.weights if w.kind == "linear"})
     first.use(second.current)

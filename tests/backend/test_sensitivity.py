@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from moopt.backend import language, sensitivity, weights
+from moopt.backend.taps import Decision
 from tests.backend.conftest import candidate_of, make_model
 
 BITS = (3, 4, 8)
@@ -14,7 +15,7 @@ BITS = (3, 4, 8)
 def test_slopes_equal_those_of_full_weight_gradients() -> None:
     candidate = candidate_of(make_model("llama"))
     linears = weights.inventory(candidate.model).linears()
-    decisions = [sensitivity.Decision(members, BITS) for members in weights.groups(linears, "fused").values()]
+    decisions = [Decision(members, BITS) for members in weights.groups(linears, "fused").values()]
     ids = torch.randint(0, 320, (4, 24), generator=torch.Generator().manual_seed(1))
     head = language.head_of(candidate.model)
     with torch.inference_mode():
@@ -46,7 +47,7 @@ def test_slopes_equal_those_of_full_weight_gradients() -> None:
 def test_the_sampled_fisher_predicts_the_kl_of_small_changes() -> None:
     candidate = candidate_of(make_model("llama-tied"))
     linears = weights.inventory(candidate.model).linears()
-    decisions = [sensitivity.Decision(members, (5,)) for members in weights.groups(linears, "block").values()]
+    decisions = [Decision(members, (5,)) for members in weights.groups(linears, "block").values()]
     ids = torch.randint(0, 320, (256, 16), generator=torch.Generator().manual_seed(1))
     head = language.head_of(candidate.model)
     table = sensitivity.sampled_fisher(candidate, decisions, head, ids, seed=0)
@@ -55,14 +56,3 @@ def test_the_sampled_fisher_predicts_the_kl_of_small_changes() -> None:
         candidate.use({w.name: 5 for w in decision.weights})
         measured = float(language.compare(candidate.model, reference, head).kl.mean())
         assert 0.6 < table[row, 0] / measured < 1.6
-
-
-def test_weight_error_falls_with_the_width() -> None:
-    candidate = candidate_of(make_model("llama"))
-    linears = weights.inventory(candidate.model).linears()
-    decisions = [
-        sensitivity.Decision(m, BITS if i else (4,)) for i, m in enumerate(weights.groups(linears, "fused").values())
-    ]
-    table = sensitivity.weight_error(candidate, decisions)
-    assert np.isinf(table[0, 1:]).all()
-    assert (np.diff(table[1:], axis=1) < 0).all()

@@ -239,7 +239,7 @@ def test_text_too_short_to_hold_out_is_said_before_any_trial(tiny: Path, tmp_pat
         ({"quantizer": "magic"}, QuantizationError, "no quantizer 'magic'"),
         ({"tie": "some"}, ProblemError, "Got tie='some'"),
         ({"objectives": ("kl", "speed")}, ProblemError, "Got the objective 'speed'"),
-        ({"sensitivities": "hessian"}, ProblemError, "Got the sensitivities 'hessian'"),
+        ({"sensitivities": "hessian"}, ProblemError, "There is no proxy 'hessian'; expected one of weight-error"),
         ({"skip": ("*",)}, ProblemError, "no linear layer left"),
         ({"text": "nowhere"}, TextError, "There is no text 'nowhere'"),
     ],
