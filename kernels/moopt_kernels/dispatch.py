@@ -30,6 +30,7 @@ HOMES: dict[Layout, str] = {
 log = logging.getLogger(__name__)
 READY: set[Layout] = set()
 """Layouts whose implementation is loaded."""
+_homes: dict[Layout, Any] = {}
 drains: list[Callable[[], dict[tuple[str, str], int]]] = []
 """What implementations that count by themselves counted since they were last asked."""
 _calls: Counter[tuple[str, str]] = Counter()
@@ -69,6 +70,8 @@ def home(layout: Layout) -> Any:
     Raises:
         KernelError: it cannot run here.
     """
+    if layout in _homes:  # looked up, not imported: this lies in graphs that are compiled
+        return _homes[layout]
     if layout not in HOMES:
         raise KernelError(f"Got the layout {layout!r}; expected one of {', '.join(LAYOUTS)}.")
     try:
@@ -76,7 +79,18 @@ def home(layout: Layout) -> Any:
     except ModuleNotFoundError as error:
         raise KernelError(f"the layout {layout!r} needs a module that is missing: {error}") from error
     READY.add(layout)
+    _homes[layout] = module
     return module
+
+
+def check_device(layout: Layout, device: torch.device) -> None:
+    """Refuse a layout whose kernels do not run on a device.
+
+    Raises:
+        KernelError: says why and what to do.
+    """
+    if reason := _elsewhere(layout, device.type):
+        raise KernelError(f"the layout {layout!r} cannot run on {device.type}: {reason}")
 
 
 def count(op: str, implementation: str) -> None:
@@ -101,6 +115,17 @@ def _unavailable(layout: Layout, device: str) -> str | None:
     """Why a layout cannot run on a kind of device; None where it can."""
     if layout == "plain":
         return None
+    if reason := _elsewhere(layout, device):
+        return reason
+    try:
+        home(layout)
+    except KernelError as error:
+        return str(error)
+    return None
+
+
+def _elsewhere(layout: Layout, device: str) -> str | None:
+    """Why a layout's kernels do not run on a kind of device, whether or not they are there."""
     if layout == "cpu" and device != "cpu":
         return "these kernels run on a CPU only"
     if layout == "triton":
@@ -108,10 +133,6 @@ def _unavailable(layout: Layout, device: str) -> str | None:
             return "Triton is not installed; install the extra: pip install 'moopt[gpu]'"
         if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
             return "Triton runs on an NVIDIA GPU, or slowly on a CPU with TRITON_INTERPRET=1"
-    try:
-        home(layout)
-    except KernelError as error:
-        return str(error)
     return None
 
 

@@ -75,6 +75,8 @@ def prepack(
         KernelError: the layout's kernels cannot run here.
     """
     check(codes, scales, zeros, bits, group_size)
+    if bits < 8 and int(codes.max()) >= 2**bits:
+        raise ValueError(f"Got the code {int(codes.max())}; expected codes below {2**bits} at {bits} bits.")
     layout = layout or dispatch.choose_layout(codes.device)
     arranged: Parts = dispatch.home(layout).arrange(codes, scales, zeros, bits, group_size)
     return Prepacked(*arranged, bits, group_size, (codes.shape[0], codes.shape[1]), layout, shift)
@@ -101,13 +103,18 @@ def rearrange(weight: Prepacked, device: torch.device | str, layout: Layout | No
     layout = layout or dispatch.choose_layout(device)
     if layout == weight.layout and weight.codes.device == torch.empty(0, device=device).device:
         return weight
-    unstream = getattr(dispatch.home(layout), "unstream", None)
+    home = dispatch.home(layout)
+    unstream = getattr(home, "unstream", None)
     if weight.layout == "plain" and unstream is not None:  # faster than the reference
-        codes, scales, zeros = unstream(weight.codes, weight.shape[1], weight.bits), weight.scales, weight.zeros
+        codes = unstream(weight.codes.to(device), weight.shape[1], weight.bits)
+        scales, zeros = weight.scales, weight.zeros
     else:
         codes, scales, zeros = unprepack(weight)
     zeros = None if zeros is None else zeros.to(device)
-    return prepack(codes.to(device), scales.to(device), zeros, weight.bits, weight.group_size, layout, weight.shift)
+    parts = (codes.to(device), scales.to(device), zeros, weight.bits, weight.group_size)
+    check(*parts)
+    arranged: Parts = home.arrange(*parts)
+    return Prepacked(*arranged, weight.bits, weight.group_size, weight.shape, layout, weight.shift)
 
 
 def layout_name(layout: Layout) -> str:
@@ -136,6 +143,8 @@ def check(codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_
         raise ValueError(f"Got the group size {group_size}; expected a whole number of at least 1.")
     if codes.dtype != torch.uint8 or codes.ndim != 2:
         raise ValueError(f"Got codes of {codes.dtype} and shape {tuple(codes.shape)}; expected uint8, [n, k].")
+    if 0 in codes.shape:
+        raise ValueError(f"Got codes of shape {tuple(codes.shape)}; expected at least 1 x 1.")
     expected = (codes.shape[0], groups(codes.shape[1], group_size))
     if scales.dtype != torch.bfloat16 or tuple(scales.shape) != expected:
         raise ValueError(

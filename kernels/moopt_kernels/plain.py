@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from moopt_kernels.layout import Parts, Prepacked
@@ -29,9 +28,8 @@ def view_rows(weight: Prepacked, start: int, stop: int) -> Prepacked:
     return replace(weight, codes=weight.codes[start:stop], scales=weight.scales[start:stop], zeros=zeros, shape=shape)
 
 
-def take_rows(weight: Prepacked, rows: Tensor) -> tuple[Prepacked, Tensor]:
-    """A matrix that has these rows [m], and where in it each of them is."""
-    zeros = None if weight.zeros is None else weight.zeros[rows]
-    shape = (len(rows), weight.shape[1])
-    taken = replace(weight, codes=weight.codes[rows], scales=weight.scales[rows], zeros=zeros, shape=shape)
-    return taken, torch.arange(len(rows), device=rows.device)
+def take_rows(weight: Prepacked, rows: Tensor) -> Prepacked:
+    """A matrix of these rows [m]; IndexError where there is no such row."""
+    codes, scales = weight.codes.index_select(0, rows), weight.scales.index_select(0, rows)
+    zeros = None if weight.zeros is None else weight.zeros.index_select(0, rows)
+    return replace(weight, codes=codes, scales=scales, zeros=zeros, shape=(len(rows), weight.shape[1]))

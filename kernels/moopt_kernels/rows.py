@@ -11,6 +11,7 @@ from torch import Tensor
 from moopt_kernels import dispatch
 from moopt_kernels.layout import Prepacked
 from moopt_kernels.quantize import dequantize, slice_repack
+from moopt_kernels.quantize.ops import check_slice
 
 
 def split_rows(weight: Prepacked, sizes: Sequence[int]) -> list[Prepacked] | None:
@@ -20,10 +21,10 @@ def split_rows(weight: Prepacked, sizes: Sequence[int]) -> list[Prepacked] | Non
         None where the layout stores rows in blocks that the sizes do not fit.
 
     Raises:
-        ValueError: the sizes do not add up to the matrix's rows.
+        ValueError: the sizes do not add up to the matrix's rows, or one is less than 1.
     """
-    if sum(sizes) != weight.shape[0]:
-        raise ValueError(f"Got the sizes {list(sizes)}; expected {weight.shape[0]} rows in all.")
+    if sum(sizes) != weight.shape[0] or min(sizes) < 1:
+        raise ValueError(f"Got the sizes {list(sizes)}; expected {weight.shape[0]} rows in all, 1 or more in each.")
     view = getattr(dispatch.home(weight.layout), "view_rows", None)
     views = [view(weight, a, b) if view else None for a, b in pairwise((0, *accumulate(sizes)))]
     found = [v for v in views if v is not None]
@@ -46,10 +47,14 @@ def dequantize_rows(
 
     Raises:
         ValueError: a slice of what is no 8-bit parent.
+        IndexError: there is no such row. On a GPU PyTorch's own assertion says so, later.
         KernelError: the weight's layout cannot run here.
     """
-    flat = rows.reshape(-1)
-    take = getattr(dispatch.home(weight.layout), "take_rows", None)
-    part, places = take(weight, flat) if take else (weight, flat)
-    found = dequantize(part if bits is None else slice_repack(part, bits), dtype)
-    return found[places].view(*rows.shape, weight.shape[1])
+    check_slice(weight, bits)
+    home, flat = dispatch.home(weight.layout), rows.reshape(-1)
+    if fast := getattr(home, "dequantize_rows", None):
+        found: Tensor = fast(weight, flat, dtype, bits)
+    else:
+        part = home.take_rows(weight, flat)
+        found = dequantize(part if bits is None else slice_repack(part, bits), dtype)
+    return found.view(*rows.shape, weight.shape[1])

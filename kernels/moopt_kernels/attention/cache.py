@@ -11,6 +11,7 @@ from moopt_kernels import dispatch
 from moopt_kernels.packing import pack, unpack
 
 WIDTHS = (2, 4, 8, 16)
+HALF = torch.finfo(torch.float16).max
 
 
 @dataclass
@@ -80,7 +81,11 @@ def kv_cache(like: Tensor, k_bits: int, v_bits: int, group_size: int | None = 32
         raise ValueError(f"Got keys of {k_bits} and values of {v_bits} bits; expected 2, 4, 8 or 16.")
     if group_size is not None and (group_size < 1 or group_size & (group_size - 1)):
         raise ValueError(f"Got groups of {group_size} tokens; expected a power of two, or None.")
-    if like.shape[-1] % 8 or residual_length < 0:
+    if like.ndim != 4 or like.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise ValueError(
+            f"Got {like.dtype} of shape {list(like.shape)}; expected bfloat16, float16 or float32, [B, H, n, D]."
+        )
+    if like.shape[-1] < 1 or like.shape[-1] % 8 or residual_length < 0:
         raise ValueError(
             f"Got heads of {like.shape[-1]} and a residual window of {residual_length}; expected a multiple of 8, "
             "and a window of at least 0."
@@ -94,12 +99,19 @@ def kv_append(cache: KVCache, keys: Tensor, values: Tensor) -> None:
     """Add tokens, keys and values B x H x n x D; the oldest of the window are packed, whole groups of them at a time.
 
     What was packed is never packed again. A token is packed once, after `residual_length` newer ones have come.
+    What float16 cannot reach is packed as the nearest that its scale and smallest value can; what is no number is kept.
+
+    Raises:
+        ValueError: shapes or types are not those of the cache.
     """
-    if keys.shape != values.shape or keys.shape[:2] != cache.key_window.shape[:2]:
-        raise ValueError(
-            f"Got keys {list(keys.shape)} and values {list(values.shape)}; expected both [B, H, n, D] for a cache of "
-            f"{list(cache.key_window.shape)}."
-        )
+    window = cache.key_window
+    for tokens in (keys, values):
+        fits = tokens.ndim == 4 and tokens.shape[:2] == window.shape[:2] and tokens.shape[3] == window.shape[3]
+        if not fits or keys.shape != values.shape or tokens.dtype != window.dtype:
+            raise ValueError(
+                f"Got keys {list(keys.shape)} of {keys.dtype} and values {list(values.shape)} of {values.dtype}; "
+                f"expected both [B, H, n, D] for a cache of {list(window.shape)} of {window.dtype}."
+            )
     key_window = torch.cat([cache.key_window, keys], 2)
     value_window = torch.cat([cache.value_window, values], 2)
     whole = cache.keys.group or 1
@@ -148,8 +160,8 @@ def _write(store: Store, tokens: Tensor, at: int) -> None:
     grouped = tokens.float().view(batch, heads, count // step, step, size)
     axis = 3 if store.group else 4
     low, high = grouped.amin(axis, keepdim=True), grouped.amax(axis, keepdim=True)
-    low = low.half().float()
-    scale = ((high - low).clamp_min(1e-5) / (2**store.bits - 1)).half()
+    low = low.clamp(-HALF, HALF).half().float()
+    scale = ((high - low).clamp_min(1e-5) / (2**store.bits - 1)).clamp_max(HALF).half()
     codes = ((grouped - low) / scale.float()).round().clamp(0, 2**store.bits - 1).to(torch.uint8)
     packed = pack(codes.view(-1, size), store.bits).view(batch, heads, count, -1)
     store.codes[:, :, at : at + count] = packed

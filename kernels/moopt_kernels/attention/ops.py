@@ -10,6 +10,7 @@ from torch import Tensor
 from moopt_kernels import dispatch
 from moopt_kernels.attention import reference
 from moopt_kernels.attention.cache import KVCache
+from moopt_kernels.inference import wants_gradient, without_gradient
 
 SCHEMA = (
     "(Tensor q, Tensor k_codes, Tensor k_scales, Tensor k_lows, Tensor v_codes, Tensor v_scales, Tensor v_lows, "
@@ -33,8 +34,12 @@ def quantized_kv_attention(q: Tensor, cache: KVCache, mask: Tensor | None = None
 
     Raises:
         ValueError: shapes or types do not fit.
-        KernelError: the cache's layout cannot run here.
+        KernelError: the cache's layout cannot run here; or the result's gradient is asked for, which there is none of.
     """
+    if q.ndim != 4 or q.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise ValueError(
+            f"Got queries of {q.dtype} and shape {list(q.shape)}; expected bfloat16, float16 or float32, [B, Hq, Q, D]."
+        )
     batch, heads, queries, size = q.shape
     window = cache.key_window
     if (batch, size) != (window.shape[0], window.shape[3]) or heads % window.shape[1] or queries > cache.length:
@@ -50,10 +55,13 @@ def quantized_kv_attention(q: Tensor, cache: KVCache, mask: Tensor | None = None
     if cache.layout not in dispatch.READY:
         dispatch.home(cache.layout)
     k, v = cache.keys, cache.values
-    result: Tensor = _operators[cache.layout](
+    op = _operators[cache.layout]
+    arguments = (
         q, k.codes, k.scales, k.lows, v.codes, v.scales, v.lows, window, cache.value_window, mask,
         size**-0.5 if scale is None else scale, cache.packed, k.bits, v.bits, k.group,
     )  # fmt: skip
+    recorded = wants_gradient(q, window, cache.value_window)
+    result: Tensor = without_gradient(op, *arguments) if recorded else op(*arguments)
     return result
 
 

@@ -1,5 +1,6 @@
 // Attention over a packed cache in float32, for vectors of any length: a tile of tokens at a time, codes become floats as
-// they are read (in a buffer, where a head is no multiple of some vectors). A key's scale is taken into the query, a value's into the weight, so that codes are multiplied as they are.
+// they are read (in a buffer, where a head is no multiple of some vectors). A key's scale is taken into the query, a
+// value's into the weight, so that codes are multiplied as they are.
 //
 // Included by attention_avx2.cpp and attention_avx512.cpp, which first define kLanes, Floats and what one does with them.
 #pragma once

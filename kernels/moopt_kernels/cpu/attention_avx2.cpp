@@ -78,4 +78,6 @@ struct Float32 {
 
 namespace moopt {
 extern const Attention kAttentionAvx2{attend, read};
+
+extern "C" __attribute__((visibility("default"))) const void* moopt_attention_avx2() { return &kAttentionAvx2; }
 }

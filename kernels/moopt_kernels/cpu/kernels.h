@@ -8,6 +8,7 @@
 #pragma once
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 
 namespace moopt {
 
@@ -71,7 +72,8 @@ struct Workspace {
     if (wanted > bytes) {
       free(data);
       data = aligned_alloc(64, wanted);
-      bytes = wanted;
+      bytes = data ? wanted : 0;
+      if (!data) throw std::bad_alloc();
     }
     return (T*)data;
   }
@@ -102,6 +104,7 @@ void unpack(const Geometry& g, const uint8_t* packed, int64_t bits, uint8_t* cod
 void unstream(const uint8_t* packed, int64_t k, int64_t bits, uint8_t* codes, int64_t first, int64_t last);
 void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last);
 void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t last);
+void dequantize_rows(const Matrix& w, const int64_t* chosen, Type type, void* values, int64_t first, int64_t last);
 struct Quantized {
   uint8_t* codes;   // as `pack` leaves them
   uint16_t* scales; // [n/16][groups][16]

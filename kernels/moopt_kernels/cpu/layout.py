@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from moopt_kernels import dispatch
-from moopt_kernels.cpu import build
+from moopt_kernels.cpu import build, fakes
+from moopt_kernels.cpu.fakes import ROWS
 from moopt_kernels.layout import Parts, Prepacked
 
 VERSION = 2
 """To be raised when matrices lie in memory in another way: what is stored of them is then made again."""
-ROWS = 16
-"""Outputs of a block."""
-
 OPERATIONS = (
     "quantized_linear", "sliced_linear", "quantize_weight", "slice_repack", "dequantize", "quantized_kv_attention",
 )  # fmt: skip
@@ -24,6 +22,7 @@ OPERATIONS = (
 
 _library = build.load()
 _library.moopt_limit.restype = ctypes.c_char_p
+fakes.register()
 
 
 def arrange(codes: Tensor, scales: Tensor, zeros: Tensor | None, bits: int, group_size: int) -> Parts:
@@ -57,15 +56,13 @@ def view_rows(weight: Prepacked, start: int, stop: int) -> Prepacked | None:
     )
 
 
-def take_rows(weight: Prepacked, rows: Tensor) -> tuple[Prepacked, Tensor]:
-    """A matrix of the blocks that have these rows [m], and where in it each of them is."""
-    blocks, where = torch.unique(rows // ROWS, return_inverse=True)
-    codes = weight.codes.view(-1, _block_bytes(weight))[blocks].view(-1)
-    zeros = None if weight.zeros is None else weight.zeros[blocks]
-    shape = (len(blocks) * ROWS, weight.shape[1])
-    return replace(
-        weight, codes=codes, scales=weight.scales[blocks], zeros=zeros, shape=shape
-    ), where * ROWS + rows % ROWS
+def dequantize_rows(weight: Prepacked, rows: Tensor, dtype: torch.dtype, bits: int | None) -> Tensor:
+    """Rows [m] of the matrix, or of the slice of an 8-bit parent, as [m, k]; IndexError where there is no such row."""
+    parts = (weight.codes, weight.scales, weight.zeros, rows)
+    shift, kept = (weight.shift, 8) if bits is None else (0, bits)
+    numbers = (*weight.shape, weight.bits, weight.group_size, shift, kept)
+    found: Tensor = torch.ops.moopt.cpu_dequantize_rows(*parts, *numbers, dtype)
+    return found
 
 
 def quantize_weight(weight: Tensor, bits: int, group_size: int, symmetric: bool) -> Prepacked:
@@ -79,7 +76,7 @@ def quantize_weight(weight: Tensor, bits: int, group_size: int, symmetric: bool)
 
 def slice_repack(parent: Prepacked, bits: int) -> Prepacked:
     """The slice of an 8-bit parent; scales and zeros are the parent's own tensors."""
-    codes = torch.ops.moopt.cpu_repack(parent.codes, bits)
+    codes = torch.ops.moopt.cpu_repack(parent.codes, *parent.shape, parent.group_size, bits)
     scales, zeros = parent.scales, parent.zeros
     return Prepacked(codes, scales, zeros, bits, parent.group_size, parent.shape, "cpu", shift=8 - bits)
 
@@ -93,9 +90,23 @@ def dequantize(weight: Prepacked, dtype: torch.dtype) -> Tensor:
 
 
 def limit(most: str) -> str:
-    """Use no more than "avx2" or "avx512", or all that the CPU has: ""; returns what is used. For comparisons."""
+    """Use no more than "avx2" or "avx512", or all that the CPU has: ""; returns what is used. For comparisons.
+
+    Raises:
+        KernelError: the path for AVX2 beside better ones cannot be compiled here.
+    """
     used: bytes = _library.moopt_limit(most.encode())
+    if not used:
+        _lend_avx2()
+        used = _library.moopt_limit(most.encode())
     return used.decode()
+
+
+def _lend_avx2() -> None:
+    lender = build.load_avx2()
+    lender.moopt_few_avx2.restype = lender.moopt_attention_avx2.restype = ctypes.c_void_p
+    few, attention = lender.moopt_few_avx2(), lender.moopt_attention_avx2()
+    _library.moopt_lend(ctypes.c_void_p(few), ctypes.c_void_p(attention))
 
 
 def _drain() -> dict[tuple[str, str], int]:
@@ -120,4 +131,5 @@ def _in_rows(values: Tensor, n: int) -> Tensor:
     return values.transpose(1, 2).reshape(-1, values.shape[1])[:n].contiguous()
 
 
+limit("")
 dispatch.drains.append(_drain)

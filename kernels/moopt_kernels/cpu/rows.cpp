@@ -94,13 +94,16 @@ struct Range {
   float low, high;
 };
 
+// Zero included; what is no number stays none, so that it is seen in what the codes stand for.
 Range range(const float* x, int64_t count) {
   Range found{0, 0};
+  float sum = 0; // of nothing but zeros and NaN
   for (int64_t i = 0; i < count; i++) {
     found.low = x[i] < found.low ? x[i] : found.low;
     found.high = x[i] > found.high ? x[i] : found.high;
+    sum += x[i] != x[i] ? x[i] : 0.f;
   }
-  return found;
+  return {found.low + sum, found.high + sum};
 }
 
 void codes_of(const float* x, int64_t count, float scale, float zero, int64_t bits, uint8_t* codes) {
@@ -211,32 +214,51 @@ void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first,
   });
 }
 
-void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t last) {
+namespace {
+
+// The codes [16][padded_k] of a row block, sliced.
+const uint8_t* block_codes(const Matrix& w, int64_t block) {
   uint8_t* rows = t_rows.get<uint8_t>(kRows * w.padded_k);
-  float* out = t_line.get<float>(w.padded_k + 8);
+  unpack_rows(w.row_block(block), w.padded_k, w.bits, rows);
   const __m256i half = _mm256_set1_epi8(char(w.half)), top = _mm256_set1_epi8(char(w.top));
+  if (w.half)
+    for (int64_t b = 0; b < kRows * w.padded_k; b += 32) {
+      __m256i* q = (__m256i*)(rows + b);
+      _mm256_store_si256(q, _mm256_and_si256(_mm256_adds_epu8(_mm256_load_si256(q), half), top));
+    }
+  return rows;
+}
+
+// Row `r` of the matrix, from the codes of its block.
+void dequantize_row(const Matrix& w, const uint8_t* rows, int64_t r, Type type, void* values) {
+  const uint8_t* row = rows + r % kRows * w.padded_k;
+  float* out = t_line.get<float>(w.padded_k + 8);
   const float step = float(1 << w.shift);
-  for (int64_t i = first; i < last; i++) {
-    unpack_rows(w.row_block(i), w.padded_k, w.bits, rows);
-    if (w.half)
-      for (int64_t b = 0; b < kRows * w.padded_k; b += 32) {
-        __m256i* q = (__m256i*)(rows + b);
-        _mm256_store_si256(q, _mm256_and_si256(_mm256_adds_epu8(_mm256_load_si256(q), half), top));
-      }
-    for (int64_t r = 0; r < kRows && i * kRows + r < w.n; r++) {
-      const uint8_t* row = rows + r * w.padded_k;
-      for (int64_t j = 0; j < w.groups; j++) {
-        int64_t at = (i * w.groups + j) * kRows + r, count = w.k - j * w.group < w.group ? w.k - j * w.group : w.group;
-        float s = from_bfloat16(w.scales[at]), z = w.zeros ? float(w.zeros[at]) : float(w.middle());
-        const __m256 scale = _mm256_set1_ps(s * step), offset = _mm256_set1_ps(s * z);
-        for (int64_t c = 0; c < count; c += 8) { // the last eight run over into the next group, written after
-          __m256i q = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(row + j * w.padded_group + c)));
-          _mm256_storeu_ps(out + j * w.group + c, _mm256_fmsub_ps(_mm256_cvtepi32_ps(q), scale, offset));
-        }
-      }
-      narrow(out, w.k, type, (char*)values + (i * kRows + r) * w.k * element_bytes(type));
+  for (int64_t j = 0; j < w.groups; j++) {
+    int64_t at = (r / kRows * w.groups + j) * kRows + r % kRows, count = w.k - j * w.group < w.group ? w.k - j * w.group : w.group;
+    float s = from_bfloat16(w.scales[at]), z = w.zeros ? float(w.zeros[at]) : float(w.middle());
+    const __m256 scale = _mm256_set1_ps(s * step), offset = _mm256_set1_ps(s * z);
+    for (int64_t c = 0; c < count; c += 8) { // the last eight run over into the next group, written after
+      __m256i q = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(row + j * w.padded_group + c)));
+      _mm256_storeu_ps(out + j * w.group + c, _mm256_fmsub_ps(_mm256_cvtepi32_ps(q), scale, offset));
     }
   }
+  narrow(out, w.k, type, values);
+}
+
+} // namespace
+
+void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t last) {
+  for (int64_t i = first; i < last; i++) {
+    const uint8_t* rows = block_codes(w, i);
+    for (int64_t r = i * kRows; r < (i + 1) * kRows && r < w.n; r++)
+      dequantize_row(w, rows, r, type, (char*)values + r * w.k * element_bytes(type));
+  }
+}
+
+void dequantize_rows(const Matrix& w, const int64_t* chosen, Type type, void* values, int64_t first, int64_t last) {
+  for (int64_t i = first; i < last; i++)
+    dequantize_row(w, block_codes(w, chosen[i] / kRows), chosen[i], type, (char*)values + i * w.k * element_bytes(type));
 }
 
 // The numbers of quantize/reference.py, operation by operation.
@@ -265,7 +287,7 @@ void quantize(const Geometry& g, const void* weight, Type type, int64_t bits, Qu
         to.scales[at] = bfloat16(scale < 1e-8f ? 1e-8f : scale);
         scale = from_bfloat16(to.scales[at]);
         float zero = to.zeros ? nearbyintf(-found.low / scale) : middle;
-        zero = zero < 0 ? 0 : zero > most ? most : zero;
+        zero = zero > 0 ? zero > most ? most : zero : 0; // also of NaN
         if (to.zeros) to.zeros[at] = uint8_t(zero);
         codes_of(x + start, count, scale, zero, bits, rows + r * g.padded_k + start);
       }

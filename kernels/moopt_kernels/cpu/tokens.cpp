@@ -8,13 +8,21 @@ namespace {
 
 thread_local Workspace t_wide, t_spans;
 
+constexpr float kMost = 65504; // of float16
+
+// NaN stays NaN in all of these, as it does in PyTorch.
+float least(float a, float b) { return a < b || a != a ? a : b; }
+float greatest(float a, float b) { return a > b || a != a ? a : b; }
+float clamped(float a) { return a < -kMost ? -kMost : a > kMost ? kMost : a; }
+
 // From the smallest and largest value to what the cache keeps, rounded to float16, and back to floats.
 void span(int64_t count, float most, float* low, float* high_then_scale, uint16_t* lows, uint16_t* scales) {
+  for (int64_t i = 0; i < count; i++) low[i] = clamped(low[i]);
   rows::narrow(low, count, kFloat16, lows);
   rows::widen(lows, kFloat16, count, low);
   for (int64_t i = 0; i < count; i++) {
     const float range = high_then_scale[i] - low[i];
-    high_then_scale[i] = (range < 1e-5f ? 1e-5f : range) / most;
+    high_then_scale[i] = clamped((range < 1e-5f ? 1e-5f : range) / most);
   }
   rows::narrow(high_then_scale, count, kFloat16, scales);
   rows::widen(scales, kFloat16, count, high_then_scale);
@@ -48,12 +56,12 @@ void append(const Packed& store, int64_t at, const void* from, Type type, int64_
     for (int64_t j = 1; j < step; j++)
       for (int64_t c = 0; c < size; c++) {
         const float v = x[j * size + c];
-        low[c] = v < low[c] ? v : low[c], scale[c] = v > scale[c] ? v : scale[c];
+        low[c] = least(v, low[c]), scale[c] = greatest(v, scale[c]);
       }
     if (store.group) span(size, most, low, scale, store.lows + t / step * size, store.scales + t / step * size);
     else {
       for (int64_t c = 1; c < size; c++) {
-        low[0] = low[c] < low[0] ? low[c] : low[0], scale[0] = scale[c] > scale[0] ? scale[c] : scale[0];
+        low[0] = least(low[c], low[0]), scale[0] = greatest(scale[c], scale[0]);
       }
       span(1, most, low, scale, store.lows + t, store.scales + t);
       for (int64_t c = 1; c < size; c++) low[c] = low[0], scale[c] = scale[0];

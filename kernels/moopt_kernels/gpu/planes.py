@@ -9,12 +9,13 @@ At 8 bits the order 4, 1, 1, 2 lets a slice leave out what it does not need, the
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from moopt_kernels.layout import Parts, Prepacked
 from moopt_kernels.packing import pack, unpack
-
-Parts = tuple[Tensor, Tensor, Tensor | None]
 
 PLANES: dict[int, tuple[int, ...]] = {
     1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (4, 1, 1, 2),
@@ -39,6 +40,26 @@ def restore(parts: Parts, bits: int, group_size: int, shape: tuple[int, int]) ->
         filled |= unpack(plane.view(torch.uint8).view(n, -1), width, columns) << low
     groups = -(-k // group_size)
     return filled.view(n, groups, -1)[..., :group_size].reshape(n, -1)[:, :k].contiguous(), parts[1], parts[2]
+
+
+def view_rows(weight: Prepacked, start: int, stop: int) -> Prepacked | None:
+    """Consecutive rows in the same memory, where all bits of a code lie in one plane: at 1, 2 and 4 bits."""
+    if len(PLANES[weight.bits]) > 1:
+        return None
+    size = weight.codes.numel() // weight.shape[0]
+    zeros = None if weight.zeros is None else weight.zeros[start:stop]
+    codes, shape = weight.codes[start * size : stop * size], (stop - start, weight.shape[1])
+    return replace(weight, codes=codes, scales=weight.scales[start:stop], zeros=zeros, shape=shape)
+
+
+def take_rows(weight: Prepacked, rows: Tensor) -> Prepacked:
+    """A matrix of these rows [m]; IndexError where there is no such row."""
+    (n, k), columns = weight.shape, filled_columns(weight.shape[1], weight.group_size)
+    planes = weight.codes.split([n * columns * width // 8 for width in PLANES[weight.bits]])
+    codes = torch.cat([plane.view(n, -1).index_select(0, rows).view(-1) for plane in planes])
+    zeros = None if weight.zeros is None else weight.zeros.index_select(0, rows)
+    scales = weight.scales.index_select(0, rows)
+    return replace(weight, codes=codes, scales=scales, zeros=zeros, shape=(len(rows), k))
 
 
 def split(codes: Tensor, bits: int, count: int) -> list[Tensor]:

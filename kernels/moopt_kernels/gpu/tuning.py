@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import torch
 import triton
+
+from moopt_kernels.folder import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +80,8 @@ def _milliseconds(run: Callable[[], object]) -> float:
 
 def _path() -> Path:
     """Where this GPU's choices are kept; another Triton measures anew."""
-    root = Path(os.environ.get("MOOPT_CACHE") or Path.home() / ".cache" / "moopt")
     gpu = torch.cuda.get_device_name().replace(" ", "-").replace("/", "-")
-    return root / "kernels" / f"{gpu}-triton-{triton.__version__}.json"
+    return cache_folder() / f"{gpu}-triton-{triton.__version__}.json"
 
 
 @functools.cache
@@ -90,14 +90,20 @@ def _known(path: Path) -> dict[str, Config]:
         return {name: Config(**config) for name, config in json.loads(path.read_text()).items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         log.warning("Cannot read %s (%s); the kernels are measured anew.", path, error)
         return {}
 
 
 def _store(path: Path, known: dict[str, Config]) -> None:
     """Written whole or not at all; of two processes that measured at once, the later one's choices stay."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump({name: asdict(config) for name, config in known.items()}, file, indent=1, sort_keys=True)
-    Path(file.name).replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tuning-") as folder:
+            made = Path(folder) / path.name
+            made.write_text(
+                json.dumps({name: asdict(config) for name, config in known.items()}, indent=1, sort_keys=True)
+            )
+            made.replace(path)
+    except OSError as error:
+        log.warning("Cannot keep %s (%s): the kernels are measured anew in each process.", path, error)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moopt_kernels import dispatch
+from moopt_kernels.inference import wants_gradient, without_gradient
 from moopt_kernels.layout import Prepacked
 from moopt_kernels.linear import reference
 
@@ -21,18 +22,19 @@ def quantized_linear(x: Tensor, weight: Prepacked, bias: Tensor | None = None) -
     Args:
         x: [..., k] in bfloat16, float16 or float32.
         weight: n x k, of any width.
-        bias: [n]; None for none.
+        bias: [n], floating point; None for none.
 
     Returns:
         [..., n] in x's type.
 
     Raises:
-        ValueError: x's last dimension or type does not fit.
-        KernelError: the weight's layout cannot run here.
+        ValueError: x's last dimension or type does not fit, or the bias does not.
+        KernelError: the weight's layout cannot run here; or y's gradient is asked for, which there is none of.
     """
-    op = _operator("quantized_linear", x, weight)
+    op = _operator("quantized_linear", x, weight, bias)
     n, bits, group = weight.shape[0], weight.bits, weight.group_size
-    y: Tensor = op(x, weight.codes, weight.scales, weight.zeros, bias, n, bits, group, weight.shift)
+    arguments = (x, weight.codes, weight.scales, weight.zeros, bias, n, bits, group, weight.shift)
+    y: Tensor = without_gradient(op, *arguments) if wants_gradient(x, bias) else op(*arguments)
     return y
 
 
@@ -43,28 +45,32 @@ def sliced_linear(x: Tensor, parent: Prepacked, bits: int, bias: Tensor | None =
         x: [..., k] in bfloat16, float16 or float32.
         parent: n x k at 8 bits.
         bits: Width of the slice, 1 to 8.
-        bias: [n]; None for none.
+        bias: [n], floating point; None for none.
 
     Returns:
         [..., n] in x's type.
 
     Raises:
-        ValueError: the parent has not 8 bits, the width is no slice's, or x does not fit.
-        KernelError: the parent's layout cannot run here.
+        ValueError: the parent has not 8 bits, the width is no slice's, or x or the bias does not fit.
+        KernelError: the parent's layout cannot run here; or y's gradient is asked for, which there is none of.
     """
     if parent.bits != 8 or not 1 <= bits <= 8:
         raise ValueError(f"Got a slice of {bits} bits from a parent of {parent.bits}; expected 1 to 8 bits from 8.")
-    op = _operator("sliced_linear", x, parent)
-    n, group = parent.shape[0], parent.group_size
-    y: Tensor = op(x, parent.codes, parent.scales, parent.zeros, bias, n, bits, group)
+    op = _operator("sliced_linear", x, parent, bias)
+    arguments = (x, parent.codes, parent.scales, parent.zeros, bias, parent.shape[0], bits, parent.group_size)
+    y: Tensor = without_gradient(op, *arguments) if wants_gradient(x, bias) else op(*arguments)
     return y
 
 
-def _operator(name: str, x: Tensor, weight: Prepacked) -> Any:
-    if x.shape[-1] != weight.shape[1]:
+def _operator(name: str, x: Tensor, weight: Prepacked, bias: Tensor | None) -> Any:
+    if not x.ndim or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"Got x of shape {list(x.shape)}; expected [..., {weight.shape[1]}] for a weight n x k.")
     if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise ValueError(f"Got x of {x.dtype}; expected bfloat16, float16 or float32.")
+    if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_floating_point()):
+        raise ValueError(
+            f"Got a bias of {bias.dtype} and shape {list(bias.shape)}; expected floating point, [{weight.shape[0]}]."
+        )
     if weight.layout not in dispatch.READY:
         dispatch.home(weight.layout)
     return _operators[name, weight.layout]

@@ -29,9 +29,12 @@ def quantize_weight(
     """
     if weight.ndim != 2 or not weight.is_floating_point():
         raise ValueError(f"Got a {weight.dtype} of shape {list(weight.shape)}; expected floating point, [n, k].")
+    if 0 in weight.shape:
+        raise ValueError(f"Got a weight of shape {list(weight.shape)}; expected at least 1 x 1.")
     if not 2 <= bits <= 8 or group_size < 1:
         raise ValueError(f"Got {bits} bits in groups of {group_size}; expected 2 to 8 bits and a group of at least 1.")
     layout = layout or dispatch.choose_layout(weight.device)
+    dispatch.check_device(layout, weight.device)
     if fast := getattr(dispatch.home(layout), "quantize_weight", None):
         found: Prepacked = fast(weight, bits, group_size, symmetric)
         return found
@@ -49,8 +52,7 @@ def slice_repack(parent: Prepacked, bits: int) -> Prepacked:
         ValueError: the parent has not 8 bits, or the width is no slice's.
         KernelError: the parent's layout cannot run here.
     """
-    if parent.bits != 8 or not 1 <= bits <= 8:
-        raise ValueError(f"Got a slice of {bits} bits from a parent of {parent.bits}; expected 1 to 8 bits from 8.")
+    check_slice(parent, bits)
     if bits == 8:
         return parent
     if fast := getattr(dispatch.home(parent.layout), "slice_repack", None):
@@ -74,3 +76,13 @@ def dequantize(weight: Prepacked, dtype: torch.dtype = torch.float32) -> Tensor:
     dispatch.count("dequantize", "reference")
     parts = unprepack(weight)
     return reference.dequantize(*parts, weight.bits, weight.group_size, weight.shift).to(dtype)
+
+
+def check_slice(parent: Prepacked, bits: int | None) -> None:
+    """Refuse a slice of what is no 8-bit parent, and a width that is no slice's; None is no slice.
+
+    Raises:
+        ValueError: names what came and what was expected.
+    """
+    if bits is not None and (parent.bits != 8 or not 1 <= bits <= 8):
+        raise ValueError(f"Got a slice of {bits} bits from a parent of {parent.bits}; expected 1 to 8 bits from 8.")

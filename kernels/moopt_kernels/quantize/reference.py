@@ -56,6 +56,7 @@ def dequantize(
         shift: How many bits the codes were cut by when they were sliced.
     """
     k = codes.shape[1]
+    group_size = min(group_size, k)
     wide = codes.float() * 2.0**shift
     scale = scales.float().repeat_interleave(group_size, 1)[:, :k]
     if zeros is None:
@@ -66,6 +67,7 @@ def dequantize(
 def _grouped(weight: Tensor, group_size: int) -> Tensor:
     """In float32, [n, groups, group_size], the last group filled up with zeros, which change no range."""
     n, k = weight.shape
+    group_size = min(group_size, k)
     groups = -(-k // group_size)
     return torch.nn.functional.pad(weight.float(), (0, groups * group_size - k)).view(n, groups, group_size)
 
