@@ -78,6 +78,7 @@ def prepack(
     if bits < 8 and int(codes.max()) >= 2**bits:
         raise ValueError(f"Got the code {int(codes.max())}; expected codes below {2**bits} at {bits} bits.")
     layout = layout or dispatch.choose_layout(codes.device)
+    dispatch.check_device(layout, codes.device)
     arranged: Parts = dispatch.home(layout).arrange(codes, scales, zeros, bits, group_size)
     return Prepacked(*arranged, bits, group_size, (codes.shape[0], codes.shape[1]), layout, shift)
 

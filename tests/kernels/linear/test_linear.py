@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -119,6 +120,31 @@ def test_what_is_not_finite_is_seen(layout: dispatch.Layout, draw: Any) -> None:
     assert not quantized_linear(x, weight).isfinite().any()
     x[3] = torch.nan
     assert quantized_linear(x.bfloat16(), weight).isnan().all()
+
+
+@pytest.mark.parametrize("bias_dtype", TOLERANCES, ids=["bias-fp32", "bias-bf16", "bias-fp16"])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp32", "bf16", "fp16"])
+def test_a_bias_of_any_type_is_added(
+    layout: dispatch.Layout, draw: Any, dtype: torch.dtype, bias_dtype: torch.dtype
+) -> None:
+    matrix = draw(24, 64, 8, 32)
+    weight, bias = matrix.prepack(layout), torch.linspace(-1, 1, 24).to(bias_dtype)
+    for m in (1, 24, 80):
+        x = activations((m, 64), dtype)
+        exact = x.double() @ matrix.values().T + bias.double()
+        assert error(quantized_linear(x, weight, bias), exact) < TOLERANCES[dtype]
+        exact = x.double() @ matrix.values(3).T + bias.double()
+        assert error(sliced_linear(x, weight, 3, bias), exact) < TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e5])
+@pytest.mark.parametrize("m", [1, 80], ids=lambda m: f"M{m}")
+def test_weights_need_not_lie_within_float16(layout: dispatch.Layout, draw: Any, m: int, size: float) -> None:
+    matrix = draw(24, 64, 8, 32)
+    matrix = dataclasses.replace(matrix, scales=(matrix.scales.float() * size).bfloat16())
+    x = (torch.randn(m, 64, generator=torch.Generator().manual_seed(0)) / (50 * size)).clamp(-1e4, 1e4).half()
+    found = quantized_linear(x, matrix.prepack(layout))
+    assert error(found, x.double() @ matrix.values().T) < TOLERANCES[torch.float16]
 
 
 @pytest.mark.parametrize("m", [1, 9], ids=lambda m: f"M{m}")
