@@ -9,6 +9,7 @@ from torch import Tensor
 
 from moopt_kernels import dispatch
 from moopt_kernels.dispatch import Layout
+from moopt_kernels.packing import check_codes
 
 Parts = tuple[Tensor, Tensor, Tensor | None]
 """Codes, scales and zeros."""
@@ -71,12 +72,11 @@ def prepack(
         shift: See `Prepacked`.
 
     Raises:
-        ValueError: types or shapes do not fit each other.
+        ValueError: types or shapes do not fit each other, or a code its width.
         KernelError: the layout's kernels cannot run here.
     """
     check(codes, scales, zeros, bits, group_size)
-    if bits < 8 and int(codes.max()) >= 2**bits:
-        raise ValueError(f"Got the code {int(codes.max())}; expected codes below {2**bits} at {bits} bits.")
+    check_codes(codes, bits)
     layout = layout or dispatch.choose_layout(codes.device)
     dispatch.check_device(layout, codes.device)
     arranged: Parts = dispatch.home(layout).arrange(codes, scales, zeros, bits, group_size)

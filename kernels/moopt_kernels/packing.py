@@ -22,8 +22,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         raise ValueError(f"Got codes of {codes.dtype} and shape {tuple(codes.shape)}; expected uint8, [n, k].")
     if bits == 8:
         return codes.clone()
-    if codes.numel() and int(codes.max()) >= 2**bits:
-        raise ValueError(f"Got the code {int(codes.max())}; expected codes below {2**bits} at {bits} bits.")
+    check_codes(codes, bits)
     n, k = codes.shape
     eights = torch.nn.functional.pad(codes, (0, -k % 8)).view(n, -(-k // 8), 8).long()
     words = (eights << _places(bits, codes.device)).sum(-1, keepdim=True)  # eight codes fill `bits` bytes
@@ -48,6 +47,16 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     words = torch.nn.functional.pad(whole, (0, 8 - bits)).view(torch.int64)
     eights: Tensor = (words >> _places(bits, packed.device)) & (2**bits - 1)
     return eights.to(torch.uint8).view(n, eights.shape[1] * 8)[:, :columns].contiguous()
+
+
+def check_codes(codes: Tensor, bits: int) -> None:
+    """Refuse codes that do not fit their width; a graph that is being compiled has none to look at.
+
+    Raises:
+        ValueError: one does not fit.
+    """
+    if bits < 8 and codes.numel() and not torch.compiler.is_compiling() and int(codes.max()) >= 2**bits:
+        raise ValueError(f"Got the code {int(codes.max())}; expected codes below {2**bits} at {bits} bits.")
 
 
 def _places(bits: int, device: torch.device) -> Tensor:

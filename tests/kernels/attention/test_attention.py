@@ -100,6 +100,12 @@ def test_a_long_chunk_sees_what_came_before(ran: str, dtype: torch.dtype, how: d
     assert error(found, expected) < TOLERANCES[dtype]
 
 
+@pytest.mark.parametrize("size", [16, 24], ids=lambda d: f"D{d}")
+def test_a_whole_prefill_sees_what_came_before(ran: str, size: int) -> None:
+    cache, q = filled(40, size=size), queries(40, size=size)
+    assert error(quantized_kv_attention(q, cache), exact(q, cache, None)) < 1e-6
+
+
 def test_left_padding_is_not_looked_at(ran: str) -> None:
     cache, q = filled(70), queries(3)
     mask = torch.ones(2, 1, 3, 70, dtype=torch.bool).tril(67)
@@ -123,12 +129,13 @@ def test_the_scale_can_be_given(ran: str) -> None:
 
 
 def test_the_operator_passes_opcheck_and_compiles_whole(ran: str) -> None:
-    cache, q = filled(40), queries(2)
+    cache, q = filled(70), queries(2)
+    assert cache.packed == 32
     k, v, layout = cache.keys, cache.values, dispatch.OVERRIDES[ran]
     quantized_kv_attention(q, cache)
     parts = (q, k.codes, k.scales, k.lows, v.codes, v.scales, v.lows, cache.key_window, cache.value_window, None)
     torch.library.opcheck(
-        getattr(torch.ops.moopt, f"kv_attention_{layout}").default, (*parts, 0.25, 0, 4, 4, 32), test_utils=UTILS
+        getattr(torch.ops.moopt, f"kv_attention_{layout}").default, (*parts, 0.25, 32, 4, 4, 32), test_utils=UTILS
     )
     compiled = torch.compile(quantized_kv_attention, fullgraph=True, backend="aot_eager")
     with torch.inference_mode():

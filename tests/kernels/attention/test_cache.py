@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moopt_kernels import KernelError, kv_append, kv_cache
+from moopt_kernels import KernelError, KVCache, kv_append, kv_cache
 from moopt_kernels.attention.cache import read
 
 
@@ -65,13 +65,10 @@ def test_a_constant_channel_keeps_its_value() -> None:
     assert torch.equal(read(cache.keys, 32), keys)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("group", [None, 8, 32], ids=["per-token", "g8", "g32"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
-def test_the_fast_append_writes_the_same_bytes(
-    monkeypatch: pytest.MonkeyPatch, bits: int, group: int | None, dtype: torch.dtype
-) -> None:
-    keys, values = (part.to(dtype) for part in tokens(70, size=24))
+def packed_by(
+    monkeypatch: pytest.MonkeyPatch, keys: Tensor, values: Tensor, bits: int, group: int | None
+) -> list[KVCache]:
+    """What the reference and the CPU's kernels make of the same tokens, in two steps."""
     caches = []
     for name in ("reference", "cpu"):
         monkeypatch.setenv("MOOPT_KERNELS", name)
@@ -82,10 +79,47 @@ def test_the_fast_append_writes_the_same_bytes(
         for k, v in zip(keys.split(35, 2), values.split(35, 2), strict=True):
             kv_append(cache, k, v)
         caches.append(cache)
+    return caches
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("group", [None, 8, 32], ids=["per-token", "g8", "g32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+def test_the_fast_append_writes_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, bits: int, group: int | None, dtype: torch.dtype
+) -> None:
+    keys, values = (part.to(dtype) for part in tokens(70, size=24))
+    caches = packed_by(monkeypatch, keys, values, bits, group)
     for mine, other in ((caches[0].keys, caches[1].keys), (caches[0].values, caches[1].values)):
         assert torch.equal(mine.codes, other.codes)
         assert torch.equal(mine.scales, other.scales)
         assert torch.equal(mine.lows, other.lows)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("group", [None, 8], ids=["per-token", "g8"])
+@pytest.mark.parametrize("outlier", [-1e5, 3e5, -1e30, 1e30])
+def test_what_float16_cannot_reach_stays_finite(
+    monkeypatch: pytest.MonkeyPatch, bits: int, group: int | None, outlier: float
+) -> None:
+    keys, values = tokens(70)
+    keys[0, 1, 3, 5] = outlier
+    caches = packed_by(monkeypatch, keys, values, bits, group)
+    found = [read(cache.keys, cache.packed) for cache in caches]
+    assert torch.equal(found[0], found[1])
+    assert found[0].isfinite().all()
+    assert found[0][0, 1, 3, 5].abs() >= 65504
+
+
+@pytest.mark.parametrize("group", [None, 8], ids=["per-token", "g8"])
+def test_what_is_no_number_is_seen(monkeypatch: pytest.MonkeyPatch, group: int | None) -> None:
+    keys, values = tokens(70)
+    keys[0, 1, 3, 5] = values[1, 0, 4, 0] = torch.nan
+    for cache in packed_by(monkeypatch, keys, values, 4, group):
+        lost = read(cache.keys, cache.packed).isnan()
+        assert lost[0, 1, :8, 5].all() if group else lost[0, 1, 3].all()
+        assert int(lost.sum()) == (8 if group else 16)
+        assert read(cache.values, cache.packed).isnan().nonzero()[:, :3].unique(dim=0).tolist() == [[1, 0, 4]]
 
 
 def test_what_cannot_be_packed_is_refused() -> None:

@@ -83,3 +83,19 @@ def test_what_cannot_be_quantized_is_refused() -> None:
         quantize_weight(torch.ones(64), 4, 32)
     with pytest.raises(ValueError, match="slice of 9 bits"):
         slice_repack(quantize_weight(weights(4, 64), 8, 32, layout="plain"), 9)
+
+
+@pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
+def test_what_is_no_number_is_seen(layout: dispatch.Layout, symmetric: bool) -> None:
+    weight = weights(20, 96)
+    weight[3, 40] = torch.nan
+    found = dequantize(quantize_weight(weight, 4, 32, symmetric, layout))
+    assert found[3, 32:64].isnan().all()
+    found[3, 32:64] = 0
+    assert found.isfinite().all()
+
+
+def test_a_group_longer_than_a_row_takes_no_room() -> None:
+    weight = weights(4, 16)
+    found = dequantize(quantize_weight(weight, 4, 2**40, layout="plain"))
+    assert torch.equal(found, dequantize(quantize_weight(weight, 4, 16, layout="plain")))
