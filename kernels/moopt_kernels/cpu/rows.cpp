@@ -217,7 +217,7 @@ void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first,
 namespace {
 
 // The codes [16][padded_k] of a row block, sliced.
-const uint8_t* block_codes(const Matrix& w, int64_t block) {
+[[gnu::noinline]] const uint8_t* block_codes(const Matrix& w, int64_t block) {
   uint8_t* rows = t_rows.get<uint8_t>(kRows * w.padded_k);
   unpack_rows(w.row_block(block), w.padded_k, w.bits, rows);
   const __m256i half = _mm256_set1_epi8(char(w.half)), top = _mm256_set1_epi8(char(w.top));
@@ -230,7 +230,7 @@ const uint8_t* block_codes(const Matrix& w, int64_t block) {
 }
 
 // Row `r` of the matrix, from the codes of its block.
-void dequantize_row(const Matrix& w, const uint8_t* rows, int64_t r, Type type, void* values) {
+[[gnu::noinline]] void dequantize_row(const Matrix& w, const uint8_t* rows, int64_t r, Type type, void* values) {
   const uint8_t* row = rows + r % kRows * w.padded_k;
   float* out = t_line.get<float>(w.padded_k + 8);
   const float step = float(1 << w.shift);

@@ -118,7 +118,9 @@ def product(x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
     rows = x.reshape(-1, k)
     m = len(rows)
     if m > MOST_TOKENS:
-        flat = torch.nn.functional.linear(rows, dense(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+        wide = torch.float32 if x.dtype == torch.float16 else x.dtype  # weights may lie beyond float16
+        added = None if bias is None else bias.to(wide)
+        flat = torch.nn.functional.linear(rows.to(wide), dense(weight, wide), added).to(x.dtype)
     elif m == 0 or n == 0:
         flat = rows.new_empty(m, n)
     else:
