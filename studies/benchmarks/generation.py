@@ -3,9 +3,9 @@
     python studies/benchmarks/generation.py
 
 One pinned thread, batch 1, the two models in turn. Times are the processor's, in which neighbours on the machine do not
-count; those by the clock stand beside them. Texts are compared in float32, where only the widths differ: in bfloat16 the
-original soon parts from itself, as is printed beside it. Prints a verdict for each aim; exits with an error where one is
-missed, or where the slow reference of a kernel ran.
+count; those by the clock stand beside them. Texts are compared in float32, where only the widths differ: in bfloat16
+the original soon parts from itself, as is printed beside it. Prints a verdict for each aim; exits with an error where
+one is missed, or where the slow reference of a kernel ran.
 """
 
 import os
