@@ -66,17 +66,11 @@ class Calibration:
         return sum(sizes) * self._walk.stages // max(len(sizes), 1)
 
     def _fetched(self, stage: int) -> dict[str, Tensor]:
-        path = self._folder / f"{stage}.safetensors"
-        if (found := checked.read(path)) is not None:
-            return found
-        with checked.locked(path):
-            if (found := checked.read(path)) is not None:  # another worker made it meanwhile
-                return found
-            made = self._made(stage)
-            size = sum(tensor.nbytes for tensor in made.values())
-            if size * self._walk.stages < SHARE_OF_DISK * checked.free(self._folder):
-                checked.write(path, made)
-        return made
+        return checked.fetch(self._folder / f"{stage}.safetensors", lambda: self._made(stage), self._fits)
+
+    def _fits(self, size: int) -> bool:
+        """Whether moments of this size may be stored of every block."""
+        return size * self._walk.stages < SHARE_OF_DISK * checked.free(self._folder)
 
     def _made(self, stage: int) -> dict[str, Tensor]:
         sums = _Sums()

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,6 +44,28 @@ def write(path: Path, parts: Mapping[str, Tensor]) -> None:
     """Write tensors as a file that appears whole or not at all."""
     with whole_file(path) as temporary:
         save_file(dict(parts), temporary, {"crc32": str(_checksum(parts))})
+
+
+def fetch(
+    path: Path, make: Callable[[], Mapping[str, Tensor]], fits: Callable[[int], bool] = lambda size: True
+) -> dict[str, Tensor]:
+    """The tensors of a file, mapped from it; made and written if there is none, by one process at a time.
+
+    Args:
+        path: The file.
+        make: Makes the tensors.
+        fits: Whether so many bytes may be written; what may not is returned as it was made.
+    """
+    if (found := read(path)) is not None:
+        return found
+    with locked(path):
+        if (found := read(path)) is not None:  # another worker made it meanwhile
+            return found
+        made = {part: tensor.contiguous().cpu() for part, tensor in make().items()}
+        if fits(sum(tensor.nbytes for tensor in made.values())):
+            write(path, made)
+            found = read(path)
+    return made if found is None else found
 
 
 @contextmanager

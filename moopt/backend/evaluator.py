@@ -58,10 +58,10 @@ class Evaluator(ABC):
         device = choose_device(resources.device)
         loaded = models.load_model(model)
         matrices = weights.inventory(loaded).weights
-        version = models.version(model)
+        self._version = models.version(model)
         self.candidate = Candidate(
             loaded, matrices, quantizer, group_size, device, self.dtype, lambda: models.load_model(model),
-            VariantStore(version),
+            VariantStore(self._version),
         )  # fmt: skip
         del loaded
         memory.give_back()  # the originals run from the store
@@ -69,15 +69,19 @@ class Evaluator(ABC):
         self.tokens: Tokens = text.tokenized(self.tokenizer)
         self.length, self._fixed = length, dict(fixed)
         if quantizer.calibrated:
-            linears = [w.name for w in matrices if w.kind == "linear"]
             ids = self.tokens.draws("search", calibration_tokens, min(length, calibration_tokens), seed=0).to(device)
-            self.candidate.calibrate(Calibration(self.candidate.model, linears, ids, version))
+            self.candidate.calibrate(self.calibration(ids))
 
     dtype = torch.bfloat16
 
     def use(self, widths: Widths) -> None:
         """Become the candidate with these widths of the decided matrices."""
         self.candidate.use({**self._fixed, **widths})
+
+    def calibration(self, ids: Tensor) -> Calibration:
+        """What the original's linear layers read on sequences [s, t]; ask it while the candidate is the original."""
+        linears = [w.name for w in self.candidate.weights if w.kind == "linear"]
+        return Calibration(self.candidate.model, linears, ids, self._version)
 
     @abstractmethod
     def measure(self, widths: Widths, fidelity: Fidelity) -> Measured:

@@ -48,25 +48,19 @@ class VariantStore:
             width: Its bits and the type or layout it is stored in.
             make: Makes it.
         """
-        path = self._path(kind, name, width)
-        if (found := checked.read(path)) is not None:
-            return found
-        with checked.locked(path):
-            if (found := checked.read(path)) is not None:  # another worker made it meanwhile
-                return found
-            made = {part: tensor.contiguous().cpu() for part, tensor in make().items()}
-            size = sum(tensor.nbytes for tensor in made.values())
-            if size > self._room:
-                logger.debug("There is no room to store %s.", path)
-                return made
-            self._room -= size
-            checked.write(path, made)
-            found = checked.read(path)
-        return made if found is None else found
+        return checked.fetch(self._path(kind, name, width), make, self._fits)
 
     def has(self, kind: str, name: str, width: str) -> bool:
         """Whether it is stored, so that it takes no memory of this process alone."""
         return self._path(kind, name, width).exists()
+
+    def _fits(self, size: int) -> bool:
+        """Take so many bytes of the room, if there are."""
+        if size > self._room:
+            logger.debug("There is no room to store %d bytes.", size)
+            return False
+        self._room -= size
+        return True
 
     def _path(self, kind: str, name: str, width: str) -> Path:
         return self._folder / kind / name / f"{width}.safetensors"

@@ -2,8 +2,9 @@
 
     python studies/benchmarks/evaluation.py
 
-A candidate's cost is everything: switching all its widths, the forward pass on packed codes, the KL divergence. The plain
-pass is the original's, dense. Both run in bfloat16, in turn. Exits with an error if the ratio is above its limit or the slow reference of a kernel ran.
+A candidate's cost is everything: switching all its widths, the forward pass on packed codes, the KL divergence. The
+plain pass is the original's, dense. Both run in bfloat16, in turn. Exits with an error if the
+ratio is above its limit or the slow reference of a kernel ran.
 """
 
 import platform

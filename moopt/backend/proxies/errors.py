@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moopt.backend.evaluator import Evaluator
 from moopt.backend.proxies.base import FloatArray, Proxy, Request
 from moopt.backend.sensitivity import masked
-from moopt.backend.taps import AT_ONCE, changes, widest
-from moopt.backend.weights import Weight, module_of
+from moopt.backend.taps import changes, widest
+from moopt.backend.weights import Weight
 
 
 def _weight_error(request: Request, evaluator: Evaluator) -> FloatArray:
@@ -19,37 +19,16 @@ def _weight_error(request: Request, evaluator: Evaluator) -> FloatArray:
 
 
 def _output_error(request: Request, evaluator: Evaluator) -> FloatArray:
-    linears = [w for d in request.decisions for w in d.weights if w.kind == "linear"]
-    inputs = input_products(evaluator, linears, request.sequences(evaluator))
+    calibration = evaluator.calibration(request.sequences(evaluator))
 
     def relative(weight: Weight, original: Tensor, delta: Tensor) -> float:
-        factor = inputs[weight.name]
-        return float(((delta @ factor) * delta).sum() / ((original @ factor) * original).sum())
+        inputs = calibration.inputs(weight.name)
+        if inputs is None or not inputs.moment.any():
+            return 0.0  # it reads nothing but zeros
+        moment = inputs.moment.to(delta.device)
+        return float(((delta @ moment) * delta).sum() / ((original @ moment) * original).sum())
 
     return _summed(request, evaluator, relative)
-
-
-def input_products(evaluator: Evaluator, weights: Sequence[Weight], ids: Tensor) -> dict[str, Tensor]:
-    """X'X [k, k] in float32 of each linear layer's inputs on sequences [s, t], by name; the original's inputs."""
-    model = evaluator.candidate.model
-    found = {w.name: torch.zeros(w.shape[1], w.shape[1], device=ids.device) for w in weights}
-
-    def adding(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def add(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            x = inputs[0].reshape(-1, inputs[0].shape[-1]).float()
-            found[name].addmm_(x.T, x)
-
-        return add
-
-    handles = [module_of(model, w).register_forward_pre_hook(adding(w.name)) for w in weights]
-    try:
-        with torch.inference_mode():
-            for part in ids.split(AT_ONCE):
-                model.base_model(input_ids=part)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 def _summed(request: Request, evaluator: Evaluator, error: Callable[[Weight, Tensor, Tensor], float]) -> FloatArray:

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from moopt.backend import cache
+from moopt.backend import cache, checked
 from moopt.backend.proxies.base import FloatArray
 
 VERSION = 1
@@ -30,14 +31,12 @@ class Tabled(Protocol):
 
 def table(problem: Tabled, name: str, tokens: int) -> FloatArray:
     """The table of a proxy on so many tokens of text, [decisions, options]: from the cache, else made and kept."""
-    where = place(problem, name, tokens)
-    if where.exists():
-        kept: FloatArray = np.load(where)
-        return kept
-    made = problem.sensitivities(name, tokens)
-    with cache.whole_file(where) as temporary, temporary.open("wb") as file:
-        np.save(file, made)
-    return made
+
+    def make() -> dict[str, Tensor]:
+        return {"table": torch.from_numpy(problem.sensitivities(name, tokens))}
+
+    found: FloatArray = checked.fetch(place(problem, name, tokens), make)["table"].clone().numpy()
+    return found
 
 
 def place(problem: Tabled, name: str, tokens: int) -> Path:
@@ -45,4 +44,4 @@ def place(problem: Tabled, name: str, tokens: int) -> Path:
     identity = problem.fingerprint()["identity"]
     asked = {key: value for key, value in identity.items() if key not in UNRELATED}
     digest = hashlib.sha256(json.dumps([VERSION, asked, name, tokens], sort_keys=True, default=str).encode())
-    return cache.folder() / "proxies" / f"{name}-{digest.hexdigest()[:16]}.npy"
+    return cache.folder() / "proxies" / f"{name}-{digest.hexdigest()[:16]}.safetensors"

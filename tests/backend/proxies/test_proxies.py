@@ -13,7 +13,7 @@ import torch
 import moopt
 from moopt import Resources
 from moopt.backend import proxies
-from moopt.backend.proxies import curvature, errors, trace
+from moopt.backend.proxies import curvature, trace
 from moopt.errors import ProblemError
 from moopt.problem import Fidelity
 from moopt_problems import BitAllocation
@@ -89,14 +89,13 @@ def test_the_top_eigenvalue_lies_between_the_mean_and_the_trace(problem: BitAllo
 
 def test_output_errors_are_those_of_the_outputs(problem: BitAllocation) -> None:
     request, evaluator = asked(problem, 512)
-    weight = request.decisions[0].weights[0]
     seen: list[torch.Tensor] = []
-    module = evaluator.candidate.model.get_submodule(weight.name)
+    evaluator.candidate.use({})
+    module = evaluator.candidate.model.get_submodule(request.decisions[0].weights[0].name)
     handle = module.register_forward_pre_hook(lambda m, x: seen.append(x[0].flatten(0, 1).double()))
-    products = errors.input_products(evaluator, [weight], request.sequences(evaluator))
-    handle.remove()
+    with torch.inference_mode(), handle:
+        evaluator.candidate.model(input_ids=request.sequences(evaluator))
     x = torch.cat(seen)
-    assert torch.allclose(products[weight.name].double(), x.T @ x, rtol=1e-4, atol=1e-3)
     table = problem.sensitivities("output-error", 512)
     expected = 0.0
     for member in request.decisions[0].weights:  # q, k and v read the same inputs
