@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from moopt.backend.calibration import Calibration
 from moopt.backend.quantized_linear import QuantizedLinear
 from moopt.backend.quantizers import Quantized, Quantizer
+from moopt.backend.simulated import Option, Options, Simulated
 from moopt.backend.steps import steps
 from moopt.backend.variants import VariantStore
 from moopt.backend.weights import Weight, module_of
@@ -32,7 +33,8 @@ class Candidate:
     """A model whose matrices can each be set to any width.
 
     Where kernels run, linear layers run from packed codes, the same as in an exported model; the embedding and the
-    output head are dense, made of the same codes, as measures take products with them. Elsewhere all weights are dense.
+    output head are dense, made of the same codes, as measures take products with them. Elsewhere all weights are dense,
+    and what is simulated is so everywhere.
 
     Args:
         model: The original, with weights; it is taken over and moved to the device in the compute type.
@@ -43,16 +45,19 @@ class Candidate:
         dtype: What it computes in.
         reload: Loads the original again, so that its weights need not be held once all variants are made.
         store: Where variants are kept for other processes and the next time; on a CPU they run from there.
+        simulated: Options besides widths, by name.
     """
 
     def __init__(
         self, model: Any, weights: tuple[Weight, ...], quantizer: Quantizer, group_size: int,
         device: torch.device, dtype: torch.dtype, reload: Callable[[], Any] | None = None,
-        store: VariantStore | None = None,
+        store: VariantStore | None = None, simulated: Mapping[Option, Simulated] | None = None,
     ) -> None:  # fmt: skip
         self._store, self._kind = store, f"{quantizer.key}-group{group_size}"
         self.calibration: Calibration | None = None
-        self._reload = reload
+        self._reload, self._simulated = reload, simulated or {}
+        for how in self._simulated.values():
+            how.check(model)
         self.weights, self._quantizer, self._group_size = weights, quantizer, group_size
         self._stored: dict[str, Tensor] = {w.name: module_of(model, w).weight.data for w in weights}
         self.model = model.to(device=device, dtype=dtype)
@@ -68,18 +73,18 @@ class Candidate:
         self._on_kernels = frozenset(linears if self.layout != "plain" else ())
         self._layers: dict[str, QuantizedLinear] = {}
         self._dense_now: dict[str, Tensor] = {}
-        self._variants: OrderedDict[tuple[str, int], Tensor | Prepacked] = OrderedDict()
-        self._sizes: dict[tuple[str, int], int] = {}
+        self._variants: OrderedDict[tuple[str, Option], Tensor | Prepacked] = OrderedDict()
+        self._sizes: dict[tuple[str, Option], int] = {}
         self._room = room_for_variants(device)
-        self.current: dict[str, int] = {}
+        self.current: dict[str, Option] = {}
 
     def calibrate(self, calibration: Calibration) -> None:
         """Quantize from now on by what the original's layers read on a text. Nothing is run before it is needed."""
         self.calibration = calibration
         self._kind = f"{self._kind}-{calibration.key}"
 
-    def use(self, widths: Widths) -> None:
-        """Become the candidate with these widths; weights that are not named become the original's."""
+    def use(self, widths: Options) -> None:
+        """Become the candidate with these options; weights that are not named become the original's."""
         changed = [name for name in self._modules if self.current.get(name) != widths.get(name)]
         for name in steps(changed, "Quantizing"):
             self._set(name, widths.get(name))
@@ -88,7 +93,7 @@ class Candidate:
     @contextmanager
     def differentiable(self) -> Iterator[None]:
         """While open, the candidate runs from dense weights of the same values, which gradients pass through."""
-        packed = [name for name in self.current if name in self._on_kernels]
+        packed = [name for name, option in self.current.items() if self._packs(name, option)]
         try:
             for name in packed:
                 self._dense_now[name] = self.weight(name, self.current[name])
@@ -112,8 +117,8 @@ class Candidate:
             for name in values:
                 self._modules[name].weight.data = self._originals[name]
 
-    def prepare(self, widths: Mapping[str, tuple[int, ...]]) -> None:
-        """Quantize every matrix to the widths it may have, as far as there is room; let go of the stored weights."""
+    def prepare(self, widths: Mapping[str, tuple[Option, ...]]) -> None:
+        """Quantize every matrix to the options it may have, as far as there is room; let go of the stored weights."""
         for name in steps(list(widths), "Quantizing"):
             for bits in widths[name]:
                 if self._room > 0:
@@ -122,18 +127,18 @@ class Candidate:
         if self._reload is not None and wider:
             self._stored = {}
 
-    def weight(self, name: str, bits: int | None) -> Tensor:
-        """The values of a matrix as it runs at a width (None: the original), n x k, on the device, compute type."""
+    def weight(self, name: str, bits: Option | None) -> Tensor:
+        """The values of a matrix as it runs at an option (None: the original), n x k, on the device, compute type."""
         if bits is None:
             return self._originals[name]
         if name in self._dense_now and self.current[name] == bits:
             return self._dense_now[name]
         variant = self._variant(name, bits)
-        return variant if isinstance(variant, Tensor) else dequantize(_sliced(variant, bits), self.dtype)
+        return variant if isinstance(variant, Tensor) else dequantize(_sliced(variant, cast(int, bits)), self.dtype)
 
-    def widened(self, name: str, bits: int | None) -> Tensor:
-        """A matrix as it runs at a width, in float32, for products that are not to be rounded."""
-        kind, width = ("original", "float32") if bits is None else (self._kind, f"{bits}-{self._type}-float32")
+    def widened(self, name: str, bits: Option | None) -> Tensor:
+        """A matrix as it runs at an option, in float32, for products that are not to be rounded."""
+        kind, width = ("original", "float32") if bits is None else self._place(bits, f"{self._type}-float32")
         return self._shared(kind, name, width, lambda: self.weight(name, bits).float()).to(self.device)
 
     def quantized(self, name: str, bits: int) -> Quantized:
@@ -148,17 +153,20 @@ class Candidate:
             self._stored = {w.name: module_of(original, w).weight.data for w in self.weights}
         return self._stored[name]
 
-    def variant_bytes(self, weight: Weight, options: tuple[int, ...]) -> int:
-        """What a matrix takes in memory or in the store at some widths."""
-        if weight.name not in self._on_kernels:
-            return weight.count * self.dtype.itemsize * len(options)
-        stored = {self._stored_width(bits) for bits in options}
-        return sum(weight.count * bits // 8 + 3 * weight.count // self._group_size for bits in stored)
+    def variant_bytes(self, weight: Weight, options: tuple[Option, ...]) -> int:
+        """What a matrix takes in memory or in the store at some options."""
+        packed = [cast(int, option) for option in options if self._packs(weight.name, option)]
+        dense = weight.count * self.dtype.itemsize * (len(options) - len(packed))
+        stored = {self._stored_width(bits) for bits in packed}
+        return dense + sum(weight.count * bits // 8 + 3 * weight.count // self._group_size for bits in stored)
 
-    def _set(self, name: str, bits: int | None) -> None:
-        if name not in self._on_kernels:
+    def _packs(self, name: str, option: Option) -> bool:
+        """Whether a matrix runs from packed codes at an option."""
+        return name in self._on_kernels and option not in self._simulated
+
+    def _set(self, name: str, bits: Option | None) -> None:
+        if bits is None or not self._packs(name, bits):
             self._modules[name].weight.data = self.weight(name, bits)
-        elif bits is None:
             self._put(name, self._modules[name])
         else:
             variant = cast(Prepacked, self._variant(name, bits))
@@ -166,23 +174,23 @@ class Candidate:
                 self._layers[name].switch(variant)
             else:
                 self._layers[name] = QuantizedLinear(variant, self._modules[name].bias, self.dtype).eval()
-            self._layers[name].switch(bits)
+            self._layers[name].switch(cast(int, bits))
             self._put(name, self._layers[name])
 
     def _put(self, name: str, module: nn.Module) -> None:
         parent, _, leaf = name.rpartition(".")
         setattr(self.model.get_submodule(parent), leaf, module)
 
-    def _variant(self, name: str, bits: int) -> Tensor | Prepacked:
-        """A matrix as it is held at a width: packed where kernels read it, else its values."""
-        packed = name in self._on_kernels
-        key = (name, self._stored_width(bits) if packed else bits)
+    def _variant(self, name: str, bits: Option) -> Tensor | Prepacked:
+        """A matrix as it is held at an option: packed where kernels read it, else its values."""
+        packed = self._packs(name, bits)
+        key = (name, self._stored_width(cast(int, bits)) if packed else bits)
         if key in self._variants:
             self._variants.move_to_end(key)
             return self._variants[key]
-        found = self._packed(*key) if packed else self._dense(*key)
-        width = layout_name(self.layout) if packed else self._type
-        stored = self._store is not None and self._store.has(self._kind, name, f"{key[1]}-{width}")
+        found = self._packed(name, cast(int, key[1])) if packed else self._dense(*key)
+        kind, width = self._place(key[1], layout_name(self.layout) if packed else self._type)
+        stored = self._store is not None and self._store.has(kind, name, width)
         self._keep(key, found, 0 if stored and self.device.type == "cpu" else found.nbytes)
         return found
 
@@ -190,11 +198,21 @@ class Candidate:
         """The width of the codes that a width is read from."""
         return 8 if self._quantizer.sliced else bits
 
-    def _dense(self, name: str, bits: int) -> Tensor:
-        """The values at a width."""
-        width = f"{bits}-{self._type}"
-        values = self._shared(self._kind, name, width, lambda: self.quantized(name, bits).dequantize(self.dtype))
-        return values.to(self.device)
+    def _place(self, option: Option, form: str) -> tuple[str, str]:
+        """Where the store has an option in a type or layout: kind and width."""
+        return (self._simulated[option].key, form) if option in self._simulated else (self._kind, f"{option}-{form}")
+
+    def _dense(self, name: str, bits: Option) -> Tensor:
+        """The values at an option."""
+
+        def make() -> Tensor:
+            if bits not in self._simulated:
+                return self.quantized(name, cast(int, bits)).dequantize(self.dtype)
+            weight = next(w for w in self.weights if w.name == name)
+            return self._simulated[bits].values(weight, self._finite(name)).to(self.dtype)
+
+        kind, width = self._place(bits, self._type)
+        return self._shared(kind, name, width, make).to(self.device)
 
     def _packed(self, name: str, bits: int) -> Prepacked:
         """The codes at a width in the order of the kernels."""
@@ -212,14 +230,19 @@ class Candidate:
 
     def _made(self, name: str, bits: int) -> Quantized:
         """Codes from the weights as they are stored, and from what the original reads."""
-        weight = self.stored(name).to(self.device)
-        if not weight.isfinite().all():
-            raise QuantizationError(f"The weights of {name} are not finite; skip the layer, or mend the model's file.")
+        weight = self._finite(name)
         inputs = None
         if self.calibration is not None:
             with self._as_original():
                 inputs = self.calibration.inputs(name)
         return self._quantizer.quantize(weight, bits, self._group_size, inputs)
+
+    def _finite(self, name: str) -> Tensor:
+        """The original as it is stored, on the device, if it can be quantized."""
+        weight = self.stored(name).to(self.device)
+        if not weight.isfinite().all():
+            raise QuantizationError(f"The weights of {name} are not finite; skip the layer, or mend the model's file.")
+        return weight
 
     @contextmanager
     def _as_original(self) -> Iterator[None]:
@@ -240,7 +263,7 @@ class Candidate:
         """What the store has, or what is made where there is no store."""
         return make() if self._store is None else self._store.fetch(kind, name, width, lambda: make().cpu())
 
-    def _keep(self, key: tuple[str, int], variant: Tensor | Prepacked, size: int) -> None:
+    def _keep(self, key: tuple[str, Option], variant: Tensor | Prepacked, size: int) -> None:
         """Hold a variant that takes `size` bytes of this process's memory, in place of others if there is no room."""
         self._variants[key] = variant
         self._sizes[key] = size

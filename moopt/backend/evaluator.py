@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from moopt.backend import language, memory, models, weights
 from moopt.backend.calibration import Calibration
-from moopt.backend.candidate import Candidate, Widths, choose_device
+from moopt.backend.candidate import Candidate, choose_device
 from moopt.backend.language import Head
 from moopt.backend.quantizers import Quantizer
+from moopt.backend.simulated import Option, Options, Simulated
 from moopt.backend.text import Text, Tokens
 from moopt.backend.variants import VariantStore
 from moopt.errors import BackendError
@@ -47,11 +49,12 @@ class Evaluator(ABC):
         fixed: Widths of matrices that no decision changes.
         resources: The device and the threads.
         calibration_tokens: Tokens of the search split that a calibrated quantizer looks at.
+        simulated: Options besides widths, by name.
     """
 
     def __init__(
-        self, model: str, quantizer: Quantizer, group_size: int, text: Text, length: int, fixed: Widths,
-        resources: Resources, calibration_tokens: int,
+        self, model: str, quantizer: Quantizer, group_size: int, text: Text, length: int, fixed: Options,
+        resources: Resources, calibration_tokens: int, simulated: Mapping[Option, Simulated],
     ) -> None:  # fmt: skip
         if resources.threads is not None:
             torch.set_num_threads(resources.threads)
@@ -61,7 +64,7 @@ class Evaluator(ABC):
         self._version = models.version(model)
         self.candidate = Candidate(
             loaded, matrices, quantizer, group_size, device, self.dtype, lambda: models.load_model(model),
-            VariantStore(self._version),
+            VariantStore(self._version), simulated,
         )  # fmt: skip
         del loaded
         memory.give_back()  # the originals run from the store
@@ -74,8 +77,8 @@ class Evaluator(ABC):
 
     dtype = torch.bfloat16
 
-    def use(self, widths: Widths) -> None:
-        """Become the candidate with these widths of the decided matrices."""
+    def use(self, widths: Options) -> None:
+        """Become the candidate with these options of the decided matrices."""
         self.candidate.use({**self._fixed, **widths})
 
     def calibration(self, ids: Tensor) -> Calibration:
@@ -84,7 +87,7 @@ class Evaluator(ABC):
         return Calibration(self.candidate.model, linears, ids, self._version)
 
     @abstractmethod
-    def measure(self, widths: Widths, fidelity: Fidelity) -> Measured:
+    def measure(self, widths: Options, fidelity: Fidelity) -> Measured:
         """Become a candidate and compare it with the original on a batch of text."""
 
     def ids(self, fidelity: Fidelity) -> Tensor:
@@ -98,8 +101,8 @@ class LanguageEvaluator(Evaluator):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._heads: dict[int | None, Head] = {}
-        self._references: dict[tuple[Fidelity, int | None], language.Reference] = {}
+        self._heads: dict[Option | None, Head] = {}
+        self._references: dict[tuple[Fidelity, Option | None], language.Reference] = {}
         model = self.candidate.model
         self._original = language.head_of(model)
         if self._original.softcap is not None:
@@ -120,7 +123,7 @@ class LanguageEvaluator(Evaluator):
             self._heads = {bits: self._head(self._head_name, bits, original)}
         return self._heads[bits]
 
-    def _head(self, name: str, bits: int | None, like: Head) -> Head:
+    def _head(self, name: str, bits: Option | None, like: Head) -> Head:
         widened = self.candidate.widened(name, bits) if self.candidate.device.type == "cpu" else None
         return replace(like, weight=self.candidate.weight(name, bits), widened=widened)
 
@@ -142,7 +145,7 @@ class LanguageEvaluator(Evaluator):
         finally:
             self.candidate.use(widths)
 
-    def measure(self, widths: Widths, fidelity: Fidelity) -> Measured:
+    def measure(self, widths: Options, fidelity: Fidelity) -> Measured:
         self.use(widths)
         ids = self.ids(fidelity)
         reference, extra = self.reference(fidelity, ids)
@@ -165,7 +168,7 @@ class EncoderEvaluator(Evaluator):
         super().__init__(*args, **kwargs)
         self._references: dict[Fidelity, Tensor] = {}
 
-    def measure(self, widths: Widths, fidelity: Fidelity) -> Measured:
+    def measure(self, widths: Options, fidelity: Fidelity) -> Measured:
         ids, extra = self.ids(fidelity), 0
         if fidelity not in self._references:
             self.candidate.use({})

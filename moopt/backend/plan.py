@@ -12,6 +12,7 @@ from typing import Any
 from moopt.backend import models, proxies, sensitivity
 from moopt.backend.candidate import room_for_variants
 from moopt.backend.evaluator import LanguageEvaluator
+from moopt.backend.simulated import Option
 from moopt.backend.taps import AT_ONCE, SEQUENCE, Decision
 from moopt.backend.workbench import Allocation, Workbench
 from moopt.problem import Fidelity, Resources
@@ -116,8 +117,8 @@ class _Trial:
         tapped = max(0.0, more - some) / max(len(self._part) - len(few), 1)
         return some + tapped * (len(self._problem.decided) - len(few))
 
-    def _widths(self) -> dict[str, int]:
-        return {w.name: max(d.options) for d in self._part for w in d.weights}
+    def _widths(self) -> dict[str, Option]:
+        return {w.name: d.options[-1] for d in self._part for w in d.weights}
 
 
 def make_plan(

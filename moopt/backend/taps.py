@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moopt.backend.candidate import Candidate
+from moopt.backend.simulated import Option
 from moopt.backend.weights import Weight, module_of
 
 SEQUENCE = 128
@@ -23,10 +24,10 @@ AT_ONCE = 6
 
 @dataclass(frozen=True)
 class Decision:
-    """Weights that change together, and the widths they may have."""
+    """Weights that change together, and how each may be stored, in the order of the bytes that takes."""
 
     weights: tuple[Weight, ...]
-    options: tuple[int, ...]
+    options: tuple[Option, ...]
 
 
 Look = Callable[[int, Weight, Tensor], None]
@@ -105,7 +106,7 @@ class Slopes:
         return found
 
 
-def changes(candidate: Candidate, weight: Weight, options: Sequence[int]) -> Tensor:
+def changes(candidate: Candidate, weight: Weight, options: Sequence[Option]) -> Tensor:
     """W(b) - W(now) of every option, [options, n * k]."""
     now = candidate.weight(weight.name, candidate.current.get(weight.name))
     found = now.new_empty(len(options), *now.shape)

@@ -18,6 +18,7 @@ from moopt.backend.metrics import Metric
 from moopt.backend.proxies import Request
 from moopt.backend.quantizers import Quantizer
 from moopt.backend.quiet import at_work
+from moopt.backend.simulated import Option, Simulated, packable
 from moopt.backend.stopwatch import Stopwatch
 from moopt.backend.taps import SEQUENCE, Decision
 from moopt.backend.text import Text
@@ -43,7 +44,8 @@ class Allocation(Protocol):
     draw: int
     fidelity: Fidelity
     measurements: Mapping[str, Fidelity]
-    fixed: dict[str, int]
+    fixed: dict[str, Option]
+    simulated: dict[Option, Simulated]
     decided: dict[str, Decision]
     is_language: bool
     inventory: weights.Inventory
@@ -64,8 +66,8 @@ class Allocation(Protocol):
     def finalist_metrics(self) -> tuple[Metric, ...]:
         """The user's metrics of the front."""
 
-    def widths(self, config: Config) -> dict[str, int]:
-        """The width of every decided matrix."""
+    def widths(self, config: Config) -> dict[str, Option]:
+        """The option of every decided matrix."""
 
     def baselines(self) -> Mapping[str, Config]:
         """The candidates that every study begins with."""
@@ -91,6 +93,7 @@ class Workbench:
             problem.fixed,
             resources,
             problem.calibration_tokens,
+            problem.simulated,
         )
         texts = [f for purpose, f in problem.measurements.items() if purpose != LATENCY]
         for fidelity in (problem.fidelity, *texts):
@@ -110,13 +113,15 @@ class Workbench:
         wanted = [o.name for o in objectives if o.name in found.values] if not final else list(found.values)
         values = {name: found.values[name] for name in wanted}
         if problem.is_timed:
-            predicted = self.stopwatch.predict(self._all_widths(config))
+            predicted = self.stopwatch.predict(packable(self._all_options(config)))
             values |= {o.name: predicted[o.name] for o in objectives if o.name in predicted}
         first = not final and config == next(iter(problem.baselines().values()), None)
         attributes: dict[str, Any] = {  # the calibration is counted with the first baseline, which every study has once
             "forward_tokens": found.tokens + problem.calibration_tokens * first,
             **{n: v for n, v in found.values.items() if n not in values},
         }
+        if used := {str(option) for option in self._all_options(config).values() if option in problem.simulated}:
+            attributes["simulated"] = sorted(used)
         for metric in problem.search_metrics:
             values[metric.name] = metric.measure(evaluator.candidate.model, evaluator.tokenizer)
         for metric in problem.finalist_metrics if final else ():
@@ -141,7 +146,7 @@ class Workbench:
 
     def _measured_latency(self, config: Config) -> Evaluation:
         """decode_ms and prefill_ms of the whole packed model, and beside them what the table predicts."""
-        widths = self._all_widths(config)
+        widths = packable(self._all_options(config))
         measured, predicted = self.stopwatch.measure(widths), self.stopwatch.predict(widths)
         memory.give_back()
         attributes: dict[str, Any] = {"where": where(self.evaluator.candidate.device, self._problem.context)}
@@ -149,7 +154,7 @@ class Workbench:
             attributes |= {f"{name} spread": timing.spread, f"{name} predicted": predicted[name]}
         return Evaluation({name: timing.median for name, timing in measured.items()}, attributes=attributes)
 
-    def _all_widths(self, config: Config) -> dict[str, int]:
+    def _all_options(self, config: Config) -> dict[str, Option]:
         return {**self._problem.fixed, **self._problem.widths(config)}
 
     def sensitivities(self, method: str, tokens: int) -> FloatArray:

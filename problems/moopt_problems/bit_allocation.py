@@ -4,44 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from moopt.backend import latency, models, packed, proxies, quantizers, weights
+from moopt.backend import formats, models, packed, proxies, quantizers, weights
 from moopt.backend import metrics as user
-from moopt.backend.candidate import choose_device
 from moopt.backend.packed import Layout
 from moopt.backend.plan import Plan, make_plan
 from moopt.backend.quantizers import Quantizer
+from moopt.backend.simulated import Option, Simulated, packable
 from moopt.backend.taps import Decision
 from moopt.backend.text import Text
+from moopt.backend.weights import Weight
 from moopt.backend.workbench import Workbench, request
-from moopt.errors import ProblemError, QuantizationError
-from moopt.problem import Evaluation, Fidelity, Objective, Problem, Resources
+from moopt.errors import ProblemError
+from moopt.problem import Evaluation, Fidelity, Problem, Resources
 from moopt.space import Config, Ordinal, Space
-from moopt_problems import data
+from moopt_problems import data, options
+from moopt_problems import objectives as measured
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-MEASURED = {
-    "kl": Objective("kl", unit="nats/token"),
-    "perplexity": Objective("perplexity"),
-    "top1_agreement": Objective("top1_agreement", "max"),
-    "cosine_distance": Objective("cosine_distance"),
-    "relative_error": Objective("relative_error"),
-}
-KNOWN = {
-    "size_mb": Objective("size_mb", unit="MB", known=True),
-    "bits": Objective("bits", unit="bits/weight", known=True),
-}
-LANGUAGE = ("kl", "perplexity", "top1_agreement")
-TIMED = ("decode_ms", "prefill_ms")
 
 
 class BitAllocation(Problem):
@@ -49,7 +37,8 @@ class BitAllocation(Problem):
 
     Args:
         model: "smollm2-135m", "minilm-l6", a local folder or a Hugging Face id.
-        bits: The widths to choose from, among 2, 3, 4, 5, 6 and 8.
+        bits: What to choose from: widths among 2, 3, 4, 5, 6 and 8, and formats that are simulated, "fp4", "nf4",
+            "fp8-e5m2", "fp8-e4m3" (see `moopt.backend.formats`). A decision's options are in the order of their bytes.
         objectives: Among kl, perplexity, top1_agreement, decode_ms, prefill_ms (language models), cosine_distance,
             relative_error (encoders), size_mb, bits. None: the loss that fits the model, and size_mb. The times are
             predicted from single layers during the search, and measured on whole models for the finalists.
@@ -57,7 +46,7 @@ class BitAllocation(Problem):
         quantizer: "rtn", "rtn-symmetric", "hqq", "gptq", "matgptq", a plug-in's name, or one with settings of its own,
             such as `moopt.backend.quantizers.MatGPTQ(widths=(2, 3, 4, 8))`.
         tie: "fused" ties what servers store as one (q,k,v; gate,up), "linear" nothing, "block" whole blocks.
-        embedding: The embedding's width; several make it a decision; 16 leaves it alone.
+        embedding: The embedding's width or format; several make it a decision; 16 leaves it alone.
         head: The same for an output head of its own; None follows the embedding.
         skip: Patterns of layers that stay at 16 bits, such as "model.layers.0.*".
         metrics: Objectives of your own: see `moopt.backend.metrics`.
@@ -69,6 +58,8 @@ class BitAllocation(Problem):
         sensitivity_tokens: Tokens it may use.
         draw: Which draw of text, and of sampled labels, the Fisher sensitivities use.
         calibration_tokens: Tokens of the search text that a calibrated quantizer looks at, once.
+        external: Files of models that another tool quantized, by the names that options of theirs get; each is one for
+            every layer that has it (see `moopt.backend.external`). Simulated, too.
 
     Raises:
         ModelNotFound, QuantizationError, TextError, ProblemError: say what does not fit.
@@ -77,13 +68,13 @@ class BitAllocation(Problem):
     def __init__(
         self,
         model: str,
-        bits: Sequence[int] = quantizers.WIDTHS,
+        bits: Sequence[Option] = quantizers.WIDTHS,
         objectives: Sequence[str] | None = None,
         group_size: int = 64,
         quantizer: str | Quantizer = "rtn",
         tie: str = "fused",
-        embedding: int | Sequence[int] = 8,
-        head: int | Sequence[int] | None = None,
+        embedding: Option | Sequence[Option] = 8,
+        head: Option | Sequence[Option] | None = None,
         skip: Sequence[str] = (),
         metrics: Sequence[user.Metric] = (),
         text: str = "mix",
@@ -94,6 +85,7 @@ class BitAllocation(Problem):
         sensitivity_tokens: int = 18_432,
         draw: int = 0,
         calibration_tokens: int = 32_768,
+        external: Mapping[str, str] | None = None,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         self.model, self.group_size = model, group_size
@@ -102,9 +94,16 @@ class BitAllocation(Problem):
         self._config = models.load_config(model)
         self.is_language = models.generates(self._config)
         self.inventory = weights.inventory(models.outline(self._config))
-        self._decide(_widths("bits", bits), tie, embedding, embedding if head is None else head, tuple(skip))
+        self.external = options.opened(external, self._config, self.inventory)
+        allowed = options.listed("bits", bits)
+        self._decide(allowed, tie, embedding, embedding if head is None else head, tuple(skip))
         self._metrics = tuple(metrics)
-        self.objectives = self._objectives(objectives)
+        self.objectives = measured.chosen(objectives, model, self.is_language, context, self._metrics)
+        if self.is_timed and self.simulated:
+            listed = ", ".join(map(str, self.simulated))
+            raise ProblemError(
+                f"Got decode_ms or prefill_ms, and {listed}, which no kernel runs; leave one of them out."
+            )
         self.space = Space({name: Ordinal(*decision.options) for name, decision in self.decided.items()})
         counts = {"tokens": tokens, "context": context, "sensitivity_tokens": sensitivity_tokens}
         for name, value in {**counts, "calibration_tokens": calibration_tokens}.items():
@@ -133,7 +132,7 @@ class BitAllocation(Problem):
     @property
     def is_timed(self) -> bool:
         """Whether latency is an objective."""
-        return any(o.name in TIMED for o in self.objectives)
+        return any(o.name in measured.TIMED for o in self.objectives)
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments: what builds an equal problem elsewhere."""
@@ -183,25 +182,27 @@ class BitAllocation(Problem):
 
     def bits(self, config: Config) -> float:
         """Bits per quantized weight, scales left out."""
-        counts = {name: sum(w.count for w in d.weights) for name, d in self.decided.items()}
-        return float(sum(counts[n] * config[n] for n in counts) / sum(counts.values()))
+        chosen = [(w, config[name]) for name, d in self.decided.items() for w in d.weights]
+        total = sum(w.count * (self.simulated[o].bits(w) if o in self.simulated else o) for w, o in chosen)
+        return float(total / sum(w.count for w, _ in chosen))
 
-    def widths(self, config: Config) -> dict[str, int]:
-        """The width of every decided matrix, by its name."""
+    def widths(self, config: Config) -> dict[str, Option]:
+        """The option of every decided matrix, by its name: a width, or the name of what is simulated."""
         return {w.name: config[name] for name, d in self.decided.items() for w in d.weights}
 
     def baselines(self) -> dict[str, Config]:
-        common = sorted(set.intersection(*(set(d.options) for n, d in self.decided.items() if n not in _TABLES)))
+        layers = [d.options for n, d in self.decided.items() if n not in _TABLES]
         return {
-            f"uniform-{b}": {name: (max(d.options) if name in _TABLES else b) for name, d in self.decided.items()}
-            for b in common
+            f"uniform-{b}": {name: (d.options[-1] if name in _TABLES else b) for name, d in self.decided.items()}
+            for b in layers[0]
+            if all(b in offered for offered in layers)
         }
 
     def moves(self, config: Config, rng: np.random.Generator) -> Config:
-        """A level switch: some decisions one width up, others of the same size one down (EvoPress)."""
+        """A level switch: some decisions one option up, others of the same size one down (EvoPress)."""
         changed = dict(config)
         for _ in range(int(min(rng.integers(1, 4), rng.integers(1, 4)))):
-            up = [n for n in self.decided if config[n] < max(self.decided[n].options) and changed[n] == config[n]]
+            up = [n for n in self.decided if config[n] != self.decided[n].options[-1] and changed[n] == config[n]]
             if not up:
                 break
             rising = up[int(rng.integers(len(up)))]
@@ -209,7 +210,7 @@ class BitAllocation(Problem):
             down = [
                 n
                 for n, d in self.decided.items()
-                if n != rising and self._size(n) == size and config[n] > min(d.options) and changed[n] == config[n]
+                if n != rising and self._size(n) == size and config[n] != d.options[0] and changed[n] == config[n]
             ]
             if not down:
                 continue
@@ -230,7 +231,7 @@ class BitAllocation(Problem):
         ]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        apart = {"metrics", "text", "quantizer", "calibration_tokens"}
+        apart = {"metrics", "text", "quantizer", "calibration_tokens", "external"}
         plain = {k: v for k, v in self._arguments.items() if k not in apart}
         settings = self.quantizer.settings()
         if self.quantizer.calibrated:
@@ -241,6 +242,7 @@ class BitAllocation(Problem):
                 **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()},
                 "quantizer": self.quantizer.name,
                 **({"quantizer_settings": settings} if settings else {}),
+                **({"external": {n: file.digest for n, file in self.external.items()}} if self.external else {}),
                 "weights": models.identity(self.model),
                 "text": self.text.identity,
                 "metrics": [m.describe() for m in self._metrics],
@@ -252,6 +254,9 @@ class BitAllocation(Problem):
         """Write a candidate as moopt's packed file, for `moopt.load`: of exactly `bytes(config)` bytes.
 
         The tokenizer's own files are written beside it.
+
+        Raises:
+            QuantizationError: a matrix is simulated; the file has no place for it.
         """
         return self._save(Path(path), self._all_widths(config), None)
 
@@ -284,7 +289,7 @@ class BitAllocation(Problem):
         return make_plan(self, trials, extra, resources)
 
     def _all_widths(self, config: Config) -> dict[str, int]:
-        return {**self.fixed, **self.widths(self.space.validate(config))}
+        return packable({**self.fixed, **self.widths(self.space.validate(config))})
 
     def _save(self, path: Path, widths: dict[str, int], slices: packed.Slices | None) -> Path:
         evaluator = self._ready.evaluator
@@ -315,8 +320,8 @@ class BitAllocation(Problem):
         return self._bench
 
     def _decide(
-        self, bits: tuple[int, ...], tie: str, embedding: int | Sequence[int], head: int | Sequence[int],
-        skip: tuple[str, ...],
+        self, bits: tuple[Option, ...], tie: str, embedding: Option | Sequence[Option],
+        head: Option | Sequence[Option], skip: tuple[str, ...],
     ) -> None:  # fmt: skip
         """Sort every matrix into what is decided, what is fixed and what stays at 16 bits."""
         if tie not in ("fused", "linear", "block"):
@@ -325,69 +330,63 @@ class BitAllocation(Problem):
         linears = tuple(w for w in self.inventory.linears() if w.name not in left_out)
         if not linears:
             raise ProblemError(f"{self.model} has no linear layer left to quantize.")
-        self.decided = {name: Decision(m, bits) for name, m in weights.groups(linears, tie).items()}
-        self.fixed: dict[str, int] = {}
+        own = [formats.Format(name, self.group_size) for name in formats.NAMES]
+        every: dict[Option, Simulated] = {how.name: how for how in (*own, *self.external.values())}
+        self.decided = {
+            name: Decision(members, (*bits, *(n for n, file in self.external.items() if all(map(file.has, members)))))
+            for name, members in weights.groups(linears, tie).items()
+        }
+        self.fixed: dict[str, Option] = {}
         for kind, asked in (("embedding", embedding), ("head", head)):
             table = self.inventory.table(kind)
             if table is None or table.name in left_out:
                 continue
-            options = _widths(kind, (asked,) if isinstance(asked, int) else asked, (*quantizers.WIDTHS, 16))
-            if len(options) > 1:
-                self.decided[kind] = Decision((table,), _widths(kind, options))
-            elif options[0] == 16:
+            offered = options.of_table(kind, asked, (*formats.NAMES, *self.external))
+            if len(offered) > 1:
+                self.decided[kind] = Decision((table,), offered)
+            elif offered[0] == 16:
                 left_out.add(table.name)
             else:
-                self.fixed[table.name] = options[0]
+                self.fixed[table.name] = offered[0]
+        self._lay_out(every, frozenset(left_out))
+
+    def _lay_out(self, every: Mapping[Option, Simulated], left_out: frozenset[str]) -> None:
+        """Say how all of it is stored, and refuse what a layer cannot have."""
         quantized = [(w, b) for d in self.decided.values() for w in d.weights for b in d.options]
         quantized += [(w, self.fixed[w.name]) for w in self.inventory.weights if w.name in self.fixed]
-        for weight, width in quantized:
-            quantizers.check(weight.name, weight.shape, (width,), self.group_size)
+        for weight, option in quantized:
+            if option not in self.external:
+                widths = (option,) if isinstance(option, int) else ()
+                quantizers.check(weight.name, weight.shape, widths, self.group_size)
         described = models.portable(self._config), models.generation(self.model) if self.is_language else ""
-        how, left = self.quantizer, frozenset(left_out)
-        self.layout = Layout(self.inventory, self.group_size, how.symmetric, left, *described, how.sliced)
+        how = self.quantizer
+        self.layout = Layout(self.inventory, self.group_size, how.symmetric, left_out, *described, how.sliced)
+        self.simulated = {option: every[option] for _, option in quantized if option in every}
+        for name, decision in self.decided.items():  # of equal bytes they stay as they are
+            ordered = sorted(decision.options, key=partial(self._stored, decision.weights))
+            self.decided[name] = Decision(decision.weights, tuple(ordered))
+
+    def _stored(self, weights: tuple[Weight, ...], option: Option) -> int:
+        """What matrices take in a file."""
+        if option in self.simulated:
+            return sum(map(self.simulated[option].bytes, weights))
+        return sum(self.layout.matrix_bytes(weight, cast(int, option)) for weight in weights)
 
     @cached_property
     def _costs(self) -> IntArray:
         table = np.full((len(self.decided), max(len(d.options) for d in self.decided.values())), -1, dtype=np.int64)
         for row, decision in enumerate(self.decided.values()):
-            for column, width in enumerate(decision.options):
-                table[row, column] = sum(self.layout.matrix_bytes(w, width) for w in decision.weights)
+            for column, option in enumerate(decision.options):
+                table[row, column] = self._stored(decision.weights, option)
         return table
 
     @cached_property
     def _fixed_bytes(self) -> int:
         tables = [w for w in self.inventory.weights if w.name in self.fixed]
-        return self.layout.fixed_bytes() + sum(self.layout.matrix_bytes(w, self.fixed[w.name]) for w in tables)
+        return self.layout.fixed_bytes() + sum(self._stored((w,), self.fixed[w.name]) for w in tables)
 
     def _size(self, name: str) -> int:
         return sum(w.count for w in self.decided[name].weights)
 
-    def _objectives(self, names: Sequence[str] | None) -> tuple[Objective, ...]:
-        fitting = LANGUAGE if self.is_language else ("cosine_distance", "relative_error")
-        known = {**{n: MEASURED[n] for n in fitting}, **KNOWN}
-        if self.is_language:
-            place = latency.where(choose_device("auto"), self.context)
-            known |= {name: Objective(name, unit=f"ms; {place}") for name in TIMED}
-        names = (fitting[0], "size_mb") if names is None else names
-        if unknown := [n for n in names if n not in known]:
-            raise ProblemError(
-                f"Got the objective {unknown[0]!r}; {self.model} is measured by {', '.join(known)}. "
-                "Objectives of your own go into metrics=."
-            )
-        if taken := [m.name for m in self._metrics if m.name in {*MEASURED, *KNOWN, *TIMED}]:
-            raise ProblemError(f"A metric of your own is named {taken[0]!r}, which is moopt's; give it another name.")
-        own = tuple(Objective(m.name, m.direction, m.unit) for m in self.search_metrics)
-        return (*(known[n] for n in names), *own)
-
 
 _TABLES = ("embedding", "head")
-
-
-def _widths(name: str, given: Sequence[int], allowed: tuple[int, ...] = quantizers.WIDTHS) -> tuple[int, ...]:
-    """Widths in rising order, each once."""
-    if not isinstance(given, (list, tuple)):
-        raise QuantizationError(f"Got {name}={given!r}; expected widths, such as (2, 4, 8).")
-    if not given or any(isinstance(b, bool) or b not in allowed for b in given):
-        listed = ", ".join(map(str, allowed))
-        raise QuantizationError(f"Got {name}={tuple(given)}; expected widths among {listed}.")
-    return tuple(sorted(set(given)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torch
 from moopt.backend.evaluator import Evaluator
 from moopt.backend.proxies.base import FloatArray, Proxy, Request
 from moopt.backend.proxies.errors import WEIGHT_ERROR
+from moopt.backend.simulated import Options
 from moopt.backend.taps import Decision, widest
 from moopt.problem import Fidelity
 
@@ -59,7 +60,7 @@ def _linear(request: Request) -> list[tuple[int, Decision]]:
     return [(i, d) for i, d in enumerate(request.decisions) if all(w.kind == "linear" for w in d.weights)]
 
 
-def _loss(request: Request, evaluator: Evaluator, widths: Mapping[str, int]) -> float:
+def _loss(request: Request, evaluator: Evaluator, widths: Options) -> float:
     """The first of the measured figures: the loss of a kind of model."""
     return next(iter(evaluator.measure(widths, _measured_on(request)).values.values()))
 

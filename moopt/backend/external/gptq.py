@@ -1,0 +1,83 @@
+"""GPTQ files, as AutoGPTQ and GPTQModel write them.
+
+Beside each linear layer's name: `qweight` int32, codes packed along the inputs, [k * bits / 32, n]; `qzeros` int32,
+packed along the outputs, [groups, n * bits / 32]; `scales` [groups, n]; and `g_idx` int32, the group of each input,
+[k]. The value is scale * (code - zero). The trap: files of the format "gptq" store each zero point less one, modulo
+2**bits; "gptq_v2" stores it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moopt.backend.external.contract import External, Stored
+from moopt.backend.external.packing import unpacked
+from moopt.backend.external.tensors import Tensors
+from moopt.backend.weights import Weight
+
+WIDTHS = (2, 3, 4, 8)
+
+
+class GPTQFile(External):
+    """The matrices of a folder with a GPTQ model.
+
+    Args:
+        name: What the option is called.
+        path: The folder.
+        files: The safetensors files in it.
+        settings: What `quantization_config` or `quantize_config.json` says.
+    """
+
+    def __init__(self, name: str, path: Path, files: Sequence[Path], settings: Mapping[str, Any]) -> None:
+        super().__init__(name, path, files)
+        self._tensors = Tensors(files)
+        bits = settings.get("bits")
+        if bits not in WIDTHS:
+            raise self.refused(f"its bits are {bits!r}; expected one of {', '.join(map(str, WIDTHS))}")
+        self._bits = int(bits)
+        written = settings.get("checkpoint_format", "gptq")
+        if written not in ("gptq", "gptq_v2"):
+            raise self.refused(f"its checkpoint_format is {written!r}; expected 'gptq' or 'gptq_v2'")
+        self._less = int(written == "gptq")
+        self._group_size = int(settings.get("group_size", -1))
+
+    def stored(self, weight: Weight) -> Stored | None:
+        place = self._tensors.places.get(f"{weight.name}.qweight")
+        if place is None:
+            return None
+        shape = (place.shape[1], place.shape[0] * 32 // self._bits)
+        return Stored(shape, self._bits, self._tensors.bytes(weight.name))
+
+    def read(self, weight: Weight) -> Tensor:
+        parts = {part: self._part(weight, part) for part in ("qweight", "qzeros", "scales")}
+        codes, scales = unpacked(parts["qweight"], self._bits), parts["scales"].float()
+        zeros = unpacked(parts["qzeros"].T.contiguous(), self._bits).T.int()
+        if zeros.shape != scales.shape or codes.shape[1] != scales.shape[1]:
+            raise self.refused(f"{weight.name} has zero points {tuple(zeros.shape)} and scales {tuple(scales.shape)}")
+        zeros = (zeros + self._less) % 2**self._bits
+        group = self._groups(weight, len(codes), len(scales))
+        values: Tensor = (codes.int() - zeros[group]) * scales[group]
+        return values.T.contiguous()
+
+    def plain(self, parameter: str) -> Tensor | None:
+        return self._tensors.maybe(parameter)
+
+    def _groups(self, weight: Weight, k: int, groups: int) -> Tensor:
+        """The group of each input, [k]."""
+        size = self._group_size if self._group_size > 0 else k
+        given = self._tensors.maybe(f"{weight.name}.g_idx")
+        found = torch.arange(k) // size if given is None else given.long()
+        if len(found) != k or not 0 <= int(found.min()) <= int(found.max()) < groups:
+            raise self.refused(f"{weight.name} has {len(found)} inputs in groups beyond the {groups} that have scales")
+        return found
+
+    def _part(self, weight: Weight, part: str) -> Tensor:
+        found = self._tensors.maybe(f"{weight.name}.{part}")
+        if found is None:
+            raise self.refused(f"{weight.name}.{part} is missing")
+        return found

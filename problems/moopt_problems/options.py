@@ -1,0 +1,61 @@
+"""The options of a bit allocation as a user names them: widths, formats beyond integers, and external files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moopt.backend import external, formats, quantizers
+from moopt.backend.external import External
+from moopt.backend.simulated import Option
+from moopt.backend.weights import Inventory
+from moopt.errors import QuantizationError
+
+
+def listed(
+    name: str, given: Sequence[Option], others: Sequence[str] = formats.NAMES, widths: Sequence[int] = quantizers.WIDTHS
+) -> tuple[Option, ...]:
+    """Options, each once: widths in rising order, then names as they stand in `others`.
+
+    Raises:
+        QuantizationError: one is neither among the widths nor among the names; lists them.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise QuantizationError(f"Got {name}={given!r}; expected widths, such as (2, 4, 8).")
+    allowed: tuple[Option, ...] = (*widths, *others)
+    if not given or any(isinstance(option, bool) or option not in allowed for option in given):
+        raise QuantizationError(
+            f"Got {name}={tuple(given)}; expected widths among {', '.join(map(str, widths))}"
+            f" or, simulated, {', '.join(others)}."
+        )
+    return tuple(option for option in allowed if option in given)
+
+
+def of_table(name: str, asked: Option | Sequence[Option], others: Sequence[str]) -> tuple[Option, ...]:
+    """The options of an embedding or a head; 16 bits may stand alone.
+
+    Raises:
+        QuantizationError: as `listed`.
+    """
+    given = (asked,) if isinstance(asked, (int, str)) else asked
+    alone = isinstance(given, (list, tuple)) and len(given) == 1
+    return listed(name, given, others, (*quantizers.WIDTHS, 16) if alone else quantizers.WIDTHS)
+
+
+def opened(files: Mapping[str, str] | None, config: Any, inventory: Inventory) -> dict[str, External]:
+    """External options by the names that a user gives them, checked against the model's names and shapes.
+
+    Raises:
+        QuantizationError: a name is none, a file cannot be read, or does not fit the model.
+    """
+    if files is not None and not isinstance(files, Mapping):
+        raise QuantizationError(f"Got external={files!r}; expected files by name, such as {{'theirs': 'folder'}}.")
+    found = {}
+    for name, where in (files or {}).items():
+        if not isinstance(name, str) or not name[:1].isalpha() or name in formats.NAMES:
+            raise QuantizationError(
+                f"Got the external option {name!r}; expected a name that begins with a letter and is no format's."
+            )
+        found[name] = external.opened(name, where, config)
+        found[name].fit(inventory.weights)
+    return found
