@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from moopt.backend import cache, checked
-from moopt.backend.blocks import Walk
+from moopt.backend.blocks import Resident, Walk, everything
 from moopt.backend.inputs import Inputs
 from moopt.backend.language import product
 from moopt.errors import QuantizationError
@@ -38,10 +38,14 @@ class Calibration:
         linears: Names of the layers.
         ids: The text, sequences [s, t], on the model's device.
         version: What identifies the model's weights.
+        resident: Brings a block's weights, where the model is not held whole.
     """
 
-    def __init__(self, model: Any, linears: Collection[str], ids: Tensor, version: str) -> None:
-        self._model, self._linears, self._walk, self.tokens = model, linears, Walk(model, ids), ids.numel()
+    def __init__(
+        self, model: Any, linears: Collection[str], ids: Tensor, version: str, resident: Resident = everything
+    ) -> None:
+        self._model, self._linears, self.tokens = model, linears, ids.numel()
+        self._walk = Walk(model, ids, resident)
         self.key = _key(ids, str(next(model.parameters()).dtype))
         self._folder = cache.folder() / "calibration" / version / self.key
         self._current: tuple[int, dict[str, Inputs]] | None = None
@@ -77,9 +81,9 @@ class Calibration:
         names = [name for name in self._linears if self._walk.stage(name) == stage]
         with sums.listening({name: self._model.get_submodule(name) for name in names}):
             self._walk.run(stage, sums.forget)
-        for name in names:
-            if not any(name in readers for readers in sums.readers.values()):
-                logger.info("%s reads nothing of the calibration text, and is quantized without.", name)
+        readers = {name for together in sums.readers.values() for name in together}
+        if idle := [name for name in names if name not in readers]:
+            logger.info("Nothing of the calibration text is read by %s: quantized without.", ", ".join(idle))
         return sums.packed()
 
 

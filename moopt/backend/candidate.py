@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from moopt.backend import memory
 from moopt.backend.calibration import Calibration
 from moopt.backend.quantized_linear import QuantizedLinear
 from moopt.backend.quantizers import Quantized, Quantizer
 from moopt.backend.simulated import Option, Options, Simulated
 from moopt.backend.steps import steps
+from moopt.backend.streaming import Streamed
 from moopt.backend.variants import VariantStore
 from moopt.backend.weights import Weight, module_of
 from moopt.errors import QuantizationError
@@ -46,12 +47,14 @@ class Candidate:
         reload: Loads the original again, so that its weights need not be held once all variants are made.
         store: Where variants are kept for other processes and the next time; on a CPU they run from there.
         simulated: Options besides widths, by name.
+        stream: The model, if it is not held whole: its blocks have weights only while they are `resident`.
     """
 
     def __init__(
         self, model: Any, weights: tuple[Weight, ...], quantizer: Quantizer, group_size: int,
         device: torch.device, dtype: torch.dtype, reload: Callable[[], Any] | None = None,
         store: VariantStore | None = None, simulated: Mapping[Option, Simulated] | None = None,
+        stream: Streamed | None = None,
     ) -> None:  # fmt: skip
         self._store, self._kind = store, f"{quantizer.key}-group{group_size}"
         self.calibration: Calibration | None = None
@@ -59,15 +62,18 @@ class Candidate:
         for how in self._simulated.values():
             how.check(model)
         self.weights, self._quantizer, self._group_size = weights, quantizer, group_size
-        self._stored: dict[str, Tensor] = {w.name: module_of(model, w).weight.data for w in weights}
+        self._stream = stream
+        held = [w for w in weights if stream is None or stream.stage(w.name) is None]
+        self._stored: dict[str, Tensor] = {w.name: module_of(model, w).weight.data for w in held}
         self.model = model.to(device=device, dtype=dtype)
         self.device, self.dtype = device, dtype
         self._type = str(dtype).removeprefix("torch.")
         self._modules = {w.name: module_of(self.model, w) for w in weights}
-        if self.device.type == "cpu":
+        self._shapes = {w.name: w.shape for w in weights}
+        if self.device.type == "cpu" and stream is None:
             for name, module in self._modules.items():
                 module.weight.data = self._shared("original", name, self._type, partial(getattr, module.weight, "data"))
-        self._originals: dict[str, Tensor] = {name: module.weight.data for name, module in self._modules.items()}
+        self._originals: dict[str, Tensor] = {w.name: self._modules[w.name].weight.data for w in held}
         self.layout = choose_layout(device)
         linears = [w.name for w in weights if w.kind == "linear" and type(self._modules[w.name]) is nn.Linear]
         self._on_kernels = frozenset(linears if self.layout != "plain" else ())
@@ -75,8 +81,14 @@ class Candidate:
         self._dense_now: dict[str, Tensor] = {}
         self._variants: OrderedDict[tuple[str, Option], Tensor | Prepacked] = OrderedDict()
         self._sizes: dict[tuple[str, Option], int] = {}
-        self._room = room_for_variants(device)
+        self._room = room_for_variants(device) if stream is None or device.type == "cuda" else stream.block_bytes
+        self._differentiated = False
         self.current: dict[str, Option] = {}
+
+    @property
+    def streams(self) -> bool:
+        """Whether the model is not held whole."""
+        return self._stream is not None
 
     def calibrate(self, calibration: Calibration) -> None:
         """Quantize from now on by what the original's layers read on a text. Nothing is run before it is needed."""
@@ -85,7 +97,7 @@ class Candidate:
 
     def use(self, widths: Options) -> None:
         """Become the candidate with these options; weights that are not named become the original's."""
-        changed = [name for name in self._modules if self.current.get(name) != widths.get(name)]
+        changed = [name for name in self._originals if self.current.get(name) != widths.get(name)]
         for name in steps(changed, "Quantizing"):
             self._set(name, widths.get(name))
         self.current = dict(widths)
@@ -93,7 +105,8 @@ class Candidate:
     @contextmanager
     def differentiable(self) -> Iterator[None]:
         """While open, the candidate runs from dense weights of the same values, which gradients pass through."""
-        packed = [name for name, option in self.current.items() if self._packs(name, option)]
+        packed = [n for n, option in self.current.items() if self._packs(n, option) and n in self._originals]
+        self._differentiated = True
         try:
             for name in packed:
                 self._dense_now[name] = self.weight(name, self.current[name])
@@ -101,10 +114,29 @@ class Candidate:
                 self._put(name, self._modules[name])
             yield
         finally:
-            self._dense_now = {}
+            self._dense_now, self._differentiated = {}, False
             for name in packed:
                 self._modules[name].weight.data = self._originals[name]
                 self._put(name, self._layers[name])
+
+    @contextmanager
+    def resident(self, stage: int) -> Iterator[None]:
+        """While open, a block of a streamed model has its weights, at the widths that were set."""
+        if self._stream is None:
+            yield
+            return
+        widths = {n: bits for n, bits in self.current.items() if self._stream.stage(n) == stage}
+        for name, bits in widths.items():
+            self._variant(name, bits)  # may have to run the original's block, so before it is another's
+        with self._stream.filled(stage, [f"{name}.weight" for name in widths]):
+            try:
+                for name, bits in widths.items():
+                    self._set(name, bits)
+                yield
+            finally:
+                for name in widths:
+                    self._put(name, self._modules[name])
+                    self._layers.pop(name, None)
 
     @contextmanager
     def replaced(self, values: Mapping[str, Tensor]) -> Iterator[None]:
@@ -121,7 +153,7 @@ class Candidate:
         """Quantize every matrix to the options it may have, as far as there is room; let go of the stored weights."""
         for name in steps(list(widths), "Quantizing"):
             for bits in widths[name]:
-                if self._room > 0:
+                if self._room > 0 and not (self.streams and self._is_stored(name, bits)):
                     self._variant(name, bits)
         wider = any(weight.dtype != self.dtype for weight in self._stored.values())
         if self._reload is not None and wider:
@@ -130,6 +162,8 @@ class Candidate:
     def weight(self, name: str, bits: Option | None) -> Tensor:
         """The values of a matrix as it runs at an option (None: the original), n x k, on the device, compute type."""
         if bits is None:
+            if self._stream is not None and name not in self._originals:
+                return self._stream.parameter(f"{name}.weight")
             return self._originals[name]
         if name in self._dense_now and self.current[name] == bits:
             return self._dense_now[name]
@@ -148,10 +182,16 @@ class Candidate:
 
     def stored(self, name: str) -> Tensor:
         """The original matrix in the type it is stored in."""
+        if self._stream is not None:
+            return self._stream.stored(name)
         if not self._stored and self._reload is not None:
             original = self._reload()
             self._stored = {w.name: module_of(original, w).weight.data for w in self.weights}
         return self._stored[name]
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The original's parameters by name."""
+        return dict(self.model.named_parameters()) if self._stream is None else self._stream.parameters()
 
     def variant_bytes(self, weight: Weight, options: tuple[Option, ...]) -> int:
         """What a matrix takes in memory or in the store at some options."""
@@ -165,7 +205,7 @@ class Candidate:
         return name in self._on_kernels and option not in self._simulated
 
     def _set(self, name: str, bits: Option | None) -> None:
-        if bits is None or not self._packs(name, bits):
+        if bits is None or self._differentiated or not self._packs(name, bits):
             self._modules[name].weight.data = self.weight(name, bits)
             self._put(name, self._modules[name])
         else:
@@ -189,10 +229,15 @@ class Candidate:
             self._variants.move_to_end(key)
             return self._variants[key]
         found = self._packed(name, cast(int, key[1])) if packed else self._dense(*key)
-        kind, width = self._place(key[1], layout_name(self.layout) if packed else self._type)
-        stored = self._store is not None and self._store.has(kind, name, width)
-        self._keep(key, found, 0 if stored and self.device.type == "cpu" else found.nbytes)
+        mapped = self.device.type == "cpu" and not self.streams and self._is_stored(name, bits)
+        self._keep(key, found, 0 if mapped else found.nbytes)
         return found
+
+    def _is_stored(self, name: str, option: Option) -> bool:
+        packed = self._packs(name, option)
+        held = self._stored_width(cast(int, option)) if packed else option
+        kind, width = self._place(held, layout_name(self.layout) if packed else self._type)
+        return self._store is not None and self._store.has(kind, name, width)
 
     def _stored_width(self, bits: int) -> int:
         """The width of the codes that a width is read from."""
@@ -216,7 +261,6 @@ class Candidate:
 
     def _packed(self, name: str, bits: int) -> Prepacked:
         """The codes at a width in the order of the kernels."""
-        shape = self._originals[name].shape
         width = f"{bits}-{layout_name(self.layout)}"
 
         def make() -> dict[str, Tensor]:
@@ -225,8 +269,9 @@ class Candidate:
 
         parts = make() if self._store is None else self._store.fetch_parts(self._kind, name, width, make)
         moved = {part: tensor.to(self.device) for part, tensor in parts.items()}
+        shape = self._shapes[name]
         codes, scales, zeros = moved["codes"], moved["scales"], moved.get("zeros")
-        return Prepacked(codes, scales, zeros, bits, self._group_size, (shape[0], shape[1]), self.layout)
+        return Prepacked(codes, scales, zeros, bits, self._group_size, shape, self.layout)
 
     def _made(self, name: str, bits: int) -> Quantized:
         """Codes from the weights as they are stored, and from what the original reads."""
@@ -247,16 +292,18 @@ class Candidate:
     @contextmanager
     def _as_original(self) -> Iterator[None]:
         """While open, the model is the original, whatever it is just becoming."""
-        now = {name: self.model.get_submodule(name) for name in self._modules}
-        values = {name: module.weight.data for name, module in self._modules.items()}
+        now = {name: self.model.get_submodule(name) for name in self._originals}
+        values = {name: self._modules[name].weight.data for name in self._originals}
+        widths, self.current = self.current, {}
         try:
-            for name, module in self._modules.items():
-                module.weight.data = self._originals[name]
-                self._put(name, module)
+            for name, original in self._originals.items():
+                self._modules[name].weight.data = original
+                self._put(name, self._modules[name])
             yield
         finally:
-            for name, module in self._modules.items():
-                module.weight.data = values[name]
+            self.current = widths
+            for name, value in values.items():
+                self._modules[name].weight.data = value
                 self._put(name, now[name])
 
     def _shared(self, kind: str, name: str, width: str, make: Callable[[], Tensor]) -> Tensor:
@@ -279,14 +326,7 @@ def _sliced(variant: Prepacked, bits: int) -> Prepacked:
 
 def room_for_variants(device: torch.device) -> int:
     """Bytes that variants may take on a device: a share of what is free now."""
-    if device.type == "cuda":
-        return int(FRACTION_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as lines:
-            free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except OSError:  # not Linux: half of what the machine has
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return int(FRACTION_OF_MEMORY * free)
+    return int(FRACTION_OF_MEMORY * memory.free(device))
 
 
 def choose_device(device: str) -> torch.device:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moopt.backend import language, memory, models, weights
+from moopt.backend import blocks, language, memory, models, weights
 from moopt.backend.calibration import Calibration
 from moopt.backend.candidate import Candidate, choose_device
 from moopt.backend.language import Head
 from moopt.backend.quantizers import Quantizer
 from moopt.backend.simulated import Option, Options, Simulated
+from moopt.backend.streaming import Streamed
 from moopt.backend.text import Text, Tokens
 from moopt.backend.variants import VariantStore
 from moopt.errors import BackendError
@@ -50,23 +52,24 @@ class Evaluator(ABC):
         resources: The device and the threads.
         calibration_tokens: Tokens of the search split that a calibrated quantizer looks at.
         simulated: Options besides widths, by name.
+        stream: Whether to hold one block of the model at a time.
     """
 
     def __init__(
         self, model: str, quantizer: Quantizer, group_size: int, text: Text, length: int, fixed: Options,
-        resources: Resources, calibration_tokens: int, simulated: Mapping[Option, Simulated],
+        resources: Resources, calibration_tokens: int, simulated: Mapping[Option, Simulated], stream: bool = False,
     ) -> None:  # fmt: skip
         if resources.threads is not None:
             torch.set_num_threads(resources.threads)
         device = choose_device(resources.device)
-        loaded = models.load_model(model)
-        matrices = weights.inventory(loaded).weights
+        matrices = weights.inventory(models.outline(models.load_config(model))).weights
         self._version = models.version(model)
+        streamed = Streamed(model, device, self.dtype) if stream else None
         self.candidate = Candidate(
-            loaded, matrices, quantizer, group_size, device, self.dtype, lambda: models.load_model(model),
-            VariantStore(self._version), simulated,
+            models.load_model(model) if streamed is None else streamed.model, matrices, quantizer, group_size, device,
+            self.dtype, None if stream else partial(models.load_model, model), VariantStore(self._version), simulated,
+            streamed,
         )  # fmt: skip
-        del loaded
         memory.give_back()  # the originals run from the store
         self.tokenizer = models.load_tokenizer(model)
         self.tokens: Tokens = text.tokenized(self.tokenizer)
@@ -84,7 +87,7 @@ class Evaluator(ABC):
     def calibration(self, ids: Tensor) -> Calibration:
         """What the original's linear layers read on sequences [s, t]; ask it while the candidate is the original."""
         linears = [w.name for w in self.candidate.weights if w.kind == "linear"]
-        return Calibration(self.candidate.model, linears, ids, self._version)
+        return Calibration(self.candidate.model, linears, ids, self._version, self.candidate.resident)
 
     @abstractmethod
     def measure(self, widths: Options, fidelity: Fidelity) -> Measured:
@@ -104,6 +107,9 @@ class LanguageEvaluator(Evaluator):
         self._heads: dict[Option | None, Head] = {}
         self._references: dict[tuple[Fidelity, Option | None], language.Reference] = {}
         model = self.candidate.model
+        self._run: language.Run = language.hidden_states
+        if self.candidate.streams:
+            self._run = partial(blocks.hidden_states, resident=self.candidate.resident)
         self._original = language.head_of(model)
         if self._original.softcap is not None:
             raise BackendError(
@@ -141,7 +147,7 @@ class LanguageEvaluator(Evaluator):
         head, widths = self.head(), dict(self.candidate.current)
         self.candidate.use({})
         try:
-            return language.observe(self.candidate.model, ids, self._original, head)
+            return language.observe(self.candidate.model, ids, self._original, head, self._run)
         finally:
             self.candidate.use(widths)
 
@@ -149,7 +155,7 @@ class LanguageEvaluator(Evaluator):
         self.use(widths)
         ids = self.ids(fidelity)
         reference, extra = self.reference(fidelity, ids)
-        found = language.compare(self.candidate.model, reference, self.head())
+        found = language.compare(self.candidate.model, reference, self.head(), self._run)
         samples = {"kl": found.kl.mean(1), "nll": found.nll.mean(1), "top1_agreement": found.agrees.float().mean(1)}
         values = {
             "kl": float(found.kl.double().mean()),

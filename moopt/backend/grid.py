@@ -37,8 +37,8 @@ def find_grid(weight: Tensor) -> Grid | None:
     for size in SIZES:
         if weight.shape[1] % size:
             continue
-        rows = weight.float().reshape(-1, size)
-        groups = rows[torch.linspace(0, len(rows) - 1, min(GROUPS, len(rows))).long()].sort(-1).values
+        rows = weight.reshape(-1, size)  # of a mapped matrix only what is looked at is read
+        groups = rows[torch.linspace(0, len(rows) - 1, min(GROUPS, len(rows))).long()].float().sort(-1).values
         steps = groups.diff(dim=-1)
         range_ = (groups[:, -1:] - groups[:, :1]).clamp_min(1e-12)
         step = torch.where(steps > 1e-4 * range_, steps, torch.inf).amin(-1, keepdim=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -109,6 +109,10 @@ def hidden_states(model: Any, ids: Tensor) -> Iterator[Tensor]:
         yield states.reshape(-1, states.shape[-1])
 
 
+Run = Callable[[Any, Tensor], Iterator[Tensor]]
+"""Takes sequences [s, t] through a model's body and gives the last hidden states [n, k], in order."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """What is kept of the original on a batch of n = s * t tokens.
@@ -131,7 +135,7 @@ class Reference:
 
 
 @torch.inference_mode()
-def observe(model: Any, ids: Tensor, head: Head, candidate_head: Head) -> Reference:
+def observe(model: Any, ids: Tensor, head: Head, candidate_head: Head, run: Run = hidden_states) -> Reference:
     """Run the original on sequences [s, t] and keep what the measures need of it.
 
     Args:
@@ -139,9 +143,10 @@ def observe(model: Any, ids: Tensor, head: Head, candidate_head: Head) -> Refere
         ids: The sequences.
         head: The original's head.
         candidate_head: The head candidates have; W'p is taken with its weights.
+        run: How a text is taken through the model.
     """
     expected, bias, entropy, mass, top = [], [], [], [], []
-    for states in hidden_states(model, ids):
+    for states in run(model, ids):
         for rows in states.split(whole_rows(head)):
             z = head.logits(rows)
             best, likeliest = z.max(-1, keepdim=True)
@@ -175,12 +180,12 @@ class Comparison:
 
 
 @torch.inference_mode()
-def compare(model: Any, reference: Reference, head: Head) -> Comparison:
+def compare(model: Any, reference: Reference, head: Head, run: Run = hidden_states) -> Comparison:
     """Run the candidate on the reference's sequences and compare it token by token."""
     ids = reference.ids
     following = torch.cat([ids[:, 1:], ids[:, :1]], dim=1).reshape(-1)
     kl, nll, agrees, at = [], [], [], 0
-    for states in hidden_states(model, ids):
+    for states in run(model, ids):
         for rows in states.split(ROWS):
             part = slice(at, at + len(rows))
             at += len(rows)

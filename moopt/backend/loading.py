@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig
-from transformers.initialization import no_init_weights
 
 from moopt.backend import packed
 from moopt.backend.candidate import choose_device
 from moopt.backend.convert import convert
-from moopt.backend.models import generates
+from moopt.backend.models import empty
 from moopt.errors import BackendError
 from moopt_kernels import Prepacked, choose_layout
 
@@ -62,24 +60,6 @@ def load(
     matrices = {name: _in_memory(matrix, choose_layout(place)) for name, matrix in file.matrices.items()}
     convert(model, matrices, place, None if slices is None else file.slices[slices])
     return model.to(place)
-
-
-def empty(config: Mapping[str, Any], dtype: torch.dtype, generation: Mapping[str, Any] | None = None) -> Any:
-    """A model whose parameters are not filled yet: that takes no time, and no memory until they are.
-
-    Args:
-        config: Of the model.
-        dtype: Of the parameters.
-        generation: How it generates; where nothing is said, as the configuration says.
-    """
-    found = AutoConfig.for_model(**config)
-    kind: Any = AutoModelForCausalLM if generates(found) else AutoModel
-    with no_init_weights():
-        model = kind.from_config(found, dtype=dtype)
-    model.tie_weights()
-    if generation:
-        model.generation_config = GenerationConfig.from_dict(dict(generation))
-    return model.eval().requires_grad_(False)
 
 
 def fill(model: Any, parameters: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.initialization import no_init_weights
 
 from moopt.backend import cache
+from moopt.backend.experts import separate
 from moopt.errors import ModelNotFound
 
 logger = logging.getLogger("moopt")
@@ -91,14 +93,32 @@ def outline(config: Any) -> Any:
     with torch.device("meta"):
         model = kind.from_config(config)
     model.tie_weights()
-    return model
+    return separate(model)
+
+
+def empty(config: Mapping[str, Any], dtype: torch.dtype, generation: Mapping[str, Any] | None = None) -> Any:
+    """A model whose parameters are not filled yet: that takes no time, and no memory until they are.
+
+    Args:
+        config: Of the model.
+        dtype: Of the parameters.
+        generation: How it generates; where nothing is said, as the configuration says.
+    """
+    found = AutoConfig.for_model(**config)
+    kind: Any = AutoModelForCausalLM if generates(found) else AutoModel
+    with no_init_weights():
+        model = kind.from_config(found, dtype=dtype)
+    model.tie_weights()
+    if generation:
+        model.generation_config = GenerationConfig.from_dict(dict(generation))
+    return separate(model.eval().requires_grad_(False))
 
 
 def load_model(name: str) -> Any:
     """The model with its weights in the type they are stored in, on the CPU, in evaluation mode."""
     kind = AutoModelForCausalLM if generates(load_config(name)) else AutoModel
     model = _loaded(lambda: kind.from_pretrained(location(name), dtype="auto"), name)
-    return model.eval().requires_grad_(False)
+    return separate(model.eval().requires_grad_(False))
 
 
 def load_tokenizer(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moopt.backend import models, proxies, sensitivity
-from moopt.backend.candidate import room_for_variants
+from moopt.backend import footprint, memory, models, proxies, sensitivity
+from moopt.backend.candidate import choose_device, room_for_variants
 from moopt.backend.evaluator import LanguageEvaluator
 from moopt.backend.simulated import Option
 from moopt.backend.taps import AT_ONCE, SEQUENCE, Decision
@@ -36,6 +37,8 @@ class Plan:
         minutes_of: Where they go.
         evaluation_ms_per_token: What an evaluation costs, as measured just now.
         forward_tokens: What the search will cost.
+        whole: Memory (GiB), disk and minutes with the model held whole; without minutes if it does not fit.
+        streamed: The same with one block held at a time; empty if it cannot be streamed.
     """
 
     peak_memory_gib: float
@@ -44,6 +47,8 @@ class Plan:
     minutes_of: dict[str, float]
     evaluation_ms_per_token: float
     forward_tokens: int
+    whole: dict[str, float]
+    streamed: dict[str, float]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -53,10 +58,11 @@ class Plan:
 class _Trial:
     """A little of everything, measured once on the loaded model."""
 
-    def __init__(self, problem: Allocation, resources: Resources) -> None:
+    def __init__(self, problem: Allocation, resources: Resources, stream: bool) -> None:
         self._problem = problem
+        _forget_peak()
         began = time.perf_counter()
-        self._bench = Workbench(problem, resources)
+        self._bench = Workbench(problem, resources, stream)
         self.load_seconds = time.perf_counter() - began
         decisions = list(problem.decided.values())
         self._part = decisions[: max(1, len(decisions) * BLOCKS // max(_blocks(decisions), 1))]
@@ -73,6 +79,8 @@ class _Trial:
     def variants(self) -> int:
         """Bytes of the variants that are still to come."""
         candidate = self._bench.evaluator.candidate
+        if candidate.streams and candidate.device.type == "cpu":
+            return 0  # they come and go with their blocks
         made = self._variant_bytes(self._part)
         return (
             min(self._variant_bytes(self._problem.decided.values()), room_for_variants(candidate.device) + made) - made
@@ -81,7 +89,8 @@ class _Trial:
     def on_disk(self) -> int:
         """Bytes of the matrices that the cache will keep: the originals, what they read, and every variant."""
         candidate = self._bench.evaluator.candidate
-        originals = sum(w.count * candidate.dtype.itemsize for d in self._problem.decided.values() for w in d.weights)
+        weights = [w for d in self._problem.decided.values() for w in d.weights if not candidate.streams]
+        originals = sum(w.count * candidate.dtype.itemsize for w in weights)
         moments = 0 if candidate.calibration is None else candidate.calibration.expected_bytes()
         return originals + moments + self._variant_bytes(self._problem.decided.values())
 
@@ -124,42 +133,84 @@ class _Trial:
 def make_plan(
     problem: Any, trials: int, extra: Mapping[str, tuple[int, int]] | None = None, resources: Resources | None = None
 ) -> Plan:
-    """Load the model, run a little of everything, and extrapolate.
+    """Load the model, run a little of everything, and extrapolate; so for each mode that fits.
 
     Args:
         problem: A bit-allocation problem.
         trials: Trials in total.
         extra: What else the algorithm will do: the number of jobs of a kind, and the tokens of each.
         resources: The device and the threads.
+
+    Raises:
+        BackendError: the model fits neither whole nor streamed.
     """
-    trial = _Trial(problem, resources or Resources())
-    gradients, gradient_tokens = (extra or {}).get("gradient", (0, 0))
+    resources = resources or Resources()
+    device = choose_device(resources.device)
+    streams, needs = footprint.streams(problem, device), footprint.footprint(problem, device)
+    taken = {False: needs.whole, True: needs.streamed}
+    modes: dict[bool, dict[str, float]] = {}
+    parts: dict[str, float] = {}
+    evaluation = 0.0
+    for stream in (not streams, streams):
+        size = taken[stream]
+        if size is None:
+            modes[stream] = {}
+        elif stream != streams and size > memory.free(device):
+            modes[stream] = {"memory_gib": size / 2**30}
+        else:
+            trial = _Trial(problem, resources, stream)
+            parts, evaluation = _seconds_of(problem, trial, trials, extra or {}), trial.evaluation
+            modes[stream] = {
+                "memory_gib": (trial.resident + trial.variants() + trial.activations) / 2**30,
+                "disk_gib": _disk(problem, trial, trials) / 2**30,
+                "minutes": sum(parts.values()) / 60,
+            }
+            del trial
+            memory.give_back()
+    return Plan(
+        peak_memory_gib=modes[streams]["memory_gib"],
+        disk_gib=modes[streams]["disk_gib"],
+        minutes=modes[streams]["minutes"],
+        minutes_of={name: value / 60 for name, value in parts.items()},
+        evaluation_ms_per_token=evaluation * 1000,
+        forward_tokens=_forward_tokens(problem, trials, extra or {}),
+        whole=modes[False],
+        streamed=modes[True],
+    )
+
+
+def _seconds_of(problem: Any, trial: _Trial, trials: int, extra: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+    """Where the time goes."""
+    gradients, gradient_tokens = extra.get("gradient", (0, 0))
     method: Fidelity | None = problem.sensitivity
     table = problem.forward_tokens("sensitivity", method) if method else 0
     backward = method is not None and proxies.named(str(method.batch)).language_only
-    held_out = sum(fidelity.tokens for fidelity in problem.measurements.values())
-    seconds = {
+    return {
         "loading and quantizing": trial.load_seconds + trial.quantize_seconds,
         "sensitivities": table * (trial.backward / 3 if backward else trial.evaluation),
         "candidates": trial.evaluation * problem.fidelity.tokens * (trials + 1),
         "gradients": (1.4 * trial.backward + 1.5 * trial.evaluation) * gradients * gradient_tokens,
-        "held-out figures": trial.evaluation * held_out * (min(trials, FINALISTS) + 1),
+        "held-out figures": trial.evaluation * _held_out(problem) * (min(trials, FINALISTS) + 1),
     }
-    tokens = trials * problem.fidelity.tokens + FINALISTS * held_out
+
+
+def _forward_tokens(problem: Any, trials: int, extra: Mapping[str, tuple[int, int]]) -> int:
+    gradients, gradient_tokens = extra.get("gradient", (0, 0))
+    tokens = trials * problem.fidelity.tokens + FINALISTS * _held_out(problem)
     tokens += gradients * problem.forward_tokens("gradient", Fidelity(gradient_tokens))
-    tokens += table
-    tokens += problem.calibration_tokens
+    tokens += problem.forward_tokens("sensitivity", problem.sensitivity) if problem.sensitivity else 0
+    return int(tokens + problem.calibration_tokens)
+
+
+def _held_out(problem: Any) -> int:
+    return sum(fidelity.tokens for fidelity in problem.measurements.values())
+
+
+def _disk(problem: Any, trial: _Trial, trials: int) -> int:
+    """Bytes of the model, its cache, the storage and the report."""
     place = Path(models.location(problem.model))
-    disk = BYTES_PER_TRIAL * trials + REPORT_BYTES + trial.on_disk()
-    disk += sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if place.is_dir() else 0
-    return Plan(
-        peak_memory_gib=(trial.resident + trial.variants() + trial.activations) / 2**30,
-        disk_gib=disk / 2**30,
-        minutes=sum(seconds.values()) / 60,
-        minutes_of={name: value / 60 for name, value in seconds.items()},
-        evaluation_ms_per_token=trial.evaluation * 1000,
-        forward_tokens=int(tokens),
-    )
+    model = sum(file.stat().st_size for file in place.rglob("*") if file.is_file()) if place.is_dir() else 0
+    return BYTES_PER_TRIAL * trials + REPORT_BYTES + trial.on_disk() + model
 
 
 def _blocks(decisions: list[Decision]) -> int:
@@ -177,3 +228,9 @@ def _status(entry: str) -> int:
     """A figure of this process in bytes: VmRSS is what it holds, VmHWM the most it held."""
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
+
+
+def _forget_peak() -> None:
+    """Let VmHWM begin anew, where the system can."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")

@@ -11,8 +11,10 @@ from moopt.backend import models
 from moopt.backend.convert import convert, plain
 from moopt.backend.evaluator import Evaluator
 from moopt.backend.latency import Table, Timing, head_call, kernel_calls, whole
-from moopt.backend.loading import empty, fill
-from moopt.backend.weights import Inventory
+from moopt.backend.loading import fill
+from moopt.backend.models import empty
+from moopt.backend.weights import EACH, Inventory
+from moopt.errors import BackendError
 
 
 class Stopwatch:
@@ -33,6 +35,11 @@ class Stopwatch:
     def __init__(
         self, model: str, evaluator: Evaluator, inventory: Inventory, group_size: int, symmetric: bool, context: int
     ) -> None:
+        if any(EACH.search(w.name) for w in inventory.weights):
+            raise BackendError(
+                "decode_ms and prefill_ms are sums over all layers, of which a mixture of experts runs some: they are "
+                "no objectives of one."
+            )
         self._evaluator, self._inventory, self._context = evaluator, inventory, context
         self._table = Table(evaluator.candidate.device, group_size, symmetric)
         self._config = models.portable(models.load_config(model))

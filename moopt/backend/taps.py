@@ -5,13 +5,16 @@ Linears are tapped as the backward pass goes by; neither weight gradients nor lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from moopt.backend.blocks import Walk
 from moopt.backend.candidate import Candidate
 from moopt.backend.simulated import Option
 from moopt.backend.weights import Weight, module_of
@@ -48,17 +51,12 @@ class Forward:
             for weight in decision.weights
             if weight.kind == "linear"
         ]
-        handle = model.get_input_embeddings().register_forward_hook(self._leaf)
         try:
-            # For short sequences the plain attention's backward pass is faster than the fused one's.
-            with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-                self._graph = model.base_model(input_ids=self._ids, use_cache=False).last_hidden_state
+            self._pass = (_ByBlocks if self._candidate.streams else _AtOnce)(self._candidate, self._ids)
         except BaseException:
             self.__exit__()
             raise
-        finally:
-            handle.remove()
-        self.states = self._graph.detach().reshape(-1, self._graph.shape[-1])
+        self.states = self._pass.output.detach().reshape(-1, self._pass.output.shape[-1])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,14 +65,26 @@ class Forward:
 
     def backward(self, gradient: Tensor, *, again: bool = False) -> None:
         """Show the weight gradients for dL/dh = gradient [n, k] of the last hidden states."""
-        torch.autograd.grad(self._graph, self._embedded, gradient.view_as(self._graph), retain_graph=again)
+        self._pass.backward(gradient.view_as(self._pass.output), again)
 
     def _tap(self, row: int, weight: Weight) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        expert = self._candidate.model.get_submodule(weight.name.rpartition(".")[0])
+
         def tap(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            x = inputs[0].detach()
-            output.register_hook(lambda g: self._show(row, weight, x, g))
+            if not output.requires_grad:  # a pass that only finds the states between blocks
+                return
+            x, tokens = inputs[0].detach(), getattr(expert, "tokens", None)
+            output.register_hook(lambda g: self._show(row, weight, self._placed(x, tokens), self._placed(g, tokens)))
 
         return tap
+
+    @torch.no_grad()
+    def _placed(self, rows: Tensor, tokens: Tensor | None) -> Tensor:
+        """Rows [s, t, k] of the batch; an expert's rows [n, k] at the places of its tokens, zeros elsewhere."""
+        if tokens is None:
+            return rows
+        placed = rows.new_zeros(self._ids.numel(), rows.shape[-1])
+        return placed.index_copy_(0, tokens, rows).view(*self._ids.shape, -1)
 
     @torch.no_grad()
     def _show(self, row: int, weight: Weight, x: Tensor, g: Tensor) -> None:
@@ -82,9 +92,62 @@ class Forward:
         rows, columns = g.reshape(s, -1, g.shape[-1]), x.reshape(s, -1, x.shape[-1])
         self._look(row, weight, torch.bmm(rows.transpose(1, 2), columns))
 
-    def _leaf(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        self._embedded = output.detach().requires_grad_()
-        return self._embedded
+
+class _AtOnce:
+    """The graph of the whole body, from the embedded tokens on."""
+
+    def __init__(self, candidate: Candidate, ids: Tensor) -> None:
+        model = candidate.model
+        with _embedding_as_leaf(model) as leaves, _differentiated():
+            self.output: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        self._embedded = leaves[0]
+
+    def backward(self, gradient: Tensor, again: bool) -> None:
+        torch.autograd.grad(self.output, self._embedded, gradient, retain_graph=again)
+
+
+class _ByBlocks:
+    """The states between blocks; each block is run again for its part of the backward pass."""
+
+    def __init__(self, candidate: Candidate, ids: Tensor) -> None:
+        self._candidate, self._ids, self._walk = candidate, ids, Walk(candidate.model, ids)
+        self._before: list[Any] = [None]
+        for stage in range(self._walk.stages):
+            with candidate.resident(stage), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+                self._before.append(self._walk.pass_on(stage, ids, self._before[-1]))
+        self.output: Tensor = self._before.pop()
+
+    def backward(self, gradient: Tensor, again: bool) -> None:
+        for stage in reversed(range(self._walk.stages)):
+            with self._candidate.resident(stage), _embedding_as_leaf(self._candidate.model) as leaves:
+                if stage:
+                    leaves = [self._before[stage].detach().requires_grad_()]
+                with _differentiated():
+                    found = self._walk.pass_on(stage, self._ids, leaves[0] if stage else None)
+                (gradient,) = torch.autograd.grad(found, leaves[0], gradient)
+
+
+@contextmanager
+def _differentiated() -> Iterator[None]:
+    # For short sequences the plain attention's backward pass is faster than the fused one's.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextmanager
+def _embedding_as_leaf(model: Any) -> Iterator[list[Tensor]]:
+    """While open, graphs begin at the embedded tokens, which go to a list."""
+    leaves: list[Tensor] = []
+
+    def leaf(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1]
+
+    handle = model.get_input_embeddings().register_forward_hook(leaf)
+    try:
+        yield leaves
+    finally:
+        handle.remove()
 
 
 class Slopes:

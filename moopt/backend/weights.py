@@ -19,6 +19,10 @@ FUSED = (
     ("w1", "w3"),
 )
 """Linears that read the same input and that servers store as one: their widths are tied."""
+TIES = ("fused", "experts", "linear", "block")
+"""What may be tied: see `groups`."""
+EACH = re.compile(r"experts\.\d+")
+"""One expert in a module's name."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def inventory(model: Any) -> Inventory:
             kind = "embedding"
         elif module is head:
             kind = "head"
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and module.out_features > 1:  # a single output is a gate
             kind = "linear"
         else:
             continue
@@ -107,15 +111,18 @@ def groups(weights: tuple[Weight, ...], tie: str) -> dict[str, tuple[Weight, ...
 
     Args:
         weights: Linear weights in the model's order.
-        tie: "fused" ties what servers fuse, "linear" nothing, "block" whole blocks.
+        tie: "fused" ties what servers fuse, "experts" that and all experts of a block, "linear" nothing, "block" whole
+            blocks.
     """
     found: dict[str, list[Weight]] = {}
     short = _short_names(weights)
     for weight in weights:
         parent, _, leaf = weight.name.rpartition(".")
-        mates = next((f for f in FUSED if leaf in f), (leaf,)) if tie == "fused" else (leaf,)
+        mates = next((f for f in FUSED if leaf in f), (leaf,)) if tie in ("fused", "experts") else (leaf,)
         present = [w for w in weights if w.name in {f"{parent}.{m}" for m in mates}]
-        name = "_".join(short[w.name].split(".", 1)[-1] for w in present)
+        stem = short[weight.name].split(".", 1)[-1].rpartition(".")[0]
+        name = "_".join(short[w.name].split(".", 1)[-1].removeprefix(f"{stem}.") for w in present)
+        name = f"{EACH.sub('experts', stem) if tie == 'experts' else stem}.{name}" if stem else name
         key = short[weight.name].split(".", 1)[0]
         if tie == "block" and weight.block is not None:
             found.setdefault(key, []).append(weight)
@@ -125,8 +132,11 @@ def groups(weights: tuple[Weight, ...], tie: str) -> dict[str, tuple[Weight, ...
 
 
 def _short_names(weights: tuple[Weight, ...]) -> dict[str, str]:
-    """Block number and last part, such as "3.q"; the whole path after the number where that is not unique."""
-    last = {w.name: f"{w.block}.{w.name.rsplit('.', 1)[-1].removesuffix('_proj')}" for w in weights}
+    """Block number and last part, such as "3.q" or "3.experts.7.up"; the whole path where that is not unique."""
+    last = {}
+    for w in weights:
+        expert, leaf = EACH.search(w.name), w.name.rsplit(".", 1)[-1].removesuffix("_proj")
+        last[w.name] = f"{w.block}.{expert[0]}.{leaf}" if expert else f"{w.block}.{leaf}"
     times: dict[str, int] = {}
     for short in last.values():
         times[short] = times.get(short, 0) + 1

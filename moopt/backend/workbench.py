@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ class Allocation(Protocol):
     model: str
     quantizer: Quantizer
     calibration_tokens: int
+    stream: bool | Literal["auto"]
     group_size: int
     text: Text
     context: int
@@ -81,7 +82,7 @@ def request(problem: Allocation, tokens: int) -> Request:
 class Workbench:
     """A loaded model, ready for the jobs of one problem."""
 
-    def __init__(self, problem: Allocation, resources: Resources) -> None:
+    def __init__(self, problem: Allocation, resources: Resources, stream: bool) -> None:
         self._problem = problem
         kind: type[Evaluator] = LanguageEvaluator if problem.is_language else EncoderEvaluator
         self.evaluator = kind(
@@ -94,6 +95,7 @@ class Workbench:
             resources,
             problem.calibration_tokens,
             problem.simulated,
+            stream,
         )
         texts = [f for purpose, f in problem.measurements.items() if purpose != LATENCY]
         for fidelity in (problem.fidelity, *texts):
@@ -169,6 +171,8 @@ class Workbench:
         evaluator = self.evaluator
         assert isinstance(evaluator, LanguageEvaluator)
         decisions = list(self._problem.decided.values())
+        if evaluator.candidate.streams:  # nothing can be made while a block is half way through a backward pass
+            evaluator.candidate.prepare({w.name: d.options for d in decisions for w in d.weights})
         evaluator.use(self._problem.widths(config))
         number = int(fidelity.batch)
         ids = evaluator.tokens.draws("search", fidelity.tokens, SEQUENCE, seed=1000 * (1 + self._problem.draw) + number)

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moopt.backend import formats, models, packed, proxies, quantizers, weights
+from moopt.backend import footprint, formats, models, packed, proxies, quantizers, weights
 from moopt.backend import metrics as user
+from moopt.backend.candidate import choose_device
 from moopt.backend.packed import Layout
 from moopt.backend.plan import Plan, make_plan
 from moopt.backend.quantizers import Quantizer
@@ -45,7 +46,8 @@ class BitAllocation(Problem):
         group_size: How many inputs share a scale.
         quantizer: "rtn", "rtn-symmetric", "hqq", "gptq", "matgptq", a plug-in's name, or one with settings of its own,
             such as `moopt.backend.quantizers.MatGPTQ(widths=(2, 3, 4, 8))`.
-        tie: "fused" ties what servers store as one (q,k,v; gate,up), "linear" nothing, "block" whole blocks.
+        tie: "fused" ties what servers store as one (q,k,v; gate,up), "experts" also all experts of a block, "linear"
+            nothing, "block" whole blocks.
         embedding: The embedding's width or format; several make it a decision; 16 leaves it alone.
         head: The same for an output head of its own; None follows the embedding.
         skip: Patterns of layers that stay at 16 bits, such as "model.layers.0.*".
@@ -60,6 +62,7 @@ class BitAllocation(Problem):
         calibration_tokens: Tokens of the search text that a calibrated quantizer looks at, once.
         external: Files of models that another tool quantized, by the names that options of theirs get; each is one for
             every layer that has it (see `moopt.backend.external`). Simulated, too.
+        stream: Whether one block of the model is held at a time, read from its safetensors; "auto": if it does not fit.
 
     Raises:
         ModelNotFound, QuantizationError, TextError, ProblemError: say what does not fit.
@@ -86,6 +89,7 @@ class BitAllocation(Problem):
         draw: int = 0,
         calibration_tokens: int = 32_768,
         external: Mapping[str, str] | None = None,
+        stream: footprint.Stream = "auto",
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         self.model, self.group_size = model, group_size
@@ -104,6 +108,7 @@ class BitAllocation(Problem):
             raise ProblemError(
                 f"Got decode_ms or prefill_ms, and {listed}, which no kernel runs; leave one of them out."
             )
+        self.stream = footprint.check(stream, self)
         self.space = Space({name: Ordinal(*decision.options) for name, decision in self.decided.items()})
         counts = {"tokens": tokens, "context": context, "sensitivity_tokens": sensitivity_tokens}
         for name, value in {**counts, "calibration_tokens": calibration_tokens}.items():
@@ -139,7 +144,7 @@ class BitAllocation(Problem):
         return dict(self._arguments)
 
     def setup(self, resources: Resources) -> None:
-        self._bench = Workbench(self, resources)
+        self._bench = Workbench(self, resources, footprint.streams(self, choose_device(resources.device)))
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         return self._ready.evaluate(config, fidelity)
@@ -231,7 +236,7 @@ class BitAllocation(Problem):
         ]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        apart = {"metrics", "text", "quantizer", "calibration_tokens", "external"}
+        apart = {"metrics", "text", "quantizer", "calibration_tokens", "external", "stream"}
         plain = {k: v for k, v in self._arguments.items() if k not in apart}
         settings = self.quantizer.settings()
         if self.quantizer.calibrated:
@@ -294,8 +299,7 @@ class BitAllocation(Problem):
     def _save(self, path: Path, widths: dict[str, int], slices: packed.Slices | None) -> Path:
         evaluator = self._ready.evaluator
         candidate = evaluator.candidate
-        rest = dict(candidate.model.named_parameters())
-        packed.write(path, self.layout, widths, candidate.quantized, rest, slices)
+        packed.write(path, self.layout, widths, candidate.quantized, candidate.parameters(), slices)
         evaluator.tokenizer.save_pretrained(path.parent)
         return path
 
@@ -324,8 +328,8 @@ class BitAllocation(Problem):
         head: Option | Sequence[Option], skip: tuple[str, ...],
     ) -> None:  # fmt: skip
         """Sort every matrix into what is decided, what is fixed and what stays at 16 bits."""
-        if tie not in ("fused", "linear", "block"):
-            raise ProblemError(f"Got tie={tie!r}; expected 'fused', 'linear' or 'block'.")
+        if tie not in weights.TIES:
+            raise ProblemError(f"Got tie={tie!r}; expected one of {', '.join(weights.TIES)}.")
         left_out = {w.name for w in weights.skipped(self.inventory.weights, skip)}
         linears = tuple(w for w in self.inventory.linears() if w.name not in left_out)
         if not linears:

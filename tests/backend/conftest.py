@@ -38,11 +38,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-neox": ("GPTNeoXConfig", {}),
     "granite": ("GraniteConfig", {"logits_scaling": 4.0}),
 }
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "olmoe": ("OlmoeConfig", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2-moe": (
+        "Qwen2MoeConfig",
+        {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 64,
+            "shared_expert_intermediate_size": 64,
+        },
+    ),
+}
 
 
 def make_model(family: str) -> Any:
     """A random model of a family, two layers."""
-    kind, extra = FAMILIES[family]
+    kind, extra = (FAMILIES | MIXTURES)[family]
     torch.manual_seed(0)
     config = getattr(transformers, kind)(**{**SMALL, **extra})
     model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)

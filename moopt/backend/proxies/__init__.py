@@ -67,6 +67,11 @@ def cost(name: str, request: Request) -> int:
 def table(name: str, request: Request, evaluator: Evaluator) -> FloatArray:
     """The table of a proxy, [decisions, options]; what it knows nothing of, an embedding, is measured instead."""
     proxy = named(name)
+    if proxy.whole and evaluator.candidate.streams:
+        fit = ", ".join(n for n in fitting(request, is_language=True) if not named(n).whole)
+        raise ProblemError(
+            f"{name!r} needs a model that is held whole, and this one is streamed; these would do: {fit}."
+        )
     evaluator.candidate.use({})
     found = proxy.table(request, evaluator)
     if rows := _left_out(proxy, request):

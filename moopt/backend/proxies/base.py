@@ -51,6 +51,7 @@ class Proxy:
         language_only: Whether it needs a vocabulary.
         linears_only: Whether it knows nothing of embeddings and heads.
         in_loss: Whether a table is in the loss's own unit, nats per token for a language model.
+        whole: Whether it needs a model that is held whole.
     """
 
     name: str
@@ -61,3 +62,4 @@ class Proxy:
     language_only: bool = True
     linears_only: bool = True
     in_loss: bool = True
+    whole: bool = False

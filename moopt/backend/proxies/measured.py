@@ -85,4 +85,5 @@ HIGGS = Proxy(
     cost=lambda request: (1 + len(_linear(request))) * _measured_on(request).tokens,
     usual=512,
     language_only=False,
+    whole=True,
 )

@@ -72,4 +72,5 @@ HAWQ_V2 = Proxy(
     # forward 1, backward 2, and the backward pass through both of them 6
     cost=lambda request: 9 * min(request.tokens, DRAWS * AT_ONCE * SEQUENCE),
     usual=3072,
+    whole=True,
 )

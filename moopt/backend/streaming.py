@@ -1,0 +1,144 @@
+"""A model that is never held whole: its blocks come one at a time from memory-mapped safetensors, the rest is held."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from moopt.backend import models
+from moopt.backend.blocks import block_of, find_blocks
+from moopt.errors import BackendError, ModelNotFound
+
+MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+GPT_NEOX = {"embed_out": "lm_head"}
+"""What a family's files call modules that transformers calls otherwise."""
+
+
+class Shards(Mapping[str, Tensor]):
+    """The tensors of a model's safetensors files by name, each mapped from its file when it is asked for.
+
+    A mapping lasts as long as the tensor does: who lets go of it gives the memory back.
+
+    Args:
+        folder: With model.safetensors, or with shards and model.safetensors.index.json.
+
+    Raises:
+        ModelNotFound: there are no such files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "model.safetensors.index.json"
+        if index.exists():
+            self.files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        else:
+            self.files = [folder / "model.safetensors"]
+        if missing := [file for file in self.files if not file.exists()]:
+            raise ModelNotFound(
+                f"There is no {missing[0]}; a model is streamed from safetensors that lie in its folder."
+            )
+        self._places: dict[str, tuple[Path, str]] = {}
+        for file in self.files:
+            with safe_open(file, "pt") as opened:
+                self._places |= {_renamed(name): (file, name) for name in opened.keys()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        path, key = self._places[name]
+        with safe_open(path, "pt") as file:
+            tensor: Tensor = file.get_tensor(key)
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class Streamed:
+    """A causal language model whose blocks have no weights but while they run.
+
+    Args:
+        name: Of the model.
+        device: Where it runs.
+        dtype: What it computes in.
+
+    Attributes:
+        model: The transformers model; what is in none of its blocks has its weights.
+
+    Raises:
+        ModelNotFound: its files are no safetensors of a local folder.
+        BackendError: it is not one list of blocks, or its files name the parameters otherwise.
+    """
+
+    def __init__(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
+        self._shards, self._device, self._dtype = Shards(Path(models.location(name))), device, dtype
+        self.model = models.empty(json.loads(models.portable(models.load_config(name))), dtype)
+        self._prefix, blocks = find_blocks(self.model)
+        if not blocks:
+            raise BackendError(f"{name} is not one list of blocks, so it cannot be streamed; say stream=False.")
+        self._blocks: list[dict[str, nn.Parameter]] = [{} for _ in blocks]
+        for parameter, value in self.model.named_parameters():
+            if parameter not in self._shards:
+                raise BackendError(
+                    f"The files of {name} have no {parameter!r}: they are not the whole model, or name its parameters "
+                    "otherwise than transformers does, and cannot be streamed. Say stream=False."
+                )
+            stage = self.stage(parameter)
+            if stage is not None:
+                self._blocks[stage][parameter] = value
+            value.data = value.data.new_empty(0) if stage is not None else self.parameter(parameter)
+        self.model.to(device)
+        self._nothing = torch.empty(0, dtype=dtype, device=device)
+
+    def stage(self, name: str) -> int | None:
+        """The block of a module or parameter; None for what is always held."""
+        return block_of(self._prefix, name)
+
+    def stored(self, name: str) -> Tensor:
+        """A module's weight as it is stored, mapped."""
+        return self._shards[f"{name}.weight"]
+
+    def parameter(self, name: str) -> Tensor:
+        """A parameter as the original runs."""
+        return self._shards[name].to(device=self._device, dtype=self._dtype)
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """All parameters by name, as they are stored, each mapped when it is asked for."""
+        return self._shards
+
+    @property
+    def block_bytes(self) -> int:
+        """What the largest block takes in the compute type."""
+        sizes = [sum(self._shards[name].numel() for name in block) for block in self._blocks]
+        return max(sizes) * self._dtype.itemsize
+
+    @contextmanager
+    def filled(self, stage: int, without: Collection[str]) -> Iterator[None]:
+        """While open, a block has its weights.
+
+        Args:
+            stage: The block.
+            without: Parameters that are not needed.
+        """
+        block = self._blocks[stage]
+        try:
+            for name, parameter in block.items():
+                if name not in without:
+                    parameter.data = self.parameter(name)
+            yield
+        finally:
+            for parameter in block.values():
+                parameter.data = self._nothing
+
+
+def _renamed(name: str) -> str:
+    """A parameter's name in a file as the model has it."""
+    parts = name.split(".")
+    other = MIXTRAL if "block_sparse_moe" in parts else GPT_NEOX
+    return ".".join(other.get(part, part) for part in parts)

@@ -1,0 +1,143 @@
+"""A model that is streamed block by block: the same figures, with one block in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import moopt
+from moopt.backend.footprint import Footprint, chosen
+from moopt.backend.metrics import CallableMetric
+from moopt.errors import BackendError, ModelNotFound, ProblemError
+from moopt.problem import Fidelity
+from moopt_kernels import choose_layout
+from moopt_problems import BitAllocation
+from tests.backend.conftest import make_model
+
+SMALL: dict[str, Any] = {
+    "bits": (2, 4, 8), "group_size": 32, "text": "prose", "tokens": 1280, "context": 64, "held_out": 0,
+    "sensitivity_tokens": 256, "calibration_tokens": 512,
+}  # fmt: skip
+FIDELITY = Fidelity(1280, 0)
+"""More than is run at once, so that the text goes through a block in parts."""
+
+
+@pytest.fixture
+def sharded(byte_tokenizer: Any, tmp_path: Path) -> Path:
+    """A tiny model in several files of bfloat16."""
+    model = make_model("llama-tied").to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    byte_tokenizer.save_pretrained(tmp_path / "sharded")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    return tmp_path / "sharded"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Gives what follows a cache of its own."""
+    choose_layout("cpu")  # compiled kernels come from the usual cache
+    return lambda name: monkeypatch.setenv("MOOPT_CACHE", str(tmp_path / name))
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "gptq", "matgptq"])
+def test_a_streamed_candidate_measures_bit_for_bit_the_same(
+    sharded: Path, cache: Callable[[str], None], quantizer: str
+) -> None:
+    found = []
+    for stream in (False, True):
+        cache(f"cache-{stream}")
+        problem = BitAllocation(str(sharded), quantizer=quantizer, stream=stream, **SMALL)
+        config = problem.space.sample(np.random.default_rng(0))
+        found.append([problem.evaluate(c, FIDELITY) for c in (config, *problem.baselines().values(), config)])
+    whole, streamed = found
+    assert [e.samples for e in streamed] == [e.samples for e in whole]
+    assert [e.values for e in streamed] == [e.values for e in whole]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma", "phi", "opt", "gpt-neox", "granite"])
+def test_families_stream(save: Callable[[str], Path], family: str) -> None:
+    whole, streamed = (_uniform(save(family), stream) for stream in (False, True))
+    assert streamed == whole
+
+
+def _uniform(folder: Path, stream: bool) -> Any:
+    problem = BitAllocation(str(folder), stream=stream, **SMALL)
+    return problem.evaluate(problem.baselines()["uniform-4"], FIDELITY).samples
+
+
+def test_sensitivities_and_gradients_are_the_same(sharded: Path, cache: Callable[[str], None]) -> None:
+    tables, gradients = [], []
+    for stream in (False, True):
+        cache(f"cache-{stream}")
+        problem = BitAllocation(str(sharded), quantizer="gptq", stream=stream, **SMALL)
+        tables.append([problem.sensitivities(name, 256) for name in ("fisher", "output-error")])
+        gradients.append(problem.gradient(problem.baselines()["uniform-4"], Fidelity(256, 0)))
+    np.testing.assert_allclose(tables[1], tables[0], rtol=1e-5)
+    assert gradients[1][0]["kl"] == pytest.approx(gradients[0][0]["kl"], rel=1e-5)
+    np.testing.assert_allclose(gradients[1][1], gradients[0][1], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(gradients[1][2], gradients[0][2], rtol=1e-3, atol=1e-6)
+
+
+def test_blocks_have_no_weights_but_while_they_run(sharded: Path) -> None:
+    problem = BitAllocation(str(sharded), stream=True, **SMALL)
+    problem.setup(moopt.Resources())
+    assert problem._bench is not None
+    candidate = problem._bench.evaluator.candidate
+    blocks = candidate.model.model.layers
+    held: list[list[bool]] = []
+    for block in blocks:
+        block.register_forward_hook(lambda *_: held.append([any(p.numel() for p in b.parameters()) for b in blocks]))
+    problem.evaluate(problem.baselines()["uniform-4"], FIDELITY)
+    assert set(map(tuple, held)) == {(True, False), (False, True)}
+    assert not any(p.numel() for p in blocks.parameters())
+
+
+def test_a_streamed_candidate_is_saved_byte_for_byte_the_same(sharded: Path, tmp_path: Path) -> None:
+    files = []
+    for stream in (False, True):
+        problem = BitAllocation(str(sharded), stream=stream, **SMALL)
+        files.append(problem.save(problem.baselines()["uniform-4"], tmp_path / str(stream) / "model.safetensors"))
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_whoever_fits_is_held_whole_and_who_fits_neither_way_is_told() -> None:
+    gib = 2**30
+    assert not chosen("m", Footprint(4 * gib, 2 * gib), 5 * gib)
+    assert chosen("m", Footprint(4 * gib, 2 * gib), 3 * gib)
+    with pytest.raises(BackendError, match=r"about 4\.0 GiB, streamed 2\.0 GiB, and 1\.0 GiB are free"):
+        chosen("m", Footprint(4 * gib, 2 * gib), gib)
+    with pytest.raises(BackendError, match=r"cannot be streamed \(it is timed\)"):
+        chosen("m", Footprint(4 * gib, None), gib, "it is timed")
+
+
+def test_what_cannot_be_streamed_is_refused(sharded: Path, tmp_path: Path) -> None:
+    metric = CallableMetric("mine", lambda model: 0.0)
+    for wrong, why in (
+        ({"objectives": ("kl", "decode_ms")}, "decode_ms and prefill_ms are measured on a model that is held whole"),
+        ({"metrics": (metric,)}, "metrics of your own take a model that is held whole"),
+        ({"stream": "yes"}, "expected True, False or 'auto'"),
+    ):
+        with pytest.raises(ProblemError, match=why):
+            BitAllocation(str(sharded), **{"stream": True, **SMALL, **wrong})
+    with pytest.raises(ProblemError, match="only causal language models are streamed"):
+        BitAllocation("minilm-l6", stream=True)
+    problem = BitAllocation(str(sharded), stream=True, **SMALL)
+    with pytest.raises(ProblemError, match=r"'hawq-v2' needs a model that is held whole.*would do: .*fisher"):
+        problem.sensitivities("hawq-v2", 256)
+    other = shutil.copytree(sharded, tmp_path / "other")
+    next(other.glob("*.safetensors")).unlink()
+    with pytest.raises(ModelNotFound, match="a model is streamed from safetensors"):
+        BitAllocation(str(other), stream=True, **SMALL).setup(moopt.Resources())
+
+
+def test_a_plan_tells_both_modes(sharded: Path) -> None:
+    plan = BitAllocation(str(sharded), **SMALL).plan(trials=20)
+    assert plan.whole["memory_gib"] == plan.peak_memory_gib
+    assert set(plan.whole) == set(plan.streamed) == {"memory_gib", "disk_gib", "minutes"}
+    assert plan.streamed["disk_gib"] < plan.whole["disk_gib"]
