@@ -92,7 +92,7 @@ def _short(value: object) -> str:
 
 def _objective(objective: Any) -> dict[str, Any]:
     found = {k: getattr(objective, k) for k in ("name", "direction", "unit", "known", "reference")}
-    return found if objective.scale == "linear" else {**found, "scale": objective.scale}
+    return found if objective.scale == "linear" else {**found, "scale": objective.scale, "least": objective.least}
 
 
 def _source(problem: Problem) -> str:

@@ -21,7 +21,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 LEAST = 1e-12
-"""What a value on a logarithmic scale counts as at least."""
+"""What a value on a logarithmic scale counts as at least, where an objective says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Objective:
         reference: The worst value of interest, for the hypervolume; None infers it.
         scale: "log" where factors count and not differences, as of a positive loss that spans orders of magnitude:
             decides where on the front algorithms look for improvement, never which of two trials is better.
+        least: On a logarithmic scale, what values count as at least: below it, no improvement is looked for.
     """
 
     name: str
@@ -44,11 +45,14 @@ class Objective:
     known: bool = False
     reference: float | None = None
     scale: Literal["linear", "log"] = "linear"
+    least: float = LEAST
 
     def __post_init__(self) -> None:
         _named(self.name, "objective")
         if self.scale not in ("linear", "log"):
             raise ProblemError(f"Objective {self.name!r} has scale {self.scale!r}; expected 'linear' or 'log'.")
+        if not (is_finite(self.least) and self.least > 0):
+            raise ProblemError(f"Objective {self.name!r} has least={self.least!r}; expected a number above 0.")
         if self.direction not in ("min", "max"):
             raise ProblemError(f"Objective {self.name!r} has direction {self.direction!r}; expected 'min' or 'max'.")
         if self.reference is not None and not is_finite(self.reference):
@@ -266,14 +270,15 @@ def known_values(problem: Problem, config: Config) -> dict[str, float]:
 def counted(values: FloatArray, objectives: Sequence[Objective]) -> FloatArray:
     """Values [..., m], signs turned, on the scales of their objectives: logarithms where factors count.
 
-    For distances: it keeps the order, but what is at most `LEAST` on a logarithmic scale, 0 and below included, is as
-    if it were that, so that dominance is for the values themselves.
+    For distances: it keeps the order, but what is at most an objective's `least` on a logarithmic scale, 0 and below
+    included, is as if it were that, so that dominance is for the values themselves.
     """
     logs = np.array([objective.scale == "log" for objective in objectives])
     if not logs.any():
         return values
     signs = np.array([objective.sign for objective in objectives])
-    return np.where(logs, signs * np.log(np.maximum(signs * values, LEAST)), values)
+    least = np.array([objective.least for objective in objectives])
+    return np.where(logs, signs * np.log(np.maximum(signs * values, least)), values)
 
 
 def is_finite(value: object) -> bool:

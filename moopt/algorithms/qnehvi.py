@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt import pareto
-from moopt.acquisition import Beliefs, Improvement, Known, Proposals
+from moopt.acquisition import Beliefs, CurveImprovement, Improvement, Known, Matches, Proposals
 from moopt.algorithms.base import Algorithm, positive, switch
 from moopt.errors import SurrogateError
 from moopt.jobs import Job, Outcome
-from moopt.problem import Evaluation, HasRepair, Problem, counted
+from moopt.problem import Evaluation, HasCosts, HasRepair, Problem, counted
 from moopt.space import Config
 from moopt.surrogates import Data, Surrogate, features, fit, paired
 
@@ -33,6 +33,8 @@ ROUNDS_OF_STEPS, ROUNDS_OF_NUMBERS = 2, 5
 """How many rounds follow the first: in a discrete space, and where numbers have to settle."""
 REFIT = 1.1
 """Hyperparameters are fitted again when the data has grown by this factor."""
+MANY_DECISIONS = 64
+"""So many decisions have a candidate for nearly every cost."""
 NOISE = 0.02
 """The share of an objective's range from which the error of a measured value is taken into account."""
 LARGEST_FRONT = 64
@@ -70,6 +72,8 @@ class QNEHVI(Algorithm):
         steps = bool(space.discrete.all()) and not self.rounding
         self._rounds = ROUNDS_OF_STEPS if steps else ROUNDS_OF_NUMBERS
         self._known, self._proposals = Known(problem), Proposals(problem, relaxed=self.rounding)
+        self._cost = self._reachable_cost()
+        self._matches = None if self._cost is None else Matches(problem)
         self._features = features(problem)
         self._table: FloatArray | None = None
         self._reference: FloatArray | None = None
@@ -158,6 +162,14 @@ class QNEHVI(Algorithm):
                 self._beliefs = n, None
         return self._beliefs[1]
 
+    def _reachable_cost(self) -> int | None:
+        """Which objective is a known cost that nearly every amount of can be had; None if none is, or one of many."""
+        known = [j for j, objective in enumerate(self.problem.objectives) if objective.known]
+        other = [o for o in self.problem.objectives if not o.known]
+        tabled = self._known.tables is not None and isinstance(self.problem, HasCosts) and not self.rounding
+        tabled &= len(self.problem.space) >= MANY_DECISIONS
+        return known[0] if tabled and len(known) == len(other) == 1 and other[0].scale == "log" else None
+
     def _measured(self) -> list[str]:
         """The objectives and constraints that are not known."""
         problem = self.problem
@@ -217,6 +229,10 @@ class QNEHVI(Algorithm):
             if not best:
                 break
             pool = self._around(np.array([row for _, row in best]), 0.1 * 0.4**later, rng)
+        pool = self._matched(beliefs, [row for _, row in best], beside, rng)
+        if len(pool):
+            scores = self._scored(beliefs, front, fixed, pool, beside, rng)
+            best = _best([*zip(scores.tolist(), pool, strict=True)])
         taken = {row.tobytes() for row in beside}
         for _, row in best:
             found = self.problem.space.decode(row)
@@ -224,6 +240,17 @@ class QNEHVI(Algorithm):
                 return found
         left = self.unseen(self._scattered(rng), len(beside) + 1, rng)
         return next((c for c in left if self.problem.space.encode(c).tobytes() not in taken), None)
+
+    def _matched(
+        self, beliefs: Beliefs, best: list[FloatArray], beside: list[FloatArray], rng: np.random.Generator
+    ) -> FloatArray:
+        """For every second candidate, what is best at the costs of the opening's trials; none where costs are few."""
+        opening = [place for place, job in enumerate(self.archive.jobs) if job.label is not None]
+        if self._matches is None or not best or not opening or (self.next_trial + len(beside)) % 2:
+            return np.empty((0, len(self.problem.space)))
+        tables = beliefs.tables(1, rng)
+        assert tables is not None
+        return self._fresh(self._matches.of(tables[0], np.array(best), self._rows(np.array(opening))), beside)
 
     def _first_pool(self, beliefs: Beliefs, parents: FloatArray, rng: np.random.Generator) -> FloatArray:
         proposals = self._proposals
@@ -301,9 +328,15 @@ class QNEHVI(Algorithm):
             values = np.vstack([values, beliefs.expected(np.array(rows))])
         return Improvement(self._counted(values[None]), self._counted(front.reference))
 
+    def _improvement(self, fronts: FloatArray, reference: FloatArray) -> Improvement | CurveImprovement:
+        """Over the points of fronts [s, n, m], or over the line through them where all between them is reachable."""
+        if self._cost is None:
+            return Improvement(fronts, reference)
+        return CurveImprovement(fronts, reference, self._cost)
+
     def _scored(
-        self, beliefs: Beliefs, front: _Front, fixed: Improvement | None, pool: FloatArray, beside: list[FloatArray],
-        rng: np.random.Generator,
+        self, beliefs: Beliefs, front: _Front, fixed: Improvement | CurveImprovement | None, pool: FloatArray,
+        beside: list[FloatArray], rng: np.random.Generator,
     ) -> FloatArray:  # fmt: skip
         """What each candidate of a pool [n, d] is expected to add, [n]."""
         others = [] if fixed else [*beside, *self._rows(front.again)]
@@ -320,7 +353,7 @@ class QNEHVI(Algorithm):
             sure = front.values[:0] if len(front.again) else front.values
             shared = drawn if split else drawn[:1]
             fronts = np.hstack([np.repeat(sure[None], len(shared), axis=0), shared])
-            fixed = Improvement(self._counted(fronts), self._counted(front.reference))
+            fixed = self._improvement(self._counted(fronts), self._counted(front.reference))
         gains: FloatArray = fixed.of(self._counted(values[:, split:])) * feasible[:, split:]
         found: FloatArray = gains.mean(axis=0)
         return found

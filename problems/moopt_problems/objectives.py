@@ -11,7 +11,7 @@ from moopt.errors import ProblemError
 from moopt.problem import Objective
 
 MEASURED = {
-    "kl": Objective("kl", unit="nats/token"),
+    "kl": Objective("kl", unit="nats/token", scale="log", least=0.01),
     "perplexity": Objective("perplexity"),
     "top1_agreement": Objective("top1_agreement", "max"),
     "cosine_distance": Objective("cosine_distance"),
