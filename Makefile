@@ -29,7 +29,7 @@ demo: .venv/.run ## the Pareto front of a real language model, about ten minutes
 	@$(BIN)/python studies/quickstart.py
 
 test: .venv/.dev ## the whole test suite
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: .venv/.dev ## format, lint, types and the layers: what CI checks
 	@$(BIN)/ruff format --check --quiet . || { echo "Formatting differs: run $(BIN)/ruff format ."; exit 1; }
