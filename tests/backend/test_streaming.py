@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from moopt_problems import BitAllocation
 from tests.backend.conftest import make_model
 
 SMALL: dict[str, Any] = {
-    "bits": (2, 4, 8), "group_size": 32, "text": "prose", "tokens": 1280, "context": 64, "held_out": 0,
+    "bits": (2, 4), "group_size": 32, "text": textwrap.__file__, "tokens": 1280, "context": 64, "held_out": 0,
     "sensitivity_tokens": 256, "calibration_tokens": 512,
 }  # fmt: skip
 FIDELITY = Fidelity(1280, 0)
