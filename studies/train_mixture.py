@@ -3,8 +3,8 @@
     python studies/train_mixture.py runs/mixture          about 3 minutes on one core
 
 The folder is one that `BitAllocation` takes: an OLMoE of 3 blocks with 8 experts each, of which a token goes to 2, and
-a tokenizer of 1,024 byte pairs. The loss includes the router's load balancing. It learns from the search split alone,
-so that validation and held-out text are new to it.
+a tokenizer of 1,024 byte pairs. The loss includes transformers' load balancing, over all blocks together. The
+model learns from the search split alone, so that validation and held-out text are new to it; the tokenizer saw all.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main():
     tokens = text.tokenized(tokenizer)
     torch.manual_seed(0)
     model = OlmoeForCausalLM(OlmoeConfig(**SHAPE))
-    print(f"{model.num_parameters():,} weights\n  step  loss   balance (2 is even)")
+    print(f"{model.num_parameters():,} weights\n  step  loss   balance (2 is even over all blocks)")
     train(model, tokens, asked.steps)
     model.config.output_router_logits = False
     with torch.inference_mode():
