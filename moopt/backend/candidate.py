@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from moopt.backend import memory
 from moopt.backend.calibration import Calibration
+from moopt.backend.inputs import Inputs
+from moopt.backend.options import Option, Options, bits_of, named, rank_of
 from moopt.backend.quantized_linear import QuantizedLinear
-from moopt.backend.quantizers import Quantized, Quantizer
-from moopt.backend.simulated import Option, Options, Simulated
+from moopt.backend.quantizers import Quantized, Quantizer, Repair
+from moopt.backend.simulated import Simulated
 from moopt.backend.steps import steps
 from moopt.backend.streaming import Streamed
 from moopt.backend.variants import VariantStore
@@ -26,8 +28,8 @@ from moopt_kernels import Prepacked, choose_layout, dequantize, layout_name, pre
 FRACTION_OF_MEMORY = 0.35
 """The share of free memory that variants may keep; the rest is quantized again when needed."""
 
-Widths = Mapping[str, int]
-"""The width of each weight by name; a weight that is missing keeps its original."""
+Place = tuple[str, str]
+"""Where the store has something of a matrix: kind and width."""
 
 
 class Candidate:
@@ -46,7 +48,7 @@ class Candidate:
         dtype: What it computes in.
         reload: Loads the original again, so that its weights need not be held once all variants are made.
         store: Where variants are kept for other processes and the next time; on a CPU they run from there.
-        simulated: Options besides widths, by name.
+        simulated: Options besides widths and repairs, by name.
         stream: The model, if it is not held whole: its blocks have weights only while they are `resident`.
     """
 
@@ -76,11 +78,12 @@ class Candidate:
         self._originals: dict[str, Tensor] = {w.name: self._modules[w.name].weight.data for w in held}
         self.layout = choose_layout(device)
         linears = [w.name for w in weights if w.kind == "linear" and type(self._modules[w.name]) is nn.Linear]
-        self._on_kernels = frozenset(linears if self.layout != "plain" else ())
+        runs = self.layout != "plain" and not quantizer.simulated
+        self._on_kernels = frozenset(linears if runs else ())
         self._layers: dict[str, QuantizedLinear] = {}
         self._dense_now: dict[str, Tensor] = {}
-        self._variants: OrderedDict[tuple[str, Option], Tensor | Prepacked] = OrderedDict()
-        self._sizes: dict[tuple[str, Option], int] = {}
+        self._held: OrderedDict[tuple[str, Place], Tensor | Prepacked | Repair] = OrderedDict()
+        self._sizes: dict[tuple[str, Place], int] = {}
         self._room = room_for_variants(device) if stream is None or device.type == "cuda" else stream.block_bytes
         self._differentiated = False
         self.current: dict[str, Option] = {}
@@ -125,16 +128,16 @@ class Candidate:
         if self._stream is None:
             yield
             return
-        widths = {n: bits for n, bits in self.current.items() if self._stream.stage(n) == stage}
-        for name, bits in widths.items():
-            self._variant(name, bits)  # may have to run the original's block, so before it is another's
-        with self._stream.filled(stage, [f"{name}.weight" for name in widths]):
+        options = {n: option for n, option in self.current.items() if self._stream.stage(n) == stage}
+        for name, option in options.items():
+            self._parts(name, option)  # may have to run the original's block, so before it is another's
+        with self._stream.filled(stage, [f"{name}.weight" for name in options]):
             try:
-                for name, bits in widths.items():
-                    self._set(name, bits)
+                for name, option in options.items():
+                    self._set(name, option)
                 yield
             finally:
-                for name in widths:
+                for name in options:
                     self._put(name, self._modules[name])
                     self._layers.pop(name, None)
 
@@ -152,33 +155,46 @@ class Candidate:
     def prepare(self, widths: Mapping[str, tuple[Option, ...]]) -> None:
         """Quantize every matrix to the options it may have, as far as there is room; let go of the stored weights."""
         for name in steps(list(widths), "Quantizing"):
-            for bits in widths[name]:
-                if self._room > 0 and not (self.streams and self._is_stored(name, bits)):
-                    self._variant(name, bits)
+            for option in widths[name]:
+                if (not self._is_stored(name, option)) if self.streams else (self._room > 0):
+                    self._parts(name, option)
         wider = any(weight.dtype != self.dtype for weight in self._stored.values())
         if self._reload is not None and wider:
             self._stored = {}
 
-    def weight(self, name: str, bits: Option | None) -> Tensor:
+    def weight(self, name: str, option: Option | None) -> Tensor:
         """The values of a matrix as it runs at an option (None: the original), n x k, on the device, compute type."""
-        if bits is None:
+        if option is None:
             if self._stream is not None and name not in self._originals:
                 return self._stream.parameter(f"{name}.weight")
             return self._originals[name]
-        if name in self._dense_now and self.current[name] == bits:
+        if name in self._dense_now and self.current[name] == option:
             return self._dense_now[name]
-        variant = self._variant(name, bits)
-        return variant if isinstance(variant, Tensor) else dequantize(_sliced(variant, cast(int, bits)), self.dtype)
+        variant, repair = self._parts(name, option)
+        if isinstance(variant, Tensor):
+            return variant
+        values = dequantize(_sliced(variant, bits_of(option)), self.dtype)
+        return values if repair is None else repair.added(values)
 
-    def widened(self, name: str, bits: Option | None) -> Tensor:
+    def widened(self, name: str, option: Option | None) -> Tensor:
         """A matrix as it runs at an option, in float32, for products that are not to be rounded."""
-        kind, width = ("original", "float32") if bits is None else self._place(bits, f"{self._type}-float32")
-        return self._shared(kind, name, width, lambda: self.weight(name, bits).float()).to(self.device)
+        kind, width = ("original", "float32") if option is None else self._place(option, f"{self._type}-float32")
+        return self._shared(kind, name, width, lambda: self.weight(name, option).float()).to(self.device)
 
-    def quantized(self, name: str, bits: int) -> Quantized:
-        """The codes, scales and zero points of a matrix at a width."""
-        packed = _sliced(self._packed(name, self._stored_width(bits)), bits)
-        return Quantized(*unprepack(packed), bits, packed.shift)
+    def quantized(self, name: str, option: Option) -> Quantized:
+        """The codes, scales and zero points of a matrix at a width, with its repair.
+
+        Raises:
+            QuantizationError: no kernel runs the quantizer's codes.
+        """
+        if self._quantizer.simulated:
+            raise QuantizationError(
+                f"No kernel runs the codes of {self._quantizer.name!r}: its candidates are measured from their values, "
+                "but not saved or timed. Take gptq at the same size for that."
+            )
+        packed = _sliced(self._packed(name, self._stored_width(option)), bits_of(option))
+        repair = self._repair(name, option) if rank_of(option) else None
+        return Quantized(*unprepack(packed), bits_of(option), packed.shift, repair)
 
     def stored(self, name: str) -> Tensor:
         """The original matrix in the type it is stored in."""
@@ -193,71 +209,105 @@ class Candidate:
         """The original's parameters by name."""
         return dict(self.model.named_parameters()) if self._stream is None else self._stream.parameters()
 
+    def bits(self, weight: Weight, option: Option) -> int:
+        """The bits of a code at an option."""
+        return self._simulated[option].bits(weight) if option in self._simulated else bits_of(option)
+
     def variant_bytes(self, weight: Weight, options: tuple[Option, ...]) -> int:
         """What a matrix takes in memory or in the store at some options."""
-        packed = [cast(int, option) for option in options if self._packs(weight.name, option)]
+        packed = [option for option in options if self._packs(weight.name, option)]
         dense = weight.count * self.dtype.itemsize * (len(options) - len(packed))
-        stored = {self._stored_width(bits) for bits in packed}
-        return dense + sum(weight.count * bits // 8 + 3 * weight.count // self._group_size for bits in stored)
+        codes = sum(
+            weight.count * bits // 8 + 3 * weight.count // self._group_size
+            for bits in {self._stored_width(option) for option in packed}
+        )
+        repaired = {bits_of(o) for o in options if o not in self._simulated and rank_of(o)}
+        return dense + codes + 2 * max(self._quantizer.ranks) * sum(weight.shape) * len(repaired)
 
     def _packs(self, name: str, option: Option) -> bool:
         """Whether a matrix runs from packed codes at an option."""
         return name in self._on_kernels and option not in self._simulated
 
-    def _set(self, name: str, bits: Option | None) -> None:
-        if bits is None or self._differentiated or not self._packs(name, bits):
-            self._modules[name].weight.data = self.weight(name, bits)
+    def _set(self, name: str, option: Option | None) -> None:
+        if option is None or self._differentiated or not self._packs(name, option):
+            self._modules[name].weight.data = self.weight(name, option)
             self._put(name, self._modules[name])
+            return
+        variant, repair = self._parts(name, option)
+        assert isinstance(variant, Prepacked)
+        if name in self._layers:
+            self._layers[name].switch(variant)
         else:
-            variant = cast(Prepacked, self._variant(name, bits))
-            if name in self._layers:
-                self._layers[name].switch(variant)
-            else:
-                self._layers[name] = QuantizedLinear(variant, self._modules[name].bias, self.dtype).eval()
-            self._layers[name].switch(cast(int, bits))
-            self._put(name, self._layers[name])
+            self._layers[name] = QuantizedLinear(variant, self._modules[name].bias, self.dtype).eval()
+        self._layers[name].switch(bits_of(option))
+        self._layers[name].mend(repair)
+        self._put(name, self._layers[name])
 
     def _put(self, name: str, module: nn.Module) -> None:
         parent, _, leaf = name.rpartition(".")
         setattr(self.model.get_submodule(parent), leaf, module)
 
-    def _variant(self, name: str, bits: Option) -> Tensor | Prepacked:
-        """A matrix as it is held at an option: packed where kernels read it, else its values."""
-        packed = self._packs(name, bits)
-        key = (name, self._stored_width(cast(int, bits)) if packed else bits)
-        if key in self._variants:
-            self._variants.move_to_end(key)
-            return self._variants[key]
-        found = self._packed(name, cast(int, key[1])) if packed else self._dense(*key)
-        mapped = self.device.type == "cpu" and not self.streams and self._is_stored(name, bits)
-        self._keep(key, found, 0 if mapped else found.nbytes)
-        return found
+    def _parts(self, name: str, option: Option) -> tuple[Tensor | Prepacked, Repair | None]:
+        """A matrix as it is held at an option: its values, or its codes where kernels read them, and their repair."""
+        place, *repaired = self._places(name, option)
+        if not self._packs(name, option):
+            return cast(Tensor, self._keep(name, place, lambda: self._dense(name, option))), None
+        codes = cast(Prepacked, self._keep(name, place, lambda: self._packed(name, self._stored_width(option))))
+        return codes, self._repair(name, option) if repaired else None
+
+    def _places(self, name: str, option: Option) -> list[Place]:
+        """Where the store has the parts of a matrix at an option."""
+        if not self._packs(name, option):
+            return [self._place(option, self._type)]
+        codes = self._place(self._stored_width(option), layout_name(self.layout))
+        return [codes, self._repair_place(option)] if rank_of(option) else [codes]
+
+    def _place(self, option: Option, form: str) -> Place:
+        """Where the store has an option in a type or layout."""
+        if option in self._simulated:
+            return self._simulated[option].key, form
+        made = f"{option}-{self._quantizer.name}-{self._quantizer.version}" if rank_of(option) else option
+        return self._kind, f"{made}-{form}"
+
+    def _repair_place(self, option: Option) -> Place:
+        return self._place(named(bits_of(option), max(self._quantizer.ranks)), "repair")
+
+    def _has(self, name: str, place: Place) -> bool:
+        return self._store is not None and self._store.has(place[0], name, place[1])
 
     def _is_stored(self, name: str, option: Option) -> bool:
-        packed = self._packs(name, option)
-        held = self._stored_width(cast(int, option)) if packed else option
-        kind, width = self._place(held, layout_name(self.layout) if packed else self._type)
-        return self._store is not None and self._store.has(kind, name, width)
+        return all(self._has(name, place) for place in self._places(name, option))
 
-    def _stored_width(self, bits: int) -> int:
+    def _stored_width(self, option: Option) -> int:
         """The width of the codes that a width is read from."""
-        return 8 if self._quantizer.sliced else bits
+        return 8 if self._quantizer.sliced else bits_of(option)
 
-    def _place(self, option: Option, form: str) -> tuple[str, str]:
-        """Where the store has an option in a type or layout: kind and width."""
-        return (self._simulated[option].key, form) if option in self._simulated else (self._kind, f"{option}-{form}")
-
-    def _dense(self, name: str, bits: Option) -> Tensor:
+    def _dense(self, name: str, option: Option) -> Tensor:
         """The values at an option."""
 
         def make() -> Tensor:
-            if bits not in self._simulated:
-                return self.quantized(name, cast(int, bits)).dequantize(self.dtype)
-            weight = next(w for w in self.weights if w.name == name)
-            return self._simulated[bits].values(weight, self._finite(name)).to(self.dtype)
+            if option in self._simulated:
+                weight = next(w for w in self.weights if w.name == name)
+                return self._simulated[option].values(weight, self._finite(name)).to(self.dtype)
+            exact = self._made(name, bits_of(option)) if self._quantizer.simulated else self.quantized(name, option)
+            return exact.dequantize(self.dtype)
 
-        kind, width = self._place(bits, self._type)
+        kind, width = self._place(option, self._type)
         return self._shared(kind, name, width, make).to(self.device)
+
+    def _repair(self, name: str, option: Option) -> Repair:
+        """The low-rank repair of a matrix at a width and a rank, bfloat16; made once for all ranks."""
+        kind, width = place = self._repair_place(option)
+
+        def make() -> dict[str, Tensor]:
+            residual = self._finite(name).float() - self.quantized(name, bits_of(option)).dequantize()
+            return self._quantizer.repair(residual, max(self._quantizer.ranks), self._inputs(name))._asdict()
+
+        def found() -> Repair:
+            parts = make() if self._store is None else self._store.fetch_parts(kind, name, width, make)
+            return Repair(parts["up"].to(self.device), parts["down"].to(self.device))
+
+        return cast(Repair, self._keep(name, place, found)).of_rank(rank_of(option))
 
     def _packed(self, name: str, bits: int) -> Prepacked:
         """The codes at a width in the order of the kernels."""
@@ -275,12 +325,14 @@ class Candidate:
 
     def _made(self, name: str, bits: int) -> Quantized:
         """Codes from the weights as they are stored, and from what the original reads."""
-        weight = self._finite(name)
-        inputs = None
-        if self.calibration is not None:
-            with self._as_original():
-                inputs = self.calibration.inputs(name)
-        return self._quantizer.quantize(weight, bits, self._group_size, inputs)
+        return self._quantizer.quantize(self._finite(name), bits, self._group_size, self._inputs(name))
+
+    def _inputs(self, name: str) -> Inputs | None:
+        """What the original's layer reads, where that is known."""
+        if self.calibration is None:
+            return None
+        with self._as_original():
+            return self.calibration.inputs(name)
 
     def _finite(self, name: str) -> Tensor:
         """The original as it is stored, on the device, if it can be quantized."""
@@ -310,13 +362,21 @@ class Candidate:
         """What the store has, or what is made where there is no store."""
         return make() if self._store is None else self._store.fetch(kind, name, width, lambda: make().cpu())
 
-    def _keep(self, key: tuple[str, Option], variant: Tensor | Prepacked, size: int) -> None:
-        """Hold a variant that takes `size` bytes of this process's memory, in place of others if there is no room."""
-        self._variants[key] = variant
-        self._sizes[key] = size
-        self._room -= size
-        while self._room < 0 and len(self._variants) > 1:
-            self._room += self._sizes.pop(self._variants.popitem(last=False)[0])
+    def _keep(
+        self, name: str, place: Place, make: Callable[[], Tensor | Prepacked | Repair]
+    ) -> Tensor | Prepacked | Repair:
+        """What is held of a matrix, or is made now and held, in place of what was not asked for longest."""
+        key = (name, place)
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        found = make()
+        mapped = self.device.type == "cpu" and not self.streams and self._has(name, place)
+        self._held[key], self._sizes[key] = found, 0 if mapped else found.nbytes
+        self._room -= self._sizes[key]
+        while self._room < 0 and len(self._held) > 1:
+            self._room += self._sizes.pop(self._held.popitem(last=False)[0])
+        return found
 
 
 def _sliced(variant: Prepacked, bits: int) -> Prepacked:

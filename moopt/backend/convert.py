@@ -11,7 +11,7 @@ from torch import nn
 
 from moopt.backend import weights
 from moopt.backend.quantized_linear import Fused, QuantizedEmbedding, QuantizedLinear
-from moopt.backend.quantizers import Quantized
+from moopt.backend.quantizers import Quantized, Repair
 from moopt.backend.weights import FUSED
 from moopt.errors import BackendError
 from moopt_kernels import Prepacked, dequantize, prepack, quantize_weight, rearrange, slice_repack
@@ -24,8 +24,9 @@ def plain(matrix: Quantized) -> Prepacked:
 
 
 def convert(
-    model: Any, matrices: Mapping[str, Prepacked], device: torch.device, slices: Mapping[str, int] | None = None
-) -> None:
+    model: Any, matrices: Mapping[str, Prepacked], device: torch.device, slices: Mapping[str, int] | None = None,
+    repairs: Mapping[str, Repair] | None = None,
+) -> None:  # fmt: skip
     """Let a model run from packed codes, in place. What is not named stays as it is.
 
     Linears that read the same input and have the same width become one kernel call; an output head that is tied to the
@@ -37,12 +38,13 @@ def convert(
         matrices: By the module's name.
         device: Where it is to run.
         slices: Widths of slices, by name, where the matrices are 8-bit parents.
+        repairs: What runs beside linear layers, by name.
 
     Raises:
         BackendError: the model has no such module, runs it from codes already, or a matrix has not its shape.
         QuantizationError: a width is no slice's. The model is as it was, after either.
     """
-    widths = slices or {}
+    widths, repairs = slices or {}, repairs or {}
     if unknown := [name for name in widths if name not in matrices]:
         raise BackendError(f"Got a slice of {unknown[0]!r}, of which there is no matrix.")
     embedding, head = _tables(model)
@@ -52,7 +54,8 @@ def convert(
     layers = {name: _layer(modules[name], m, widths.get(name), model.dtype) for name, m in matrices.items()}
     for name, layer in layers.items():
         if layer is None:
-            modules[name].weight.data = _dense(matrices[name], widths.get(name), model.dtype).to(device)
+            values = _dense(matrices[name], widths.get(name), model.dtype).to(device)
+            modules[name].weight.data = values if name not in repairs else repairs[name].added(values)
         else:
             _put(model, name, layer)
     for members in fusible({name: layer for name, layer in layers.items() if isinstance(layer, QuantizedLinear)}):
@@ -60,6 +63,9 @@ def convert(
     for module in model.modules():
         if isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
             module.move(device)
+    for name, layer in layers.items():
+        if name in repairs and isinstance(layer, QuantizedLinear):
+            layer.mend(repairs[name])
     table = _tables(model)[0]
     if tied and isinstance(table, QuantizedEmbedding):
         model.set_output_embeddings(QuantizedLinear(table.matrix, head.bias, model.dtype, table.slice_bits))

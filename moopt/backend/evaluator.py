@@ -15,8 +15,9 @@ from moopt.backend import blocks, language, memory, models, weights
 from moopt.backend.calibration import Calibration
 from moopt.backend.candidate import Candidate, choose_device
 from moopt.backend.language import Head
+from moopt.backend.options import Option, Options
 from moopt.backend.quantizers import Quantizer
-from moopt.backend.simulated import Option, Options, Simulated
+from moopt.backend.simulated import Simulated
 from moopt.backend.streaming import Streamed
 from moopt.backend.text import Text, Tokens
 from moopt.backend.variants import VariantStore
@@ -124,10 +125,10 @@ class LanguageEvaluator(Evaluator):
     def head(self) -> Head:
         """The head of the candidate as it is set now."""
         assert self._head_name is not None
-        bits, original = self.candidate.current.get(self._head_name), self._original
-        if bits not in self._heads:
-            self._heads = {bits: self._head(self._head_name, bits, original)}
-        return self._heads[bits]
+        width, original = self.candidate.current.get(self._head_name), self._original
+        if width not in self._heads:
+            self._heads = {width: self._head(self._head_name, width, original)}
+        return self._heads[width]
 
     def _head(self, name: str, bits: Option | None, like: Head) -> Head:
         widened = self.candidate.widened(name, bits) if self.candidate.device.type == "cpu" else None

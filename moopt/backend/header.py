@@ -59,6 +59,7 @@ class Header:
         symmetric: Whether there are no zero points.
         sliced: Whether matrices of fewer than 8 bits are slices of 8-bit parents, whose scales and zeros they have.
         slices: Slice maps by name.
+        ranks: Of the repairs beside matrices, where there are any.
         config: The model's configuration; empty if it was not stored.
         generation: How the model generates; empty if it was not stored.
     """
@@ -70,6 +71,7 @@ class Header:
     symmetric: bool
     sliced: bool
     slices: dict[str, dict[str, int]]
+    ranks: dict[str, int]
     config: dict[str, Any]
     generation: dict[str, Any]
 
@@ -101,10 +103,11 @@ def parse(text: str, room: int) -> Header:
     given = _widths(_object(metadata["inputs"], "inputs"), "inputs", range(1, 1 << 48))
     _expect({*given} <= {*widths}, "inputs names what is no quantized matrix")
     inputs = {name: _inputs(tensors, name, bits, int(size), symmetric, given) for name, bits in widths.items()}
+    ranks = {name: rank for name in widths if (rank := _rank(tensors, name, inputs[name]))}
     slices = {name: _slice_map(name, s, widths) for name, s in _object(metadata["slices"], "slices").items()}
     config = _object(metadata["config"] or "{}", "config")
     generation = _object(metadata["generation_config"] or "{}", "generation_config")
-    return Header(tensors, widths, inputs, int(size), symmetric, sliced, slices, config, generation)
+    return Header(tensors, widths, inputs, int(size), symmetric, sliced, slices, ranks, config, generation)
 
 
 def checksum(text: str) -> str:
@@ -158,6 +161,20 @@ def _inputs(
                 f"{name}.{part} is {place.dtype} {list(place.shape)}, expected {dtype} {list(shape)} at {bits} bits",
             )
     return k
+
+
+def _rank(tensors: Mapping[str, Place], name: str, k: int) -> int:
+    """The rank of the repair beside a matrix, both parts of which are there and fit; 0 for none."""
+    up, down = tensors.get(f"{name}.up"), tensors.get(f"{name}.down")
+    if up is None and down is None:
+        return 0
+    _expect(up is not None and down is not None, f"{name} has half a repair")
+    assert up is not None
+    assert down is not None
+    n, rank = tensors[f"{name}.scales"].shape[0], down.shape[0] if down.shape else 0
+    fits = (up.dtype, up.shape, down.dtype, down.shape) == ("BF16", (n, rank), "BF16", (rank, k))
+    _expect(fits and rank > 0, f"{name} has a repair of {list(up.shape)} by {list(down.shape)}, expected {n} by {k}")
+    return rank
 
 
 def _slice_map(name: str, found: Any, widths: Mapping[str, int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 import moopt_kernels
 from moopt.backend.cache import whole_file
+from moopt.backend.options import Options, bits_of, rank_of
 from moopt.backend.quiet import alone, cache_bytes, folder, pinned
 from moopt.backend.weights import FUSED, Inventory, Weight
 from moopt.errors import BackendError
@@ -52,14 +53,17 @@ def where(device: torch.device, context: int) -> str:
     return f"moopt runtime, {unit}, batch 1, context {context}"
 
 
-def kernel_calls(inventory: Inventory, widths: Mapping[str, int]) -> list[Call]:
+def kernel_calls(inventory: Inventory, widths: Options) -> list[Call]:
     """The kernel calls of a token by their shapes: linears that read one input at one width are one call.
+
+    A repair is two more.
 
     Args:
         inventory: The model's matrices.
         widths: By name; what is missing runs at 16 bits.
     """
-    found, taken = [], set()
+    found: list[Call] = []
+    taken: set[str] = set()
     linears = {w.name: w for w in inventory.linears()}
     for name, weight in linears.items():
         if name in taken:
@@ -67,18 +71,21 @@ def kernel_calls(inventory: Inventory, widths: Mapping[str, int]) -> list[Call]:
         parent, _, leaf = name.rpartition(".")
         leaves = next((f for f in FUSED if leaf in f), (leaf,))
         mates: list[Weight] = [linears[m] for m in (f"{parent}.{other}" for other in leaves) if m in linears]
-        bits = widths.get(name, 16)
-        if bits == 16 or {widths.get(m.name, 16) for m in mates} != {bits}:
+        bits = bits_of(widths.get(name, 16))
+        if bits == 16 or {bits_of(widths.get(m.name, 16)) for m in mates} != {bits}:
             mates = [weight]
         taken |= {m.name for m in mates}
+        for mate in mates:
+            if rank := rank_of(widths.get(mate.name, 16)):
+                found += [(rank, mate.shape[1], 16), (mate.shape[0], rank, 16)]
         found.append((sum(m.shape[0] for m in mates), weight.shape[1], bits))
     return found
 
 
-def head_call(inventory: Inventory, widths: Mapping[str, int]) -> Call | None:
+def head_call(inventory: Inventory, widths: Options) -> Call | None:
     """The output head's kernel call, where the model has one."""
     table = inventory.table("head") or inventory.table("embedding")
-    return None if table is None else (*table.shape, widths.get(table.name, 16))
+    return None if table is None else (*table.shape, bits_of(widths.get(table.name, 16)))
 
 
 class Table:

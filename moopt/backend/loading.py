@@ -15,6 +15,7 @@ from moopt.backend import packed
 from moopt.backend.candidate import choose_device
 from moopt.backend.convert import convert
 from moopt.backend.models import empty
+from moopt.backend.quantizers import Repair
 from moopt.errors import BackendError
 from moopt_kernels import Prepacked, choose_layout
 
@@ -58,7 +59,8 @@ def load(
     _complete(model, file, Path(path))
     fill(model, file.rest)
     matrices = {name: _in_memory(matrix, choose_layout(place)) for name, matrix in file.matrices.items()}
-    convert(model, matrices, place, None if slices is None else file.slices[slices])
+    repairs = {name: Repair(*(part.clone() for part in repair)) for name, repair in file.repairs.items()}
+    convert(model, matrices, place, None if slices is None else file.slices[slices], repairs)
     return model.to(place)
 
 

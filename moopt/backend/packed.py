@@ -1,11 +1,12 @@
 """moopt's packed file: one safetensors file, and exactly how many bytes it takes before it is written.
 
 Every quantized matrix is three tensors, `<name>.scales` (bfloat16), `<name>.codes` (packed bytes) and, if asymmetric,
-`<name>.zeros` (uint8); everything else stays as it is named, in bfloat16. The header (`moopt.backend.header`) carries
-the model's configuration and how it generates, the widths, whether they are slices of 8-bit parents, the inputs of
-matrices that the group size does not divide, a checksum of every tensor and one of itself, and, where the matrices are
-8-bit Matryoshka parents, any number of named slice maps: the width at which each matrix is to be read. It is padded to
-the length it has at 8 bits everywhere, so that the size of a file is a sum over its matrices.
+`<name>.zeros` (uint8), and if it has a low-rank repair two more, `<name>.up` and `<name>.down` (bfloat16); all the rest
+stays as it is named, in bfloat16. The header (`moopt.backend.header`) carries the model's configuration and how it
+generates, the widths, whether they are slices of 8-bit parents, the inputs of matrices that the group size does not
+divide, a checksum of every tensor and one of itself, and, where the matrices are 8-bit Matryoshka parents, any number
+of named slice maps: the width at which each matrix is to be read. It is padded to the length it has with the widest
+codes and the highest rank everywhere, so that the size of a file is a sum over its matrices.
 
 The tokenizer is not in the file: transformers' own files stand beside it.
 """
@@ -27,14 +28,14 @@ import torch
 from torch import Tensor
 
 from moopt.backend import cache
-from moopt.backend.candidate import Widths
 from moopt.backend.header import BLANK, FORMAT, TYPES, Header, Place, checksum, parse
-from moopt.backend.quantizers import Quantized
+from moopt.backend.options import Option, Options, bits_of, named, rank_of
+from moopt.backend.quantizers import Quantized, Repair
 from moopt.backend.weights import Inventory, Weight
 from moopt.errors import BackendError
 from moopt_kernels import Prepacked, pack, packed_columns
 
-Slices = Mapping[str, Widths]
+Slices = Mapping[str, Options]
 """Slice maps by name."""
 
 
@@ -50,6 +51,8 @@ class Layout:
         config: The model's configuration as JSON, for `moopt.load`.
         generation: How it generates, as JSON: when it stops, and the like.
         sliced: Whether matrices of fewer than 8 bits are slices of 8-bit parents, whose scales and zeros they have.
+        binary: Matrices of at most so many bits have a scale for each bit, and no zero points; 0 for none.
+        rank: The highest rank of a repair beside a linear layer.
     """
 
     inventory: Inventory
@@ -59,21 +62,22 @@ class Layout:
     config: str = ""
     generation: str = ""
     sliced: bool = False
+    binary: int = 0
+    rank: int = 0
 
-    def matrix_bytes(self, weight: Weight, bits: int) -> int:
-        """What one matrix takes at a width."""
-        return sum(size for _, _, size in self._parts(weight, bits).values())
+    def matrix_bytes(self, weight: Weight, option: Option) -> int:
+        """What one matrix takes at a width, its repair included."""
+        return sum(size for _, _, size in self._parts(weight, option).values())
 
     def fixed_bytes(self, slices: Slices | None = None) -> int:
         """What every file of the model takes: the header and all that stays at 16 bits."""
-        widest = {w.name: 8 for w in self._quantized()}
-        return len(self.header(widest, slices)) + sum(s for _, _, s in self._plain_parts().values())
+        return len(self.header(self._widest(), slices)) + sum(s for _, _, s in self._plain_parts().values())
 
-    def total_bytes(self, widths: Widths, slices: Slices | None = None) -> int:
+    def total_bytes(self, widths: Options, slices: Slices | None = None) -> int:
         """What the file takes."""
         return self.fixed_bytes(slices) + sum(self.matrix_bytes(w, widths[w.name]) for w in self._quantized())
 
-    def header(self, widths: Widths, slices: Slices | None = None, checks: str | None = None) -> bytes:
+    def header(self, widths: Options, slices: Slices | None = None, checks: str | None = None) -> bytes:
         """The first bytes of the file: its length and the JSON that names every tensor, padded with spaces.
 
         Args:
@@ -82,12 +86,13 @@ class Layout:
             checks: The tensors' checksums in the order of the file; None leaves their places blank.
         """
         text = self._json(widths, slices, checks)
-        full = len(self._json({name: 8 for name in widths}, slices, None))
+        widest = self._widest()
+        full = len(self._json({name: widest[name] for name in widths}, slices, None))
         padded = -(-full // 8) * 8
         text = text.replace(BLANK, checksum(text), 1)  # its own checksum comes first
         return struct.pack("<Q", padded) + text.encode().ljust(padded)
 
-    def tensors(self, widths: Widths) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    def tensors(self, widths: Options) -> dict[str, tuple[str, tuple[int, ...], int]]:
         """Type, shape and bytes of every tensor by name, in the order of the file: 16-bit ones first, for alignment."""
         parts = self._plain_parts()
         for weight in self._quantized():
@@ -101,24 +106,32 @@ class Layout:
     def _quantized(self) -> Iterator[Weight]:
         return (w for w in self.inventory.weights if w.name not in self.plain)
 
+    def _widest(self) -> dict[str, Option]:
+        """What makes the longest header."""
+        return {w.name: named(8, self.rank if w.kind == "linear" else 0) for w in self._quantized()}
+
     def _plain_parts(self) -> dict[str, tuple[str, tuple[int, ...], int]]:
         shapes = {f"{w.name}.weight": w.shape for w in self.inventory.weights if w.name in self.plain}
         shapes |= self.inventory.rest  # type: ignore[arg-type]
         return {name: ("BF16", shape, 2 * int(torch.Size(shape).numel())) for name, shape in shapes.items()}
 
-    def _parts(self, weight: Weight, bits: int) -> dict[str, tuple[str, tuple[int, ...], int]]:
-        n, k = weight.shape
+    def _parts(self, weight: Weight, option: Option) -> dict[str, tuple[str, tuple[int, ...], int]]:
+        (n, k), bits, rank = weight.shape, bits_of(option), rank_of(option)
         groups = -(-k // self.group_size)
         columns = packed_columns(k, bits)
+        scales = (n, groups, bits) if bits <= self.binary else (n, groups)
         parts: dict[str, tuple[str, tuple[int, ...], int]] = {
-            f"{weight.name}.scales": ("BF16", (n, groups), 2 * n * groups),
+            f"{weight.name}.scales": ("BF16", scales, 2 * math.prod(scales)),
             f"{weight.name}.codes": ("U8", (n, columns), n * columns),
         }
-        if not self.symmetric:
+        if not self.symmetric and bits > self.binary:
             parts[f"{weight.name}.zeros"] = ("U8", (n, groups), n * groups)
+        if rank:
+            parts[f"{weight.name}.up"] = ("BF16", (n, rank), 2 * n * rank)
+            parts[f"{weight.name}.down"] = ("BF16", (rank, k), 2 * rank * k)
         return parts
 
-    def _json(self, widths: Widths, slices: Slices | None, checks: str | None) -> str:
+    def _json(self, widths: Options, slices: Slices | None, checks: str | None) -> str:
         tensors = self.tensors(widths)
         metadata = {
             "check": BLANK,
@@ -127,7 +140,7 @@ class Layout:
             "group_size": str(self.group_size),
             "symmetric": json.dumps(self.symmetric),
             "sliced": json.dumps(self.sliced),
-            "bits": _sorted_json(widths),
+            "bits": _sorted_json({name: bits_of(option) for name, option in widths.items()}),
             "inputs": _sorted_json({w.name: w.shape[1] for w in self._quantized() if w.shape[1] % self.group_size}),
             "slices": json.dumps({name: json.loads(_sorted_json(s)) for name, s in (slices or {}).items()}),
             "config": self.config,
@@ -142,7 +155,7 @@ class Layout:
 
 
 def write(
-    path: Path, layout: Layout, widths: Widths, quantized: Callable[[str, int], Quantized],
+    path: Path, layout: Layout, widths: Options, quantized: Callable[[str, Any], Quantized],
     rest: Mapping[str, Tensor], slices: Slices | None = None,
 ) -> None:  # fmt: skip
     """Write a model; the file appears whole or not at all.
@@ -159,10 +172,10 @@ def write(
         BackendError: there are slice maps, but some matrix is no 8-bit parent, or a map names another matrix.
     """
     for name, chosen in (slices or {}).items():
-        if set(chosen) != set(widths) or set(widths.values()) != {8}:
+        if set(chosen) != set(widths) or set(widths.values()) != {8} or any(map(rank_of, chosen.values())):
             raise BackendError(
-                f"The slice map {name!r} does not fit: it needs a width for each of {len(widths)} matrices, "
-                "all of them stored at 8 bits."
+                f"The slice map {name!r} does not fit: it needs a width, and no repair, for each of {len(widths)} "
+                "matrices, all of them stored at 8 bits."
             )
     start, checks = len(layout.header(widths, slices)), []
     with cache.whole_file(path) as temporary, temporary.open("wb") as file:
@@ -175,7 +188,7 @@ def write(
 
 
 def _pieces(
-    layout: Layout, widths: Widths, quantized: Callable[[str, int], Quantized], rest: Mapping[str, Tensor]
+    layout: Layout, widths: Options, quantized: Callable[[str, Any], Quantized], rest: Mapping[str, Tensor]
 ) -> Iterator[tuple[int, bytes]]:
     """The bytes of every tensor and where they begin, each matrix made only once."""
     places, at = {}, 0
@@ -183,12 +196,15 @@ def _pieces(
         places[name], at = at, at + size
     for name in layout.unquantized():
         yield places[name], _bytes(rest[name].data.to(torch.bfloat16))
-    for name, bits in widths.items():
-        matrix = quantized(name, bits)
+    for name, option in widths.items():
+        matrix = quantized(name, option)
         yield places[f"{name}.scales"], _bytes(matrix.scales)
-        yield places[f"{name}.codes"], _bytes(pack(matrix.codes, bits))
+        yield places[f"{name}.codes"], _bytes(pack(matrix.codes, matrix.bits))
         if matrix.zeros is not None:
             yield places[f"{name}.zeros"], _bytes(matrix.zeros)
+        if matrix.repair is not None:
+            yield places[f"{name}.up"], _bytes(matrix.repair.up)
+            yield places[f"{name}.down"], _bytes(matrix.repair.down)
 
 
 @dataclass(frozen=True)
@@ -201,6 +217,7 @@ class Packed:
         config: The model's configuration; empty if it was not stored.
         generation: How the model generates; empty if it was not stored.
         slices: The slice maps by name.
+        repairs: The low-rank repairs beside matrices, by the matrix's name, mapped from the file.
     """
 
     matrices: dict[str, Prepacked]
@@ -208,6 +225,7 @@ class Packed:
     config: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     slices: dict[str, dict[str, int]] = field(default_factory=dict)
+    repairs: dict[str, Repair] = field(default_factory=dict)
 
 
 def read(path: str | os.PathLike[str]) -> Packed:
@@ -229,13 +247,15 @@ def read(path: str | os.PathLike[str]) -> Packed:
         tensors = {name: _tensor(data, start, name, place) for name, place in found.tensors.items()}
     except BackendError as error:
         raise BackendError(f"Cannot read {path}: {error}.") from error
-    matrices = {}
+    matrices, repairs = {}, {}
     for name, bits in found.widths.items():
         codes, scales = tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.scales")
         zeros, shape = tensors.pop(f"{name}.zeros", None), (len(codes), found.inputs[name])
         shift = 8 - bits if found.sliced else 0
         matrices[name] = Prepacked(codes, scales, zeros, bits, found.group_size, shape, "plain", shift)
-    return Packed(matrices, tensors, found.config, found.generation, found.slices)
+        if name in found.ranks:
+            repairs[name] = Repair(tensors.pop(f"{name}.up"), tensors.pop(f"{name}.down"))
+    return Packed(matrices, tensors, found.config, found.generation, found.slices, repairs)
 
 
 def _header(data: mmap.mmap) -> tuple[Header, int]:
@@ -261,7 +281,7 @@ def _tensor(data: mmap.mmap, start: int, name: str, place: Place) -> Tensor:
     return torch.frombuffer(data, dtype=dtype, count=count, offset=start + place.begin).view(place.shape)
 
 
-def _sorted_json(widths: Widths) -> str:
+def _sorted_json(widths: Options) -> str:
     return json.dumps({name: widths[name] for name in sorted(widths)})
 
 

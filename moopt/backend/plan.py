@@ -13,7 +13,7 @@ from typing import Any
 from moopt.backend import footprint, memory, models, proxies, sensitivity
 from moopt.backend.candidate import choose_device, room_for_variants
 from moopt.backend.evaluator import LanguageEvaluator
-from moopt.backend.simulated import Option
+from moopt.backend.options import Option
 from moopt.backend.taps import AT_ONCE, SEQUENCE, Decision
 from moopt.backend.workbench import Allocation, Workbench
 from moopt.problem import Fidelity, Resources

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from moopt.backend.quantizers import Repair
 from moopt.errors import QuantizationError
 from moopt_kernels import (
     Prepacked,
@@ -147,15 +149,32 @@ class QuantizedLinear(_Quantized):
         self.out_features, self.in_features = matrix.shape
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.fused: Fused | None = None
+        self.up: Tensor | None
+        self.down: Tensor | None
+        self.mend(None)
+
+    def mend(self, repair: Repair | None) -> None:
+        """Run a repair beside the codes from now on, in the type the layer computes in; or none."""
+        for part in Repair._fields:
+            held = None if repair is None else getattr(repair, part).to(self.codes.device, self.dtype)
+            self.register_buffer(part, held, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
-        if self.fused is not None and not torch.compiler.is_compiling():
-            return self.fused.output(self, x)
-        return self.alone(x)
+        fused = None if torch.compiler.is_compiling() else self.fused
+        y = self.alone(x) if fused is None else fused.output(self, x)
+        if self.up is None or self.down is None:
+            return y
+        return y + linear(linear(x.to(self.dtype), self.down), self.up).to(y.dtype)
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix [n, k] that codes and repair stand for, made anew each time."""
+        values = super().weight
+        return values if self.up is None or self.down is None else values + self.up @ self.down
 
     def alone(self, x: Tensor) -> Tensor:
-        """The output, computed for this layer only."""
+        """The output of the codes, computed for this layer only."""
         if self.slice_bits is None:
             return quantized_linear(x, self.matrix, self.bias)
         return sliced_linear(x, self.matrix, self.slice_bits, self.bias)

@@ -1,20 +1,16 @@
-"""What an option of a matrix may be besides a width: something that is simulated, as no kernel runs it."""
+"""Options that are simulated, as no kernel runs them: see `moopt.backend.options` for the others."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
 
+from moopt.backend.options import Option, Options
 from moopt.backend.weights import Weight
 from moopt.errors import QuantizationError
-
-Option = int | str
-"""How a matrix is stored: a width in bits, or the name of something simulated."""
-Options = Mapping[str, Option]
-"""The option of each weight by name; a weight that is missing keeps its original."""
 
 
 class Simulated(ABC):
@@ -61,16 +57,19 @@ class Simulated(ABC):
         """
 
 
-def packable(options: Options) -> dict[str, int]:
-    """The options, all of them widths: what the packed file has a place for and kernels run.
+def packable(options: Options, simulated: Collection[Option]) -> dict[str, Option]:
+    """The options, all of them widths, with repairs or without: what the packed file has a place for and kernels run.
+
+    Args:
+        options: Of each weight by name.
+        simulated: The options that are.
 
     Raises:
         QuantizationError: a matrix is simulated.
     """
-    found = {name: option for name, option in options.items() if isinstance(option, int)}
-    if others := [name for name in options if name not in found]:
+    if others := [name for name, option in options.items() if option in simulated]:
         raise QuantizationError(
             f"{others[0]} is stored as {options[others[0]]!r}, which is simulated: no kernel runs it, and moopt's "
             "packed file has no place for it. Pick a candidate that has widths only, or leave it out of the options."
         )
-    return found
+    return dict(options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from moopt.backend.evaluator import Evaluator
 from moopt.backend.latency import Table, Timing, head_call, kernel_calls, whole
 from moopt.backend.loading import fill
 from moopt.backend.models import empty
+from moopt.backend.options import Options
 from moopt.backend.weights import EACH, Inventory
 from moopt.errors import BackendError
 
@@ -46,7 +46,7 @@ class Stopwatch:
         self._key = f"{models.identity(model)}-{context}"
         self._rest: dict[str, float] = {}
 
-    def predict(self, widths: Mapping[str, int]) -> dict[str, float]:
+    def predict(self, widths: Options) -> dict[str, float]:
         """decode_ms and prefill_ms from the table, in milliseconds.
 
         Args:
@@ -56,22 +56,23 @@ class Stopwatch:
             self._rest = self._measured_rest(dict.fromkeys(widths, 8))
         return {name: self._rest[name] + value for name, value in self._calls(widths).items()}
 
-    def measure(self, widths: Mapping[str, int]) -> dict[str, Timing]:
+    def measure(self, widths: Options) -> dict[str, Timing]:
         """decode_ms and prefill_ms of the whole packed model."""
         return whole(self.packed(widths), self._context)
 
-    def packed(self, widths: Mapping[str, int]) -> Any:
+    def packed(self, widths: Options) -> Any:
         """The candidate as `moopt.load` would give it."""
         candidate = self._evaluator.candidate
         model = empty(json.loads(self._config), candidate.dtype)
         replaced = {f"{name}.weight" for name in widths}
         named = candidate.model.named_parameters()
         fill(model, {name: value.data for name, value in named if name not in replaced})
-        matrices = {name: plain(candidate.quantized(name, bits)) for name, bits in widths.items()}
-        convert(model, matrices, candidate.device)
+        found = {name: candidate.quantized(name, option) for name, option in widths.items()}
+        repairs = {name: matrix.repair for name, matrix in found.items() if matrix.repair is not None}
+        convert(model, {name: plain(m) for name, m in found.items()}, candidate.device, repairs=repairs)
         return model.to(candidate.device)
 
-    def _calls(self, widths: Mapping[str, int]) -> dict[str, float]:
+    def _calls(self, widths: Options) -> dict[str, float]:
         calls = kernel_calls(self._inventory, widths)
         head = head_call(self._inventory, widths)
         last = self._table.sum([head] if head else [], 1)  # logits of one token only
@@ -80,7 +81,7 @@ class Stopwatch:
             "prefill_ms": self._table.sum(calls, self._context) + last,
         }
 
-    def _measured_rest(self, widths: Mapping[str, int]) -> dict[str, float]:
+    def _measured_rest(self, widths: Options) -> dict[str, float]:
         """What is not in the calls, measured at these widths; taken to be the same for every candidate."""
         calls = self._calls(widths)
         found: dict[str, Timing] = {}

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from moopt.backend.blocks import Walk
 from moopt.backend.candidate import Candidate
-from moopt.backend.simulated import Option
+from moopt.backend.options import Option
 from moopt.backend.weights import Weight, module_of
 
 SEQUENCE = 128
@@ -173,8 +173,8 @@ def changes(candidate: Candidate, weight: Weight, options: Sequence[Option]) -> 
     """W(b) - W(now) of every option, [options, n * k]."""
     now = candidate.weight(weight.name, candidate.current.get(weight.name))
     found = now.new_empty(len(options), *now.shape)
-    for row, bits in zip(found, options, strict=True):
-        torch.sub(candidate.weight(weight.name, bits), now, out=row)
+    for row, option in zip(found, options, strict=True):
+        torch.sub(candidate.weight(weight.name, option), now, out=row)
     return found.flatten(1)
 
 

@@ -15,10 +15,11 @@ from moopt.backend.evaluator import EncoderEvaluator, Evaluator, LanguageEvaluat
 from moopt.backend.grid import Grid, find_grid
 from moopt.backend.latency import where
 from moopt.backend.metrics import Metric
+from moopt.backend.options import Option
 from moopt.backend.proxies import Request
 from moopt.backend.quantizers import Quantizer
 from moopt.backend.quiet import at_work
-from moopt.backend.simulated import Option, Simulated, packable
+from moopt.backend.simulated import Simulated, packable
 from moopt.backend.stopwatch import Stopwatch
 from moopt.backend.taps import SEQUENCE, Decision
 from moopt.backend.text import Text
@@ -115,15 +116,15 @@ class Workbench:
         wanted = [o.name for o in objectives if o.name in found.values] if not final else list(found.values)
         values = {name: found.values[name] for name in wanted}
         if problem.is_timed:
-            predicted = self.stopwatch.predict(packable(self._all_options(config)))
+            predicted = self.stopwatch.predict(packable(self._all_options(config), self._problem.simulated))
             values |= {o.name: predicted[o.name] for o in objectives if o.name in predicted}
         first = not final and config == next(iter(problem.baselines().values()), None)
         attributes: dict[str, Any] = {  # the calibration is counted with the first baseline, which every study has once
             "forward_tokens": found.tokens + problem.calibration_tokens * first,
             **{n: v for n, v in found.values.items() if n not in values},
         }
-        if used := {str(option) for option in self._all_options(config).values() if option in problem.simulated}:
-            attributes["simulated"] = sorted(used)
+        if simulated := self._simulated(config):
+            attributes["simulated"] = simulated
         for metric in problem.search_metrics:
             values[metric.name] = metric.measure(evaluator.candidate.model, evaluator.tokenizer)
         for metric in problem.finalist_metrics if final else ():
@@ -148,7 +149,7 @@ class Workbench:
 
     def _measured_latency(self, config: Config) -> Evaluation:
         """decode_ms and prefill_ms of the whole packed model, and beside them what the table predicts."""
-        widths = packable(self._all_options(config))
+        widths = packable(self._all_options(config), self._problem.simulated)
         measured, predicted = self.stopwatch.measure(widths), self.stopwatch.predict(widths)
         memory.give_back()
         attributes: dict[str, Any] = {"where": where(self.evaluator.candidate.device, self._problem.context)}
@@ -158,6 +159,12 @@ class Workbench:
 
     def _all_options(self, config: Config) -> dict[str, Option]:
         return {**self._problem.fixed, **self._problem.widths(config)}
+
+    def _simulated(self, config: Config) -> list[str]:
+        """What no kernel runs of a candidate, by name: options, and the quantizer where it is its codes."""
+        how, known = self._problem.quantizer, self._problem.simulated
+        options = self._all_options(config).values()
+        return sorted({str(o) if o in known else how.name for o in options if o in known or how.simulated})
 
     def sensitivities(self, method: str, tokens: int) -> FloatArray:
         """The table of a proxy, [decisions, options]."""

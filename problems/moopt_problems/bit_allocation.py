@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,11 @@ import torch
 from moopt.backend import footprint, formats, models, packed, proxies, quantizers, weights
 from moopt.backend import metrics as user
 from moopt.backend.candidate import choose_device
+from moopt.backend.options import Option, Options, bits_of, stored_bits
 from moopt.backend.packed import Layout
 from moopt.backend.plan import Plan, make_plan
 from moopt.backend.quantizers import Quantizer
-from moopt.backend.simulated import Option, Simulated, packable
+from moopt.backend.simulated import Simulated, packable
 from moopt.backend.taps import Decision
 from moopt.backend.text import Text
 from moopt.backend.weights import Weight
@@ -44,8 +45,8 @@ class BitAllocation(Problem):
             relative_error (encoders), size_mb, bits. None: the loss that fits the model, and size_mb. The times are
             predicted from single layers during the search, and measured on whole models for the finalists.
         group_size: How many inputs share a scale.
-        quantizer: "rtn", "rtn-symmetric", "hqq", "gptq", "matgptq", a plug-in's name, or one with settings of its own,
-            such as `moopt.backend.quantizers.MatGPTQ(widths=(2, 3, 4, 8))`.
+        quantizer: "rtn", "rtn-symmetric", "hqq", "gptq", "matgptq", "eora", "bcq", a plug-in's name, or one with
+            settings of its own, such as `moopt.backend.quantizers.EoRA(ranks=(0, 8, 32))`, which offers ranks, too.
         tie: "fused" ties what servers store as one (q,k,v; gate,up), "experts" also all experts of a block, "linear"
             nothing, "block" whole blocks.
         embedding: The embedding's width or format; several make it a decision; 16 leaves it alone.
@@ -102,12 +103,8 @@ class BitAllocation(Problem):
         allowed = options.listed("bits", bits)
         self._decide(allowed, tie, embedding, embedding if head is None else head, tuple(skip))
         self._metrics = tuple(metrics)
-        self.objectives = measured.chosen(objectives, model, self.is_language, context, self._metrics)
-        if self.is_timed and self.simulated:
-            listed = ", ".join(map(str, self.simulated))
-            raise ProblemError(
-                f"Got decode_ms or prefill_ms, and {listed}, which no kernel runs; leave one of them out."
-            )
+        simulated = [*map(str, self.simulated), *([self.quantizer.name] if self.quantizer.simulated else [])]
+        self.objectives = measured.chosen(objectives, model, self.is_language, context, self._metrics, simulated)
         self.stream = footprint.check(stream, self)
         self.space = Space({name: Ordinal(*decision.options) for name, decision in self.decided.items()})
         counts = {"tokens": tokens, "context": context, "sensitivity_tokens": sensitivity_tokens}
@@ -186,13 +183,13 @@ class BitAllocation(Problem):
         )
 
     def bits(self, config: Config) -> float:
-        """Bits per quantized weight, scales left out."""
-        chosen = [(w, config[name]) for name, d in self.decided.items() for w in d.weights]
-        total = sum(w.count * (self.simulated[o].bits(w) if o in self.simulated else o) for w, o in chosen)
-        return float(total / sum(w.count for w, _ in chosen))
+        """Bits per quantized weight, repairs counted and scales left out."""
+        how, chosen = self.simulated, [(w, config[name]) for name, d in self.decided.items() for w in d.weights]
+        total = sum(w.count * how[o].bits(w) if o in how else stored_bits(o, w) for w, o in chosen)
+        return total / sum(w.count for w, _ in chosen)
 
     def widths(self, config: Config) -> dict[str, Option]:
-        """The option of every decided matrix, by its name: a width, or the name of what is simulated."""
+        """The option of every decided matrix, by its name: see `moopt.backend.options`."""
         return {w.name: config[name] for name, d in self.decided.items() for w in d.weights}
 
     def baselines(self) -> dict[str, Config]:
@@ -293,10 +290,10 @@ class BitAllocation(Problem):
         """
         return make_plan(self, trials, extra, resources)
 
-    def _all_widths(self, config: Config) -> dict[str, int]:
-        return packable({**self.fixed, **self.widths(self.space.validate(config))})
+    def _all_widths(self, config: Config) -> dict[str, Option]:
+        return packable({**self.fixed, **self.widths(self.space.validate(config))}, self.simulated)
 
-    def _save(self, path: Path, widths: dict[str, int], slices: packed.Slices | None) -> Path:
+    def _save(self, path: Path, widths: Options, slices: packed.Slices | None) -> Path:
         evaluator = self._ready.evaluator
         candidate = evaluator.candidate
         packed.write(path, self.layout, widths, candidate.quantized, candidate.parameters(), slices)
@@ -337,7 +334,7 @@ class BitAllocation(Problem):
         own = [formats.Format(name, self.group_size) for name in formats.NAMES]
         every: dict[Option, Simulated] = {how.name: how for how in (*own, *self.external.values())}
         self.decided = {
-            name: Decision(members, (*bits, *(n for n, file in self.external.items() if all(map(file.has, members)))))
+            name: Decision(members, options.of_layers(bits, self.quantizer.ranks, self.external, members))
             for name, members in weights.groups(linears, tie).items()
         }
         self.fixed: dict[str, Option] = {}
@@ -360,11 +357,13 @@ class BitAllocation(Problem):
         quantized += [(w, self.fixed[w.name]) for w in self.inventory.weights if w.name in self.fixed]
         for weight, option in quantized:
             if option not in self.external:
-                widths = (option,) if isinstance(option, int) else ()
+                widths = () if option in every else (bits_of(option),)
                 quantizers.check(weight.name, weight.shape, widths, self.group_size)
         described = models.portable(self._config), models.generation(self.model) if self.is_language else ""
         how = self.quantizer
-        self.layout = Layout(self.inventory, self.group_size, how.symmetric, left_out, *described, how.sliced)
+        self.layout = Layout(
+            self.inventory, self.group_size, how.symmetric, left_out, *described, how.sliced, how.binary, max(how.ranks)
+        )
         self.simulated = {option: every[option] for _, option in quantized if option in every}
         for name, decision in self.decided.items():  # of equal bytes they stay as they are
             ordered = sorted(decision.options, key=partial(self._stored, decision.weights))
@@ -374,7 +373,7 @@ class BitAllocation(Problem):
         """What matrices take in a file."""
         if option in self.simulated:
             return sum(map(self.simulated[option].bytes, weights))
-        return sum(self.layout.matrix_bytes(weight, cast(int, option)) for weight in weights)
+        return sum(self.layout.matrix_bytes(weight, option) for weight in weights)
 
     @cached_property
     def _costs(self) -> IntArray:

@@ -26,8 +26,9 @@ TIMED = ("decode_ms", "prefill_ms")
 
 
 def chosen(
-    names: Sequence[str] | None, model: str, is_language: bool, context: int, metrics: Sequence[Metric]
-) -> tuple[Objective, ...]:
+    names: Sequence[str] | None, model: str, is_language: bool, context: int, metrics: Sequence[Metric],
+    simulated: Sequence[str],
+) -> tuple[Objective, ...]:  # fmt: skip
     """The objectives of those names, and the user's own.
 
     Args:
@@ -36,9 +37,10 @@ def chosen(
         is_language: Whether it has a vocabulary.
         context: Tokens of a sequence.
         metrics: The user's, that every candidate is measured by or only the front.
+        simulated: What candidates may be made of that no kernel runs, and so has no latency.
 
     Raises:
-        ProblemError: there is no such objective, or a metric has the name of one.
+        ProblemError: there is no such objective, what is simulated has none, or a metric has the name of one.
     """
     fitting = LANGUAGE if is_language else ("cosine_distance", "relative_error")
     known = {**{n: MEASURED[n] for n in fitting}, **KNOWN}
@@ -50,6 +52,10 @@ def chosen(
         raise ProblemError(
             f"Got the objective {unknown[0]!r}; {model} is measured by {', '.join(known)}. "
             "Objectives of your own go into metrics=."
+        )
+    if simulated and any(n in TIMED for n in names):
+        raise ProblemError(
+            f"Got decode_ms or prefill_ms, and {', '.join(simulated)}, which no kernel runs; leave one of them out."
         )
     if taken := [m.name for m in metrics if m.name in {*MEASURED, *KNOWN, *TIMED}]:
         raise ProblemError(f"A metric of your own is named {taken[0]!r}, which is moopt's; give it another name.")

@@ -1,4 +1,4 @@
-"""The options of a bit allocation as a user names them: widths, formats beyond integers, and external files."""
+"""The options of a bit allocation: widths, those with repairs, formats beyond integers, and external files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from moopt.backend import external, formats, quantizers
 from moopt.backend.external import External
-from moopt.backend.simulated import Option
-from moopt.backend.weights import Inventory
+from moopt.backend.options import Option, named
+from moopt.backend.weights import Inventory, Weight
 from moopt.errors import QuantizationError
 
 
@@ -29,6 +29,30 @@ def listed(
             f" or, simulated, {', '.join(others)}."
         )
     return tuple(option for option in allowed if option in given)
+
+
+def of_layers(
+    bits: Sequence[Option], ranks: Sequence[int], files: Mapping[str, External], layers: Sequence[Weight]
+) -> tuple[Option, ...]:
+    """The options of linear layers that are decided together: each width with each rank, formats, and files.
+
+    Args:
+        bits: Widths and formats, as they are `listed`.
+        ranks: Of repairs; 0 is none.
+        files: External options; those that have all the layers are offered.
+        layers: That change together.
+
+    Raises:
+        QuantizationError: a rank is as high as a layer's own.
+    """
+    for weight in layers:
+        if max(ranks) >= min(weight.shape):
+            raise QuantizationError(
+                f"Got the rank {max(ranks)}; expected less than the {min(weight.shape)} that {weight.name} has itself."
+            )
+    widths = (named(width, rank) for width in bits if isinstance(width, int) for rank in sorted(set(ranks)))
+    names = (name for name in bits if isinstance(name, str))
+    return (*widths, *names, *(name for name, file in files.items() if all(map(file.has, layers))))
 
 
 def of_table(name: str, asked: Option | Sequence[Option], others: Sequence[str]) -> tuple[Option, ...]:

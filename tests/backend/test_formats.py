@@ -11,7 +11,8 @@ from torch import Tensor
 from moopt.backend import quantizers, weights
 from moopt.backend.candidate import Candidate
 from moopt.backend.formats import NAMES, Format
-from moopt.backend.simulated import Option, Simulated
+from moopt.backend.options import Option
+from moopt.backend.simulated import Simulated
 from moopt.backend.weights import Weight
 from moopt.errors import QuantizationError
 from moopt_kernels import KernelError, choose_layout

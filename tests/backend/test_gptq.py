@@ -192,5 +192,5 @@ def test_plug_ins_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(quantizers.named("halves"), Quantizer)
     with pytest.raises(QuantizationError, match="builtins:dict gave dict; expected a Quantizer"):
         quantizers.named("nothing")
-    with pytest.raises(QuantizationError, match="gptq, matgptq, halves, nothing"):
+    with pytest.raises(QuantizationError, match="eora, bcq, halves, nothing"):
         quantizers.named("awq")

@@ -15,6 +15,7 @@ import torch
 import moopt
 from moopt.backend.footprint import Footprint, chosen
 from moopt.backend.metrics import CallableMetric
+from moopt.backend.quantizers import RTN, EoRA
 from moopt.errors import BackendError, ModelNotFound, ProblemError
 from moopt.problem import Fidelity
 from moopt_kernels import choose_layout
@@ -46,9 +47,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
     return lambda name: monkeypatch.setenv("MOOPT_CACHE", str(tmp_path / name))
 
 
-@pytest.mark.parametrize("quantizer", ["rtn", "gptq", "matgptq"])
+@pytest.mark.parametrize("quantizer", ["rtn", "gptq", "matgptq", EoRA(ranks=(0, 4, 8)), "bcq"], ids=str)
 def test_a_streamed_candidate_measures_bit_for_bit_the_same(
-    sharded: Path, cache: Callable[[str], None], quantizer: str
+    sharded: Path, cache: Callable[[str], None], quantizer: Any
 ) -> None:
     found = []
     for stream in (False, True):
@@ -72,12 +73,13 @@ def _uniform(folder: Path, stream: bool) -> Any:
     return problem.evaluate(problem.baselines()["uniform-4"], FIDELITY).samples
 
 
-def test_sensitivities_and_gradients_are_the_same(sharded: Path, cache: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("quantizer", ["gptq", EoRA(ranks=(0, 4))], ids=str)
+def test_sensitivities_and_gradients_are_the_same(sharded: Path, cache: Callable[[str], None], quantizer: Any) -> None:
     tables, gradients = [], []
     for stream in (False, True):
         cache(f"cache-{stream}")
-        problem = BitAllocation(str(sharded), quantizer="gptq", stream=stream, **SMALL)
-        tables.append([problem.sensitivities(name, 256) for name in ("fisher", "output-error")])
+        problem = BitAllocation(str(sharded), quantizer=quantizer, stream=stream, **SMALL)
+        tables.append([problem.sensitivities(name, 256) for name in ("fisher", "output-error", "shiftaddllm")])
         gradients.append(problem.gradient(problem.baselines()["uniform-4"], Fidelity(256, 0)))
     np.testing.assert_allclose(tables[1], tables[0], rtol=1e-5)
     assert gradients[1][0]["kl"] == pytest.approx(gradients[0][0]["kl"], rel=1e-5)
@@ -99,11 +101,20 @@ def test_blocks_have_no_weights_but_while_they_run(sharded: Path) -> None:
     assert not any(p.numel() for p in blocks.parameters())
 
 
+def test_variants_and_repairs_are_held_of_about_one_block(sharded: Path) -> None:
+    problem = BitAllocation(str(sharded), quantizer=EoRA(RTN(), ranks=(0, 16)), stream=True, embedding=16, **SMALL)
+    problem.evaluate(problem.baselines()["uniform-4+r16"], FIDELITY)
+    candidate = problem._ready.evaluator.candidate
+    assert candidate._stream is not None
+    assert 0 < sum(candidate._sizes.values()) <= candidate._stream.block_bytes
+    assert len(candidate._held) < 2 * len(problem.inventory.linears())
+
+
 def test_a_streamed_candidate_is_saved_byte_for_byte_the_same(sharded: Path, tmp_path: Path) -> None:
     files = []
     for stream in (False, True):
-        problem = BitAllocation(str(sharded), stream=stream, **SMALL)
-        files.append(problem.save(problem.baselines()["uniform-4"], tmp_path / str(stream) / "model.safetensors"))
+        problem = BitAllocation(str(sharded), quantizer=EoRA(RTN(), ranks=(0, 4)), stream=stream, **SMALL)
+        files.append(problem.save(problem.baselines()["uniform-4+r4"], tmp_path / str(stream) / "model.safetensors"))
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

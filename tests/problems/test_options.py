@@ -10,6 +10,7 @@ import pytest
 
 import moopt
 from moopt.algorithms import SequentialKnapsack
+from moopt.backend.quantizers import RTN, EoRA
 from moopt.budgets import Knapsack
 from moopt.errors import ProblemError, QuantizationError, StudyMismatch
 from moopt.report import write_report
@@ -86,6 +87,31 @@ def test_what_is_simulated_is_neither_saved_nor_timed(problem: BitAllocation, tm
     assert path.stat().st_size == problem.bytes(baselines["uniform-4"])
     with pytest.raises(ProblemError, match="decode_ms or prefill_ms, and nf4, which no kernel runs"):
         BitAllocation(problem.model, bits=(4, "nf4"), objectives=("kl", "decode_ms"), **SMALL)
+
+
+def test_formats_files_and_repairs_are_options_of_one_decision(tiny: Path, theirs: str, tmp_path: Path) -> None:
+    how = EoRA(RTN(), ranks=(0, 4))
+    problem = BitAllocation(str(tiny), bits=(2, "nf4", 4), external={"theirs": theirs}, quantizer=how, **SMALL)
+    assert (np.diff(problem.costs()) >= 0).all()
+    for decision in problem.decided.values():
+        assert {*decision.options} == {2, "2+r4", "nf4", 4, "4+r4", "theirs"}
+    baselines = problem.baselines()
+    assert problem.bits(baselines["uniform-nf4"]) == 4 < problem.bits(baselines["uniform-4+r4"])
+    found = {name: problem.evaluate(baselines[f"uniform-{name}"], problem.fidelity) for name in ("nf4", "4+r4")}
+    assert found["nf4"].attributes["simulated"] == ["nf4"]
+    assert "simulated" not in found["4+r4"].attributes
+    for proxy in ("fisher", "shiftaddllm"):
+        assert np.isfinite(problem.sensitivities(proxy, 512)).all()
+    path = problem.save(baselines["uniform-4+r4"], tmp_path / "model.safetensors")
+    assert path.stat().st_size == problem.bytes(baselines["uniform-4+r4"])
+    with pytest.raises(QuantizationError, match="is stored as 'nf4', which is simulated"):
+        problem.save(baselines["uniform-nf4"], tmp_path / "model.safetensors")
+
+
+def test_formats_stand_beside_binary_codes(tiny: Path) -> None:
+    problem = BitAllocation(str(tiny), bits=(2, "nf4"), quantizer="bcq", calibration_tokens=256, **SMALL)
+    found = problem.evaluate(problem.baselines()["uniform-nf4"], problem.fidelity)
+    assert found.attributes["simulated"] == ["bcq", "nf4"]  # the embedding is bcq's
 
 
 def test_an_embedding_may_have_a_format(tiny: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from moopt.backend.evaluator import Evaluator
+from moopt.backend.options import Options
 from moopt.backend.proxies.base import FloatArray, Proxy, Request
 from moopt.backend.proxies.errors import WEIGHT_ERROR
-from moopt.backend.simulated import Options
 from moopt.backend.taps import Decision, widest
 from moopt.problem import Fidelity
 

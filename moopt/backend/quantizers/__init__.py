@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from moopt.backend.quantizers.contract import WIDTHS, Quantized, Quantizer
+from moopt.backend.quantizers.bcq import BCQ
+from moopt.backend.quantizers.contract import WIDTHS, Quantized, Quantizer, Repair
+from moopt.backend.quantizers.eora import EoRA
 from moopt.backend.quantizers.gptq import GPTQ
 from moopt.backend.quantizers.hqq import HQQ
 from moopt.backend.quantizers.matgptq import MatGPTQ
@@ -12,11 +14,11 @@ from moopt.backend.quantizers.rtn import RTN, RTNSymmetric, rtn, rtn_symmetric
 from moopt.errors import QuantizationError
 
 __all__ = [
-    "GPTQ", "HQQ", "MatGPTQ", "NAMES", "Quantized", "Quantizer", "RTN", "RTNSymmetric", "WIDTHS", "check", "named",
-    "rtn", "rtn_symmetric",
+    "BCQ", "EoRA", "GPTQ", "HQQ", "MatGPTQ", "NAMES", "Quantized", "Quantizer", "RTN", "RTNSymmetric", "Repair",
+    "WIDTHS", "check", "named", "rtn", "rtn_symmetric",
 ]  # fmt: skip
 
-NAMES: dict[str, type[Quantizer]] = {kind.name: kind for kind in (RTN, RTNSymmetric, HQQ, GPTQ, MatGPTQ)}
+NAMES: dict[str, type[Quantizer]] = {kind.name: kind for kind in (RTN, RTNSymmetric, HQQ, GPTQ, MatGPTQ, EoRA, BCQ)}
 """moopt's own quantizers by name; plug-ins add to them by the entry point `moopt.quantizers`."""
 
 

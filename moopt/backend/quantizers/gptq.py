@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -81,60 +83,96 @@ class GPTQ(Quantizer):
     act_order: bool = True
 
     def quantize(self, weight: Tensor, bits: int, group_size: int, inputs: Inputs | None = None) -> Quantized:
-        codes, scales, zeros = corrected(weight, group_size, Uniform(2**bits - 1), inputs, self.damping, self.act_order)
-        return Quantized(codes, scales, zeros, bits)
+        parts = affine(weight, group_size, Uniform(2**bits - 1), inputs, self.damping, self.act_order)
+        return Quantized(*parts, bits)
+
+
+class Group(Protocol):
+    """What the codes of one group of inputs stand for, once that is chosen."""
+
+    def nearest(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The best code [n] for the values [m, n] that one input's reads want, and the values [m, n] they get."""
+
+
+G = TypeVar("G", bound=Group)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A group with a scale and a zero point for each output, [n]."""
+
+    levels: Levels
+    scale: Tensor
+    zero: Tensor
+
+    def nearest(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        code, places = self.levels.nearest(values / self.scale + self.zero)
+        return code, (places - self.zero) * self.scale
+
+
+def affine(
+    weight: Tensor, group_size: int, levels: Levels, inputs: Inputs | None, damping: float, act_order: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes [n, k] of a matrix, and the scales (bfloat16) and zeros [n, k/group] of its groups: see `corrected`."""
+    fit = partial(chosen, levels)
+    codes, groups = corrected(weight, group_size, fit, levels.reads, inputs, damping, act_order)
+    scales, zeros = torch.stack([g.scale for g in groups], 1), torch.stack([g.zero for g in groups], 1)
+    return codes, scales.bfloat16(), zeros.to(torch.uint8)
 
 
 def corrected(
-    weight: Tensor, group_size: int, levels: Levels, inputs: Inputs | None, damping: float, act_order: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes [n, k] of a matrix, and the scales (bfloat16) and zeros [n, k/group] of its groups.
+    weight: Tensor, group_size: int, fit: Callable[[Tensor, Tensor], G], reads: int, inputs: Inputs | None,
+    damping: float, act_order: bool,
+) -> tuple[Tensor, list[G]]:  # fmt: skip
+    """Codes [n, k] of a matrix, and what was chosen for its groups, in the order of its inputs.
 
     Where codes have several reads, each read makes up for its own errors, in a copy of the matrix of its own.
     Without inputs, or where their second moment cannot be inverted, nothing is made up for.
+
+    Args:
+        weight: n x k.
+        group_size: It divides k.
+        fit: Chooses for one group: takes its weights for each read, [group, m, n], and what an error of each input
+            costs, [group].
+        reads: Of a code.
+        inputs: What the matrix reads.
+        damping: See `GPTQ`.
+        act_order: See `GPTQ`.
     """
     n, k = weight.shape
     order = _order(inputs, k, group_size, act_order, weight.device)
     factor = None if inputs is None else inputs.factor(damping, order)
     factor = None if factor is None else factor.to(weight.device)
     diagonal = torch.ones(k, device=weight.device) if factor is None else factor.diagonal().clone()
-    rest = weight.float().T[order].repeat(1, levels.reads)  # a row for each input, its copies side by side
+    rest = weight.float().T[order].repeat(1, reads)  # a row for each input, its copies side by side
     codes = torch.empty(k, n, dtype=torch.uint8, device=weight.device)
-    scales, zeros = rest.new_empty(k // group_size, n), rest.new_empty(k // group_size, n)
+    groups: list[G] = []
     block = group_size * max(1, BLOCK // group_size)
     for start in range(0, k, block):
         stop = min(start + block, k)
         errors = torch.empty_like(rest[start:stop])
         for column in range(start, stop):
-            group, place = divmod(column, group_size)
-            if place == 0:
+            if column % group_size == 0:
                 part = slice(column, column + group_size)
-                copies = rest[part].view(group_size, levels.reads, n)
-                scales[group], zeros[group] = chosen(copies, levels, diagonal[part].square().reciprocal())
-            scale, zero = scales[group], zeros[group]
-            values = rest[column].view(levels.reads, n)
-            code, places = levels.nearest(values / scale + zero)
-            codes[column] = code
+                groups.append(fit(rest[part].view(group_size, reads, n), diagonal[part].square().reciprocal()))
+            values = rest[column].view(reads, n)
+            codes[column], got = groups[-1].nearest(values)
             if factor is not None:
-                error = (values - (places - zero) * scale).div_(diagonal[column]).view(-1)
+                error = (values - got).div_(diagonal[column]).view(-1)
                 errors[column - start] = error
                 rest[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
         if factor is not None:
             rest[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    back, whole = order.argsort(), order[::group_size].div(group_size, rounding_mode="floor").argsort()
-    return (
-        codes[back].T.contiguous(),
-        scales[whole].T.bfloat16().contiguous(),
-        zeros[whole].T.to(torch.uint8).contiguous(),
-    )
+    whole = order[::group_size].div(group_size, rounding_mode="floor").argsort()
+    return codes[order.argsort()].T.contiguous(), [groups[place] for place in whole.tolist()]
 
 
-def chosen(copies: Tensor, levels: Levels, weights: Tensor) -> tuple[Tensor, Tensor]:
+def chosen(levels: Levels, copies: Tensor, weights: Tensor) -> Affine:
     """Scale, as bfloat16 holds it, and zero point of each output [n], for one group.
 
     Args:
-        copies: The group's weights for each read, [group, m, n]; the range is that of the first.
         levels: Of the codes.
+        copies: The group's weights for each read, [group, m, n]; the range is that of the first.
         weights: What an error of each input costs, [group].
     """
     low, high = copies[:, 0].amin(0).clamp_max(0), copies[:, 0].amax(0).clamp_min(0)
@@ -147,7 +185,7 @@ def chosen(copies: Tensor, levels: Levels, weights: Tensor) -> tuple[Tensor, Ten
         better = loss < best_loss
         best_loss = torch.where(better, loss, best_loss)
         best_scale, best_zero = torch.where(better, scale, best_scale), torch.where(better, zero, best_zero)
-    return best_scale, best_zero
+    return Affine(levels, best_scale, best_zero)
 
 
 def _order(inputs: Inputs | None, k: int, group_size: int, act_order: bool, device: torch.device) -> Tensor:

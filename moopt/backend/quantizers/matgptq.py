@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moopt.backend.inputs import Inputs
 from moopt.backend.quantizers.contract import Quantized, Quantizer
-from moopt.backend.quantizers.gptq import Uniform, corrected
+from moopt.backend.quantizers.gptq import Uniform, affine
 from moopt.errors import QuantizationError
 from moopt_kernels import sliced_codes
 
@@ -55,8 +55,8 @@ class MatGPTQ(Quantizer):
 
     def quantize(self, weight: Tensor, bits: int, group_size: int, inputs: Inputs | None = None) -> Quantized:
         levels = Uniform(255) if inputs is None else Nested(self.widths, self.weights, weight.device)
-        codes, scales, zeros = corrected(weight, group_size, levels, inputs, self.damping, self.act_order)
-        return Quantized(codes, scales, zeros, 8).sliced(bits)
+        parts = affine(weight, group_size, levels, inputs, self.damping, self.act_order)
+        return Quantized(*parts, 8).sliced(bits)
 
 
 class Nested:

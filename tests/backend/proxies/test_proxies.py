@@ -141,10 +141,14 @@ def test_embeddings_are_measured_where_a_proxy_knows_nothing_of_them(save: Calla
 
 
 def test_an_encoder_has_the_proxies_that_need_no_vocabulary() -> None:
-    with pytest.raises(ProblemError, match="a vocabulary; these would do: weight-error, output-error, higgs"):
+    with pytest.raises(
+        ProblemError, match="a vocabulary; these would do: weight-error, output-error, shiftaddllm, higgs"
+    ):
         BitAllocation("minilm-l6", sensitivities="fisher")
 
 
 def test_an_unknown_proxy_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ProblemError, match="no proxy 'hessian'; expected one of weight-error, output-error, slope"):
+    with pytest.raises(
+        ProblemError, match="no proxy 'hessian'; expected one of weight-error, output-error, shiftaddllm"
+    ):
         proxies.named("hessian")
