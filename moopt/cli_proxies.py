@@ -93,7 +93,7 @@ def asked(problem: Any, names: str | None) -> list[str]:
     if not hasattr(problem, "decided"):
         raise TargetError(f"{type(problem).__name__} does not allocate bits, so it has no proxies.")
     if names is None:
-        return proxies.fitting(request(problem, 0), problem.is_language)
+        return proxies.fitting(request(problem, 0), problem.is_language, problem.stream is True)
     return [proxies.named(name.strip()).name for name in names.split(",")]
 
 

@@ -61,8 +61,9 @@ class Candidate:
         self._store, self._kind = store, f"{quantizer.key}-group{group_size}"
         self.calibration: Calibration | None = None
         self._reload, self._simulated = reload, simulated or {}
+        originals = dict(model.named_parameters()) if stream is None else stream.parameters()
         for how in self._simulated.values():
-            how.check(model)
+            how.check(originals)
         self.weights, self._quantizer, self._group_size = weights, quantizer, group_size
         self._stream = stream
         held = [w for w in weights if stream is None or stream.stage(w.name) is None]

@@ -32,13 +32,15 @@ def find_grid(weight: Tensor) -> Grid | None:
     """The grid that a matrix [n, k] lies on, if there is one of at most 6 bits.
 
     In each of some groups the smallest gap between values is taken for the step; on a grid every value is a whole
-    number of steps from the least.
+    number of steps from the least. What is not finite lies on none.
     """
     for size in SIZES:
         if weight.shape[1] % size:
             continue
         rows = weight.reshape(-1, size)  # of a mapped matrix only what is looked at is read
         groups = rows[torch.linspace(0, len(rows) - 1, min(GROUPS, len(rows))).long()].float().sort(-1).values
+        if not groups.isfinite().all():
+            return None
         steps = groups.diff(dim=-1)
         range_ = (groups[:, -1:] - groups[:, :1]).clamp_min(1e-12)
         step = torch.where(steps > 1e-4 * range_, steps, torch.inf).amin(-1, keepdim=True)

@@ -115,9 +115,25 @@ def empty(config: Mapping[str, Any], dtype: torch.dtype, generation: Mapping[str
 
 
 def load_model(name: str) -> Any:
-    """The model with its weights in the type they are stored in, on the CPU, in evaluation mode."""
-    kind = AutoModelForCausalLM if generates(load_config(name)) else AutoModel
-    model = _loaded(lambda: kind.from_pretrained(location(name), dtype="auto"), name)
+    """The model with its weights in the type they are stored in, on the CPU, in evaluation mode.
+
+    Raises:
+        ModelNotFound: its files cannot be read, or are not of the whole model: transformers would make up the rest.
+    """
+    is_language = generates(load_config(name))
+    kind = AutoModelForCausalLM if is_language else AutoModel
+    how = {"dtype": "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, info = _loaded(lambda: kind.from_pretrained(location(name), **how), name)
+    for parameter, found, expected in sorted(info["mismatched_keys"]):
+        raise ModelNotFound(
+            f"The model {name!r} cannot be loaded: {parameter!r} has the shape {tuple(found)} in its files, expected "
+            f"{tuple(expected)} by its config.json. Copy both from one model."
+        )
+    if is_language and info["missing_keys"]:  # an encoder's files may lack a pooler, which its distances do not read
+        raise ModelNotFound(
+            f"The model {name!r} cannot be loaded: its files have no {min(info['missing_keys'])!r}, as expected by its "
+            "config.json. Copy the whole model again."
+        )
     return separate(model.eval().requires_grad_(False))
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -49,8 +48,8 @@ class Simulated(ABC):
         """Whether a matrix can be stored so."""
         return True
 
-    def check(self, model: Any) -> None:  # noqa: B027 - most have nothing to refuse
-        """Refuse a model, with its weights, that it was not made for.
+    def check(self, parameters: Mapping[str, Tensor]) -> None:  # noqa: B027 - most have nothing to refuse
+        """Refuse a model that it was not made for, by its parameters.
 
         Raises:
             QuantizationError: says what differs.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from moopt.backend import models
@@ -29,29 +29,34 @@ class Shards(Mapping[str, Tensor]):
         folder: With model.safetensors, or with shards and model.safetensors.index.json.
 
     Raises:
-        ModelNotFound: there are no such files.
+        ModelNotFound: there are no such files, or they cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
-        index = folder / "model.safetensors.index.json"
-        if index.exists():
-            self.files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        else:
-            self.files = [folder / "model.safetensors"]
+        self.files = _files(folder)
         if missing := [file for file in self.files if not file.exists()]:
             raise ModelNotFound(
                 f"There is no {missing[0]}; a model is streamed from safetensors that lie in its folder."
             )
         self._places: dict[str, tuple[Path, str]] = {}
         for file in self.files:
-            with safe_open(file, "pt") as opened:
-                self._places |= {_renamed(name): (file, name) for name in opened.keys()}
+            try:
+                with safe_open(file, "pt") as opened:
+                    self._places |= {_renamed(name): (file, name) for name in opened.keys()}
+            except (OSError, SafetensorError) as error:
+                raise ModelNotFound(f"{file} cannot be read: {error}. Copy it again.") from error
 
     def __getitem__(self, name: str) -> Tensor:
         path, key = self._places[name]
         with safe_open(path, "pt") as file:
             tensor: Tensor = file.get_tensor(key)
             return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, from the header of its file."""
+        path, key = self._places[name]
+        with safe_open(path, "pt") as file:
+            return tuple(file.get_slice(key).get_shape())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -88,6 +93,11 @@ class Streamed:
                 raise BackendError(
                     f"The files of {name} have no {parameter!r}: they are not the whole model, or name its parameters "
                     "otherwise than transformers does, and cannot be streamed. Say stream=False."
+                )
+            if (found := self._shards.shape(parameter)) != tuple(value.shape):
+                raise BackendError(
+                    f"{parameter!r} has the shape {found} in the files of {name}, expected {tuple(value.shape)} by its "
+                    "config.json. Copy both from one model."
                 )
             stage = self.stage(parameter)
             if stage is not None:
@@ -135,6 +145,17 @@ class Streamed:
         finally:
             for parameter in block.values():
                 parameter.data = self._nothing
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that a model's tensors are in: those that its index lists, or the only one."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelNotFound(f"{index} cannot be read: {error!r}. Copy it again.") from error
 
 
 def _renamed(name: str) -> str:

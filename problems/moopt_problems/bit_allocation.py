@@ -121,7 +121,7 @@ class BitAllocation(Problem):
             self.measurements["latency"] = Fidelity(0, "latency")
         chosen = ("fisher" if self.is_language else "one-layer") if sensitivities == "default" else sensitivities
         if chosen is not None:
-            proxies.check(chosen, request(self, sensitivity_tokens), self.is_language)
+            proxies.check(chosen, request(self, sensitivity_tokens), self.is_language, self.stream is True)
             self.sensitivity = Fidelity(sensitivity_tokens if proxies.named(chosen).usual else 0, chosen)
         if not self.is_language:  # no vocabulary, no KL, no gradient: algorithms that need one are refused
             self.gradient = None  # type: ignore[assignment, method-assign]
@@ -153,7 +153,7 @@ class BitAllocation(Problem):
             method: The name of a proxy, such as "fisher": see `moopt.backend.proxies`.
             tokens: Tokens of text to use.
         """
-        proxies.check(method, request(self, tokens), self.is_language)
+        proxies.check(method, request(self, tokens), self.is_language, self.stream is True)
         return self._ready.sensitivities(method, tokens)
 
     def gradient(self, config: Config, fidelity: Fidelity) -> tuple[Mapping[str, float], FloatArray, FloatArray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,7 +49,8 @@ def of_layers(
     for weight in layers:
         if max(ranks) >= min(weight.shape):
             raise QuantizationError(
-                f"Got the rank {max(ranks)}; expected less than the {min(weight.shape)} that {weight.name} has itself."
+                f"Got the rank {max(ranks)}; expected less than the {min(weight.shape)} that {weight.name} has itself: "
+                "give EoRA lower ranks, or skip the layer."
             )
     widths = (named(width, rank) for width in bits if isinstance(width, int) for rank in sorted(set(ranks)))
     names = (name for name in bits if isinstance(name, str))
@@ -80,6 +82,8 @@ def opened(files: Mapping[str, str] | None, config: Any, inventory: Inventory) -
             raise QuantizationError(
                 f"Got the external option {name!r}; expected a name that begins with a letter and is no format's."
             )
+        if not isinstance(where, (str, os.PathLike)):
+            raise QuantizationError(f"Got external={{{name!r}: {where!r}}}; expected the path of a file or a folder.")
         found[name] = external.opened(name, where, config)
         found[name].fit(inventory.weights)
     return found

@@ -93,6 +93,8 @@ def test_bases_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_ranks_that_do_not_fit_are_refused(tiny: Path) -> None:
+    with pytest.raises(QuantizationError, match="Got ranks=8; expected whole numbers"):
+        EoRA(ranks=8)  # type: ignore[arg-type]
     with pytest.raises(QuantizationError, match=r"Got ranks=\(0, -1\)"):
         EoRA(ranks=(0, -1))
     with pytest.raises(QuantizationError, match=r"Got the rank 32; expected less than the 32 that .*k_proj has itself"):

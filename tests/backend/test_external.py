@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def model() -> Any:
 def opened(model: Any, path: Path) -> External:
     found = external.opened("theirs", str(path), model.config)
     found.fit(weights.inventory(model).weights)
-    found.check(model)
+    found.check(dict(model.named_parameters()))
     return pickle.loads(pickle.dumps(found))  # type: ignore[no-any-return]
 
 
@@ -143,6 +144,36 @@ def test_rows_in_another_order_are_refused(model: Any, tmp_path: Path) -> None:
         opened(model, tmp_path / "theirs").values(weight, model.get_submodule(weight.name).weight.data)
 
 
+@pytest.mark.parametrize(
+    ("part", "wrong", "message"),
+    [
+        ("qweight", lambda tensor: tensor.flatten(), r"qweight has the shape \(512,\); expected two dimensions"),
+        ("qweight", lambda tensor: tensor.float(), "q_proj cannot be read .*Float.*; is it of that tool"),
+        ("qzeros", lambda tensor: tensor.flatten()[:3].view(3, 1), "q_proj has zero points"),
+    ],
+)
+def test_parts_that_are_no_such_ones_are_refused(
+    model: Any, tmp_path: Path, part: str, wrong: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    files.gptq(model, tmp_path / "theirs")
+    changed(
+        tmp_path / "theirs",
+        lambda tensors: tensors.update({n: wrong(t).contiguous() for n, t in tensors.items() if part in n}),
+    )
+    weight = weights.inventory(model).linears()[0]
+    with pytest.raises(QuantizationError, match=message):
+        opened(model, tmp_path / "theirs").values(weight, model.get_submodule(weight.name).weight.data)
+
+
+def test_files_that_change_while_they_are_used_are_refused(model: Any, tmp_path: Path) -> None:
+    files.gptq(model, tmp_path / "theirs")
+    found, weight = opened(model, tmp_path / "theirs"), weights.inventory(model).linears()[0]
+    assert found.digest
+    changed(tmp_path / "theirs", lambda tensors: [t.mul_(1.01) for n, t in tensors.items() if "scales" in n])
+    with pytest.raises(QuantizationError, match="was changed or removed since it was opened"):
+        found.values(weight, model.get_submodule(weight.name).weight.data)
+
+
 def test_what_is_not_finite_is_refused(model: Any, tmp_path: Path) -> None:
     files.gptq(model, tmp_path / "theirs")
     changed(tmp_path / "theirs", lambda tensors: [t.fill_(torch.nan) for n, t in tensors.items() if "scales" in n])
@@ -171,6 +202,8 @@ def test_files_of_another_model_are_refused(model: Any, tmp_path: Path) -> None:
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'"),
         ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "format is 'int-quantized'"),
         ({}, "method in its config.json is None"),
+        ({"quant_method": ["gptq"]}, r"method in its config.json is \['gptq'\]"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": None}, "its group_size is None; expected a whole number"),
     ],
 )
 def test_what_cannot_be_read_is_said(model: Any, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -186,6 +219,9 @@ def test_files_that_are_none_are_refused(model: Any, tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(QuantizationError, match="is no GGUF file"):
         opened(model, tmp_path / "a.gguf")
+    (tmp_path / "b.gguf").write_bytes(struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 2**63 - 1))  # a name without an end
+    with pytest.raises(QuantizationError, match="is no GGUF file"):
+        opened(model, tmp_path / "b.gguf")
     files.gptq(model, tmp_path / "theirs")
     (file, *_) = sorted((tmp_path / "theirs").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-10])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import moopt
 from moopt.backend.footprint import Footprint, chosen
@@ -20,6 +21,7 @@ from moopt.errors import BackendError, ModelNotFound, ProblemError
 from moopt.problem import Fidelity
 from moopt_kernels import choose_layout
 from moopt_problems import BitAllocation
+from tests.backend import files
 from tests.backend.conftest import make_model
 
 SMALL: dict[str, Any] = {
@@ -111,11 +113,11 @@ def test_variants_and_repairs_are_held_of_about_one_block(sharded: Path) -> None
 
 
 def test_a_streamed_candidate_is_saved_byte_for_byte_the_same(sharded: Path, tmp_path: Path) -> None:
-    files = []
+    saved = []
     for stream in (False, True):
         problem = BitAllocation(str(sharded), quantizer=EoRA(RTN(), ranks=(0, 4)), stream=stream, **SMALL)
-        files.append(problem.save(problem.baselines()["uniform-4+r4"], tmp_path / str(stream) / "model.safetensors"))
-    assert files[0].read_bytes() == files[1].read_bytes()
+        saved.append(problem.save(problem.baselines()["uniform-4+r4"], tmp_path / str(stream) / "model.safetensors"))
+    assert saved[0].read_bytes() == saved[1].read_bytes()
 
 
 def test_whoever_fits_is_held_whole_and_who_fits_neither_way_is_told() -> None:
@@ -134,18 +136,64 @@ def test_what_cannot_be_streamed_is_refused(sharded: Path, tmp_path: Path) -> No
         ({"objectives": ("kl", "decode_ms")}, "decode_ms and prefill_ms are measured on a model that is held whole"),
         ({"metrics": (metric,)}, "metrics of your own take a model that is held whole"),
         ({"stream": "yes"}, "expected True, False or 'auto'"),
+        ({"sensitivities": "higgs"}, "'higgs', which needs a model that is held whole.*would do: .*fisher"),
     ):
         with pytest.raises(ProblemError, match=why):
             BitAllocation(str(sharded), **{"stream": True, **SMALL, **wrong})
     with pytest.raises(ProblemError, match="only causal language models are streamed"):
         BitAllocation("minilm-l6", stream=True)
     problem = BitAllocation(str(sharded), stream=True, **SMALL)
-    with pytest.raises(ProblemError, match=r"'hawq-v2' needs a model that is held whole.*would do: .*fisher"):
+    with pytest.raises(ProblemError, match=r"'hawq-v2', which needs a model that is held whole.*would do: .*fisher"):
         problem.sensitivities("hawq-v2", 256)
     other = shutil.copytree(sharded, tmp_path / "other")
     next(other.glob("*.safetensors")).unlink()
     with pytest.raises(ModelNotFound, match="a model is streamed from safetensors"):
         BitAllocation(str(other), stream=True, **SMALL).setup(moopt.Resources())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_files_that_are_not_the_whole_model_are_refused(tiny: Path, tmp_path: Path, stream: bool) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "cut")
+    file, name = folder / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    tensors = {key: tensor.clone() for key, tensor in load_file(file).items()}
+    for rest, why in (
+        ({key: tensor for key, tensor in tensors.items() if key != name}, rf"have no '{name}'"),
+        (tensors | {name: torch.ones(64, 64)}, rf"'{name}' has the shape \(64, 64\) in .*expected \(64, 128\)"),
+    ):
+        save_file(rest, file, {"format": "pt"})
+        with pytest.raises(BackendError, match=why):
+            BitAllocation(str(folder), stream=stream, **SMALL).setup(moopt.Resources())
+    for content in (b"\xff" * 100, file.read_bytes()[:-10]):
+        file.write_bytes(content)
+        with pytest.raises(ModelNotFound, match=r"cannot be (read|loaded): .*header"):
+            BitAllocation(str(folder), stream=stream, **SMALL).setup(moopt.Resources())
+    (folder / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(ModelNotFound, match=r"cannot be (read|loaded): "):
+        BitAllocation(str(folder), stream=stream, **SMALL).setup(moopt.Resources())
+
+
+def test_files_of_other_tools_stand_in_a_streamed_model(tiny: Path, tmp_path: Path) -> None:
+    files.gptq(make_model("llama-tied"), tmp_path / "theirs")
+    found = []
+    for stream in (False, True):
+        problem = BitAllocation(str(tiny), external={"theirs": str(tmp_path / "theirs")}, stream=stream, **SMALL)
+        found.append(problem.evaluate(problem.baselines()["uniform-theirs"], FIDELITY))
+    assert found[0].samples == found[1].samples
+    assert found[1].attributes["simulated"] == ["theirs"]
+
+
+@pytest.mark.parametrize("options", [{"bits": (2, "nf4")}, {"quantizer": "bcq"}, {"quantizer": EoRA(RTN(), (0, 4))}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_weights_that_are_not_finite_are_named(
+    tiny: Path, tmp_path: Path, stream: bool, options: dict[str, Any]
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "broken")
+    tensors = {key: tensor.clone() for key, tensor in load_file(folder / "model.safetensors").items()}
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    problem = BitAllocation(str(folder), stream=stream, **{**SMALL, **options})
+    with pytest.raises(BackendError, match="finite"):
+        problem.evaluate(list(problem.baselines().values())[-1], FIDELITY)
 
 
 def test_a_plan_tells_both_modes(sharded: Path) -> None:

@@ -169,6 +169,7 @@ def test_a_study_keeps_to_the_contents_of_its_files(tiny: Path, tmp_path: Path) 
         ({"external": {"nf4": "x"}}, "Got the external option 'nf4'; expected a name that begins with a letter"),
         ({"external": {"4": "x"}}, "Got the external option '4'; expected a name that begins with a letter"),
         ({"external": "folder"}, "Got external='folder'; expected files by name"),
+        ({"external": {"theirs": None}}, "Got external={'theirs': None}; expected the path of a file or a folder"),
         ({"external": {"theirs": "nowhere"}}, "Cannot use 'nowhere' as 'theirs'; expected a .gguf file"),
     ],
 )

@@ -48,7 +48,7 @@ def opened(name: str, where: str, config: Any) -> External:
         )
     settings = _settings(folder)
     method = settings.get("quant_method", "gptq" if "bits" in settings else None)
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise QuantizationError(
             f"Cannot use {where!r} as {name!r}: the quantization method in its config.json is {method!r}; expected one "
             f"of {', '.join(METHODS)}."

@@ -42,6 +42,8 @@ class CompressedTensors(External):
         place = self._tensors.places.get(f"{weight.name}.weight_packed")
         if place is None:
             return None
+        if len(place.shape) != 2:
+            raise self.refused(f"{weight.name}.weight_packed has the shape {place.shape}; expected two dimensions")
         n, words = place.shape
         k = weight.shape[1]
         bits = next((bits for bits in (4, 8) if -(-k * bits // 32) == words), None)
@@ -78,7 +80,7 @@ class CompressedTensors(External):
         given = self._tensors.maybe(f"{weight.name}.weight_g_idx")
         if given is not None and (given >= 0).all():
             found = given.long()
-        elif k % groups:
+        elif not groups or k % groups:
             raise self.refused(f"{weight.name} has {k} inputs and {groups} scales a row")
         else:
             found = torch.arange(k) // (k // groups)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,8 @@ from moopt.backend.simulated import Simulated
 from moopt.backend.weights import Weight
 from moopt.errors import QuantizationError
 
+States = tuple[tuple[Path, int, int], ...]
+"""Files with their sizes, and when they were written."""
 CLOSE = 2.0**-6
 """How far an unquantized parameter may be from the model's, relatively: two roundings to bfloat16."""
 
@@ -47,6 +48,7 @@ class External(Simulated):
 
     def __init__(self, name: str, path: Path, files: Sequence[Path]) -> None:
         self.name, self.path, self._files = name, path, tuple(files)
+        self._states = _states(self._files)
 
     @abstractmethod
     def stored(self, weight: Weight) -> Stored | None:
@@ -63,8 +65,7 @@ class External(Simulated):
     @cached_property
     def digest(self) -> str:
         """A hash of the files' whole contents."""
-        states = ((file, file.stat()) for file in self._files)
-        return _digest(tuple((file, state.st_size, state.st_mtime_ns) for file, state in states))
+        return _digest(self._states)
 
     @property
     def key(self) -> str:
@@ -92,10 +93,11 @@ class External(Simulated):
         for weight in found:
             self._found(weight)
 
-    def check(self, model: Any) -> None:
+    def check(self, parameters: Mapping[str, Tensor]) -> None:
         """Refuse a model whose unquantized vectors, such as norms, are not those of the file."""
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 and not parameter.is_meta and (found := self.plain(name)) is not None:
+        self._unchanged()
+        for name, parameter in parameters.items():
+            if parameter.ndim == 1 and (found := self.plain(name)) is not None:
                 ours, theirs = parameter.detach().float().cpu(), found.float()
                 if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=CLOSE, atol=1e-6):
                     raise self.refused(
@@ -104,13 +106,20 @@ class External(Simulated):
                     )
 
     def values(self, weight: Weight, original: Tensor) -> Tensor:
-        found, own = self.read(weight).to(original.device), original.float()
+        self._unchanged()
+        try:
+            read = self.read(weight)
+        except QuantizationError:
+            raise
+        except (IndexError, ValueError, RuntimeError) as error:  # tensors of a shape or type that no such file has
+            raise self.refused(f"{weight.name} cannot be read ({error}); is it of that tool?") from error
+        found, own = read.to(original.device), original.float()
         if not found.isfinite().all():
             raise self.refused(f"{weight.name} has NaN or infinity in it")
-        error = (found - own).norm() / own.norm().clamp_min(1e-30)
-        if error >= 1:
+        lost = (found - own).norm() / own.norm().clamp_min(1e-30)
+        if lost >= 1:
             raise self.refused(
-                f"{weight.name} is no quantization of the model's: it differs by {error:.2f} of the norm, zeros by 1. "
+                f"{weight.name} is no quantization of the model's: it differs by {lost:.2f} of the norm, zeros by 1. "
                 "It may be of another model, or have its rows in another order"
             )
         return found
@@ -118,6 +127,16 @@ class External(Simulated):
     def refused(self, why: str) -> QuantizationError:
         """The error that says why the file cannot be used."""
         return QuantizationError(f"Cannot use {self.path} as {self.name!r}: {why}.")
+
+    def _unchanged(self) -> None:
+        """Refuse files that are not those that were opened: what is kept of them goes by their contents then."""
+        try:
+            now = _states(self._files)
+            same = now == self._states or _digest(now) == self.digest  # another machine's copy has other times
+        except OSError:
+            same = False
+        if not same:
+            raise self.refused("it was changed or removed since it was opened; start again with the file it should be")
 
     def _found(self, weight: Weight) -> Stored:
         stored = self.stored(weight)
@@ -128,8 +147,13 @@ class External(Simulated):
         return stored
 
 
+def _states(files: Sequence[Path]) -> States:
+    found = ((file, file.stat()) for file in files)
+    return tuple((file, state.st_size, state.st_mtime_ns) for file, state in found)
+
+
 @cache
-def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+def _digest(files: States) -> str:
     total = hashlib.sha256()
     for path, _, _ in files:
         with path.open("rb") as file:

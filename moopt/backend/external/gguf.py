@@ -47,7 +47,7 @@ class GGUFFile(External):
             raise self.refused(f"the model is a {config.model_type}; expected one of {', '.join(ARCHITECTURES)}")
         try:
             header = gguf_header.read(path)
-        except (OSError, ValueError, struct.error) as error:
+        except (OSError, ValueError, OverflowError, struct.error) as error:
             raise self.refused(f"it is no GGUF file: {error}") from error
         if header.architecture != expected:
             raise self.refused(f"it holds a model of the architecture {header.architecture!r}; expected {expected!r}")

@@ -43,7 +43,7 @@ def read(path: Path) -> Header:
     """Read the header of a file.
 
     Raises:
-        OSError, ValueError, struct.error: it is no GGUF file of version 2 or 3, or ends within its header.
+        OSError, ValueError, OverflowError, struct.error: it is no GGUF file of version 2 or 3, or is cut off.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _Cursor(data).header()

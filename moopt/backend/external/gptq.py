@@ -44,12 +44,17 @@ class GPTQFile(External):
         if written not in ("gptq", "gptq_v2"):
             raise self.refused(f"its checkpoint_format is {written!r}; expected 'gptq' or 'gptq_v2'")
         self._less = int(written == "gptq")
-        self._group_size = int(settings.get("group_size", -1))
+        size = settings.get("group_size", -1)
+        if type(size) is not int or size < -1 or size == 0:
+            raise self.refused(f"its group_size is {size!r}; expected a whole number above 0, or -1 for whole rows")
+        self._group_size = size
 
     def stored(self, weight: Weight) -> Stored | None:
         place = self._tensors.places.get(f"{weight.name}.qweight")
         if place is None:
             return None
+        if len(place.shape) != 2:
+            raise self.refused(f"{weight.name}.qweight has the shape {place.shape}; expected two dimensions")
         shape = (place.shape[1], place.shape[0] * 32 // self._bits)
         return Stored(shape, self._bits, self._tensors.bytes(weight.name))
 

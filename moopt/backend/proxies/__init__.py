@@ -46,19 +46,25 @@ def named(name: str) -> Proxy:
     return loaded
 
 
-def fitting(request: Request, is_language: bool) -> list[str]:
+def fitting(request: Request, is_language: bool, streams: bool = False) -> list[str]:
     """The names of the proxies that can answer a request."""
-    return [name for name in names() if _misfit(named(name), request, is_language) is None]
+    return [name for name in names() if _misfit(named(name), request, is_language, streams) is None]
 
 
-def check(name: str, request: Request, is_language: bool) -> None:
+def check(name: str, request: Request, is_language: bool, streams: bool = False) -> None:
     """Refuse a proxy that cannot answer a request.
+
+    Args:
+        name: The proxy's.
+        request: What it is asked.
+        is_language: Whether the model has a vocabulary.
+        streams: Whether it is known to be streamed.
 
     Raises:
         ProblemError: there is no such proxy, or it does not fit; says why and lists those that do.
     """
-    if why := _misfit(named(name), request, is_language):
-        fit = ", ".join(fitting(request, is_language))
+    if why := _misfit(named(name), request, is_language, streams):
+        fit = ", ".join(fitting(request, is_language, streams))
         raise ProblemError(f"Got the sensitivities {name!r}, which {why}; these would do: {fit}.")
 
 
@@ -71,11 +77,8 @@ def cost(name: str, request: Request) -> int:
 def table(name: str, request: Request, evaluator: Evaluator) -> FloatArray:
     """The table of a proxy, [decisions, options]; what it knows nothing of, an embedding, is measured instead."""
     proxy = named(name)
-    if proxy.whole and evaluator.candidate.streams:
-        fit = ", ".join(n for n in fitting(request, is_language=True) if not named(n).whole)
-        raise ProblemError(
-            f"{name!r} needs a model that is held whole, and this one is streamed; these would do: {fit}."
-        )
+    if evaluator.candidate.streams:  # which is known only now if it was left to the memory that is free
+        check(name, request, is_language=True, streams=True)
     evaluator.candidate.use({})
     found = proxy.table(request, evaluator)
     if rows := _left_out(proxy, request):
@@ -90,10 +93,12 @@ def _left_out(proxy: Proxy, request: Request) -> list[int]:
     return [i for i, d in enumerate(request.decisions) if any(w.kind != "linear" for w in d.weights)]
 
 
-def _misfit(proxy: Proxy, request: Request, is_language: bool) -> str | None:
+def _misfit(proxy: Proxy, request: Request, is_language: bool, streams: bool) -> str | None:
     """Why a proxy cannot answer a request, in words; None if it can."""
     if proxy.language_only and not is_language:
         return "needs a model with a vocabulary"
+    if proxy.whole and streams:
+        return "needs a model that is held whole, and this one is streamed"
     if not proxy.in_loss and _left_out(proxy, request):
         return "knows linear layers only, and an embedding or head is a decision here"
     return None

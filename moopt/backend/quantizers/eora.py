@@ -39,8 +39,9 @@ class EoRA(Quantizer):
         base = self.base
         if not isinstance(base, Quantizer) or base.sliced or base.symmetric or base.simulated or base.ranks != (0,):
             raise QuantizationError(f"Got base={base!r}; expected an RTN, HQQ or GPTQ, or a quantizer of your own.")
-        if not self.ranks or any(type(rank) is not int or rank < 0 for rank in self.ranks):
-            raise QuantizationError(f"Got ranks={self.ranks}; expected whole numbers from 0, such as (0, 16, 32).")
+        listed = isinstance(self.ranks, (list, tuple)) and len(self.ranks) > 0
+        if not listed or any(type(rank) is not int or rank < 0 for rank in self.ranks):
+            raise QuantizationError(f"Got ranks={self.ranks!r}; expected whole numbers from 0, such as (0, 16, 32).")
 
     def quantize(self, weight: Tensor, bits: int, group_size: int, inputs: Inputs | None = None) -> Quantized:
         return self.base.quantize(weight, bits, group_size, inputs if self.base.calibrated else None)
