@@ -269,7 +269,7 @@ def _like(present: Any, value: Any) -> Any:
     """A value in the shape of what it replaces: one value for a tuple, digits for a string."""
     if isinstance(present, (tuple, list)) and not isinstance(value, (tuple, list)):
         return (value,)
-    return str(value) if isinstance(present, str) and isinstance(value, (int, float)) else value
+    return str(value) if isinstance(present, str) and type(value) in (int, float) else value
 
 
 def _guarded(run: Callable[[], Any], what: str, path: Path | None) -> Any:

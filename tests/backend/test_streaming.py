@@ -17,6 +17,7 @@ import moopt
 from moopt.backend.footprint import Footprint, chosen
 from moopt.backend.metrics import CallableMetric
 from moopt.backend.quantizers import RTN, EoRA
+from moopt.cli_targets import parse, with_overrides
 from moopt.errors import BackendError, ModelNotFound, ProblemError
 from moopt.problem import Fidelity
 from moopt_kernels import choose_layout
@@ -194,6 +195,14 @@ def test_weights_that_are_not_finite_are_named(
     problem = BitAllocation(str(folder), stream=stream, **{**SMALL, **options})
     with pytest.raises(BackendError, match="finite"):
         problem.evaluate(list(problem.baselines().values())[-1], FIDELITY)
+
+
+def test_the_command_line_decides_whether_to_stream(tiny: Path) -> None:
+    study = moopt.Study("s", BitAllocation(str(tiny), **SMALL), storage=None)
+    for said in (True, False):
+        asked = with_overrides(study, dict([parse(f"stream={said}")])).problem
+        assert isinstance(asked, BitAllocation)
+        assert asked.stream is said
 
 
 def test_a_plan_tells_both_modes(sharded: Path) -> None:
