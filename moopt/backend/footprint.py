@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from moopt.backend import memory, models
+from moopt.backend.weights import block_number
 from moopt.backend.workbench import Allocation
 from moopt.errors import BackendError, ProblemError
 
@@ -69,10 +70,9 @@ def footprint(problem: Allocation, device: torch.device) -> Footprint:
     whole = loading + common
     if _whole_only(problem):
         return Footprint(whole, None)
-    blocks: dict[str | None, int] = {}
+    blocks: Counter[int | None] = Counter()
     for name, count in sizes.items():
-        found = re.search(r"\.(\d+)\.", name)
-        blocks[found[1] if found else None] = blocks.get(found[1] if found else None, 0) + count
+        blocks[block_number(name)] += count
     outside = blocks.pop(None, 0)
     return Footprint(whole, item * (2 * outside + 3 * max(blocks.values(), default=0)) + common)
 

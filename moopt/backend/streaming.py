@@ -8,61 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from moopt.backend import models
 from moopt.backend.blocks import block_of, find_blocks
+from moopt.backend.shards import Shards
 from moopt.errors import BackendError, ModelNotFound
 
 MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 GPT_NEOX = {"embed_out": "lm_head"}
 """What a family's files call modules that transformers calls otherwise."""
-
-
-class Shards(Mapping[str, Tensor]):
-    """The tensors of a model's safetensors files by name, each mapped from its file when it is asked for.
-
-    A mapping lasts as long as the tensor does: who lets go of it gives the memory back.
-
-    Args:
-        folder: With model.safetensors, or with shards and model.safetensors.index.json.
-
-    Raises:
-        ModelNotFound: there are no such files, or they cannot be read.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.files = _files(folder)
-        if missing := [file for file in self.files if not file.exists()]:
-            raise ModelNotFound(
-                f"There is no {missing[0]}; a model is streamed from safetensors that lie in its folder."
-            )
-        self._places: dict[str, tuple[Path, str]] = {}
-        for file in self.files:
-            try:
-                with safe_open(file, "pt") as opened:
-                    self._places |= {_renamed(name): (file, name) for name in opened.keys()}
-            except (OSError, SafetensorError) as error:
-                raise ModelNotFound(f"{file} cannot be read: {error}. Copy it again.") from error
-
-    def __getitem__(self, name: str) -> Tensor:
-        path, key = self._places[name]
-        with safe_open(path, "pt") as file:
-            tensor: Tensor = file.get_tensor(key)
-            return tensor
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, from the header of its file."""
-        path, key = self._places[name]
-        with safe_open(path, "pt") as file:
-            return tuple(file.get_slice(key).get_shape())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
 
 
 class Streamed:
@@ -82,7 +37,7 @@ class Streamed:
     """
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        self._shards, self._device, self._dtype = Shards(Path(models.location(name))), device, dtype
+        self._shards, self._device, self._dtype = _shards(Path(models.location(name))), device, dtype
         self.model = models.empty(json.loads(models.portable(models.load_config(name))), dtype)
         self._prefix, blocks = find_blocks(self.model)
         if not blocks:
@@ -94,7 +49,7 @@ class Streamed:
                     f"The files of {name} have no {parameter!r}: they are not the whole model, or name its parameters "
                     "otherwise than transformers does, and cannot be streamed. Say stream=False."
                 )
-            if (found := self._shards.shape(parameter)) != tuple(value.shape):
+            if (found := self._shards.places[parameter].shape) != tuple(value.shape):
                 raise BackendError(
                     f"{parameter!r} has the shape {found} in the files of {name}, expected {tuple(value.shape)} by its "
                     "config.json. Copy both from one model."
@@ -125,7 +80,7 @@ class Streamed:
     @property
     def block_bytes(self) -> int:
         """What the largest block takes in the compute type."""
-        sizes = [sum(self._shards[name].numel() for name in block) for block in self._blocks]
+        sizes = [sum(map(self._shards.count, block)) for block in self._blocks]
         return max(sizes) * self._dtype.itemsize
 
     @contextmanager
@@ -145,6 +100,17 @@ class Streamed:
         finally:
             for parameter in block.values():
                 parameter.data = self._nothing
+
+
+def _shards(folder: Path) -> Shards:
+    """The tensors of a model by transformers' names, from model.safetensors or the shards that its index lists."""
+    files = _files(folder)
+    if missing := [file for file in files if not file.exists()]:
+        raise ModelNotFound(f"There is no {missing[0]}; a model is streamed from safetensors that lie in its folder.")
+    try:
+        return Shards(files, _renamed)
+    except ValueError as error:
+        raise ModelNotFound(f"{error}. Copy the model again.") from error
 
 
 def _files(folder: Path) -> list[Path]:

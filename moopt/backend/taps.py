@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,6 +32,11 @@ class Decision:
 
     weights: tuple[Weight, ...]
     options: tuple[Option, ...]
+
+    @cached_property
+    def count(self) -> int:
+        """How many numbers its weights have."""
+        return sum(weight.count for weight in self.weights)
 
 
 Look = Callable[[int, Weight, Tensor], None]

@@ -47,8 +47,13 @@ class Weight:
     @property
     def block(self) -> int | None:
         """The number of the block it is in."""
-        found = re.search(r"\.(\d+)\.", f".{self.name}.")
-        return int(found[1]) if found else None
+        return block_number(self.name)
+
+
+def block_number(name: str) -> int | None:
+    """The number of the block that a parameter is in; None if it is in none."""
+    found = re.search(r"\.(\d+)\.", f".{name}.")
+    return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)

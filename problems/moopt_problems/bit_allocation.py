@@ -208,11 +208,11 @@ class BitAllocation(Problem):
             if not up:
                 break
             rising = up[int(rng.integers(len(up)))]
-            size = self._size(rising)
+            count = self.decided[rising].count
             down = [
                 n
                 for n, d in self.decided.items()
-                if n != rising and self._size(n) == size and config[n] != d.options[0] and changed[n] == config[n]
+                if n != rising and d.count == count and config[n] != d.options[0] and changed[n] == config[n]
             ]
             if not down:
                 continue
@@ -387,9 +387,6 @@ class BitAllocation(Problem):
     def _fixed_bytes(self) -> int:
         tables = [w for w in self.inventory.weights if w.name in self.fixed]
         return self.layout.fixed_bytes() + sum(self._stored((w,), self.fixed[w.name]) for w in tables)
-
-    def _size(self, name: str) -> int:
-        return sum(w.count for w in self.decided[name].weights)
 
 
 _TABLES = ("embedding", "head")

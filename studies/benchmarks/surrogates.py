@@ -9,8 +9,10 @@ import platform
 import sys
 import time
 import warnings
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -19,11 +21,13 @@ from botorch.models import SingleTaskGP
 from botorch.models.transforms import Standardize
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
+import moopt
 from moopt import pareto
 from moopt.algorithms import QNEHVI
 from moopt.jobs import perform
 from moopt.surrogates import Data
 from moopt.surrogates.gaussian import GaussianProcess
+from moopt_problems import BitAllocation
 from moopt_problems.synthetic import BitToy, PymooFunction
 
 SHAPES = [(30, 6), (60, 6), (100, 10), (200, 20)]
@@ -61,13 +65,22 @@ def beside_botorch(n, d):
     return np.median(found, axis=0)
 
 
-def batches(layers, observations):
+class Widths(BitAllocation):
+    """SmolLM2's 120 decisions, with a KL that costs nothing."""
+
+    def evaluate(self, config, fidelity):
+        return moopt.Evaluation({"kl": 30 * sum(4.0**-bits for bits in config.values()) / len(config)})
+
+
+def batches(problem, observations):
     """Seconds of batches of 4 with so many observations: one that fits the surrogates, then those that do not."""
-    problem, algorithm, rng = BitToy(layers, sensitivities=False), QNEHVI(), np.random.default_rng(0)
+    algorithm, rng = QNEHVI(), np.random.default_rng(0)
     algorithm.start(problem, 0)
-    shares = np.sort(rng.random(observations))
-    configs = [problem.space.decode(rng.binomial(4, share, size=layers)) for share in shares]
-    jobs = algorithm.jobs(algorithm.unseen(iter(configs), observations, rng))
+    baselines = problem.baselines()
+    shares = np.sort(rng.random(observations - len(baselines)))
+    drawn = (problem.space.decode(rng.binomial(4, share, size=len(problem.space))) for share in shares)
+    jobs = algorithm.jobs([*baselines.values(), *algorithm.unseen(drawn, len(shares), rng, baselines.values())])
+    jobs = [replace(job, label=label) for job, label in zip_longest(jobs, baselines)]
     algorithm.issued(jobs)
     algorithm.tell([(job, perform(problem, job)) for job in jobs])
     seconds = []
@@ -102,9 +115,11 @@ def main():
         slow, fast, error = beside_botorch(n, d)
         kept &= fast < slow and error < MOST_ERROR
         print(f"{n} x {d}: botorch {slow:.3f} s, moopt {fast:.3f} s, {slow / fast:.0f}x; error over theirs {error:.3f}")
-    first, *later = batches(120, 200)
-    kept &= max(first, *later) < MOST_SECONDS
-    print(f"QNEHVI, 120 decisions, 200 observations, a batch of 4: {first:.2f} s, later {max(later):.2f} s")
+    problems = {"a toy": BitToy(120, sensitivities=False), "SmolLM2": Widths("smollm2-135m", sensitivities=None)}
+    for name, problem in problems.items():
+        first, *later = batches(problem, 200)
+        kept &= max(first, *later) < MOST_SECONDS
+        print(f"QNEHVI, 120 decisions of {name}, 200 observations: a batch of 4 {first:.2f} s, then {max(later):.2f} s")
     slowest = updates()
     kept &= slowest < 2
     print(f"front and hypervolume of 1,000 points in 5 objectives: {slowest:.2f} s at most")

@@ -166,7 +166,7 @@ def test_files_that_are_not_the_whole_model_are_refused(tiny: Path, tmp_path: Pa
             BitAllocation(str(folder), stream=stream, **SMALL).setup(moopt.Resources())
     for content in (b"\xff" * 100, file.read_bytes()[:-10]):
         file.write_bytes(content)
-        with pytest.raises(ModelNotFound, match=r"cannot be (read|loaded): .*header"):
+        with pytest.raises(ModelNotFound, match=r"cannot be loaded: .*header|is no safetensors file: |is damaged: "):
             BitAllocation(str(folder), stream=stream, **SMALL).setup(moopt.Resources())
     (folder / "model.safetensors.index.json").write_text("{")
     with pytest.raises(ModelNotFound, match=r"cannot be (read|loaded): "):

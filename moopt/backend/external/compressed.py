@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moopt.backend.external.contract import External, Stored
+from moopt.backend.external.contract import Stored
+from moopt.backend.external.folder import Folder
 from moopt.backend.external.packing import unpacked
-from moopt.backend.external.tensors import Tensors
 from moopt.backend.weights import Weight
 
 
-class CompressedTensors(External):
+class CompressedTensors(Folder):
     """The matrices of a folder with a compressed-tensors model.
 
     Args:
@@ -33,23 +33,19 @@ class CompressedTensors(External):
 
     def __init__(self, name: str, path: Path, files: Sequence[Path], settings: Mapping[str, Any]) -> None:
         super().__init__(name, path, files)
-        self._tensors = Tensors(files)
         written = settings.get("format")
         if written != "pack-quantized":
             raise self.refused(f"its format is {written!r}; expected 'pack-quantized'")
 
     def stored(self, weight: Weight) -> Stored | None:
-        place = self._tensors.places.get(f"{weight.name}.weight_packed")
-        if place is None:
+        if (found := self._matrix(weight, "weight_packed")) is None:
             return None
-        if len(place.shape) != 2:
-            raise self.refused(f"{weight.name}.weight_packed has the shape {place.shape}; expected two dimensions")
-        n, words = place.shape
+        n, words = found
         k = weight.shape[1]
         bits = next((bits for bits in (4, 8) if -(-k * bits // 32) == words), None)
         if bits is None:
             raise self.refused(f"{weight.name} has {words} words a row; expected {k} inputs at 4 or 8 bits")
-        return Stored((n, k), bits, self._tensors.bytes(weight.name))
+        return Stored((n, k), bits, self._bytes[weight.name])
 
     def read(self, weight: Weight) -> Tensor:
         (n, k), bits = weight.shape, self.bits(weight)
@@ -65,31 +61,18 @@ class CompressedTensors(External):
         values: Tensor = (codes if zeros is None else codes - zeros[:, group]) * scales[:, group]
         return values
 
-    def plain(self, parameter: str) -> Tensor | None:
-        return self._tensors.maybe(parameter)
-
     def _zeros(self, weight: Weight, bits: int, n: int) -> Tensor | None:
         """Zero points [n, groups], int32."""
-        given = self._tensors.maybe(f"{weight.name}.weight_zero_point")
+        given = self._tensors.get(f"{weight.name}.weight_zero_point")
         if given is not None and given.dtype == torch.int32:
             given = unpacked(given, bits)[:n].int() - 2 ** (bits - 1)
         return None if given is None else given.int()
 
     def _groups(self, weight: Weight, k: int, groups: int) -> Tensor:
         """The group of each input, [k]."""
-        given = self._tensors.maybe(f"{weight.name}.weight_g_idx")
+        given = self._tensors.get(f"{weight.name}.weight_g_idx")
         if given is not None and (given >= 0).all():
-            found = given.long()
-        elif not groups or k % groups:
+            return self._inside(weight, given.long(), k, groups)
+        if not groups or k % groups:
             raise self.refused(f"{weight.name} has {k} inputs and {groups} scales a row")
-        else:
-            found = torch.arange(k) // (k // groups)
-        if len(found) != k or int(found.max()) >= groups:
-            raise self.refused(f"{weight.name} has {len(found)} inputs in groups beyond the {groups} that have scales")
-        return found
-
-    def _part(self, weight: Weight, part: str) -> Tensor:
-        found = self._tensors.maybe(f"{weight.name}.{part}")
-        if found is None:
-            raise self.refused(f"{weight.name}.{part} is missing")
-        return found
+        return torch.arange(k) // (k // groups)

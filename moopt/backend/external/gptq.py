@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moopt.backend.external.contract import External, Stored
+from moopt.backend.external.contract import Stored
+from moopt.backend.external.folder import Folder
 from moopt.backend.external.packing import unpacked
-from moopt.backend.external.tensors import Tensors
 from moopt.backend.weights import Weight
 
 WIDTHS = (2, 3, 4, 8)
 
 
-class GPTQFile(External):
+class GPTQFile(Folder):
     """The matrices of a folder with a GPTQ model.
 
     Args:
@@ -35,7 +35,6 @@ class GPTQFile(External):
 
     def __init__(self, name: str, path: Path, files: Sequence[Path], settings: Mapping[str, Any]) -> None:
         super().__init__(name, path, files)
-        self._tensors = Tensors(files)
         bits = settings.get("bits")
         if bits not in WIDTHS:
             raise self.refused(f"its bits are {bits!r}; expected one of {', '.join(map(str, WIDTHS))}")
@@ -50,13 +49,10 @@ class GPTQFile(External):
         self._group_size = size
 
     def stored(self, weight: Weight) -> Stored | None:
-        place = self._tensors.places.get(f"{weight.name}.qweight")
-        if place is None:
+        if (found := self._matrix(weight, "qweight")) is None:
             return None
-        if len(place.shape) != 2:
-            raise self.refused(f"{weight.name}.qweight has the shape {place.shape}; expected two dimensions")
-        shape = (place.shape[1], place.shape[0] * 32 // self._bits)
-        return Stored(shape, self._bits, self._tensors.bytes(weight.name))
+        words, n = found
+        return Stored((n, words * 32 // self._bits), self._bits, self._bytes[weight.name])
 
     def read(self, weight: Weight) -> Tensor:
         parts = {part: self._part(weight, part) for part in ("qweight", "qzeros", "scales")}
@@ -69,20 +65,8 @@ class GPTQFile(External):
         values: Tensor = (codes.int() - zeros[group]) * scales[group]
         return values.T.contiguous()
 
-    def plain(self, parameter: str) -> Tensor | None:
-        return self._tensors.maybe(parameter)
-
     def _groups(self, weight: Weight, k: int, groups: int) -> Tensor:
         """The group of each input, [k]."""
         size = self._group_size if self._group_size > 0 else k
-        given = self._tensors.maybe(f"{weight.name}.g_idx")
-        found = torch.arange(k) // size if given is None else given.long()
-        if len(found) != k or not 0 <= int(found.min()) <= int(found.max()) < groups:
-            raise self.refused(f"{weight.name} has {len(found)} inputs in groups beyond the {groups} that have scales")
-        return found
-
-    def _part(self, weight: Weight, part: str) -> Tensor:
-        found = self._tensors.maybe(f"{weight.name}.{part}")
-        if found is None:
-            raise self.refused(f"{weight.name}.{part} is missing")
-        return found
+        given = self._tensors.get(f"{weight.name}.g_idx")
+        return self._inside(weight, torch.arange(k) // size if given is None else given.long(), k, groups)

@@ -1,0 +1,78 @@
+"""The tensors of safetensors files: what there is from the headers alone, and one mapped at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor is: its file, its name there, its shape, and the bytes it takes."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+class Shards(Mapping[str, Tensor]):
+    """The tensors of some files by name, on the CPU, each mapped from its file when it is asked for.
+
+    A mapping lasts as long as the tensor does: who lets go of it gives the memory back.
+
+    Args:
+        files: The files.
+        named: What a tensor is called here, from its name in the file.
+
+    Attributes:
+        places: Where each tensor is.
+
+    Raises:
+        ValueError: a file is no safetensors file, or was cut off; says which.
+    """
+
+    def __init__(self, files: Iterable[Path], named: Callable[[str], str] = str) -> None:
+        self.places = {named(key): place for file in files for key, place in _header(file).items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        place = self.places[name]
+        with safe_open(place.file, "pt") as file:
+            tensor: Tensor = file.get_tensor(place.key)
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def count(self, name: str) -> int:
+        """How many numbers a tensor has."""
+        return math.prod(self.places[name].shape)
+
+
+def _header(file: Path) -> dict[str, Place]:
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            length = struct.unpack("<Q", opened.read(8))[0]
+            entries = json.loads(opened.read(min(length, size)))
+        entries.pop("__metadata__", None)
+        found = {
+            key: Place(file, key, tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
+            for key, entry in entries.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ValueError(f"{file} is no safetensors file: {error}") from error
+    expected = 8 + length + sum(place.bytes for place in found.values())
+    if expected != size:
+        raise ValueError(f"{file} is damaged: it has {size} bytes, expected {expected}")
+    return found
