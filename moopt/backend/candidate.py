@@ -302,7 +302,8 @@ class Candidate:
 
         def make() -> dict[str, Tensor]:
             residual = self._finite(name).float() - self.quantized(name, bits_of(option)).dequantize()
-            return self._quantizer.repair(residual, max(self._quantizer.ranks), self._inputs(name))._asdict()
+            rank = min(max(self._quantizer.ranks), *residual.shape)
+            return self._quantizer.repair(residual, rank, self._inputs(name))._asdict()
 
         def found() -> Repair:
             parts = make() if self._store is None else self._store.fetch_parts(kind, name, width, make)

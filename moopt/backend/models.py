@@ -36,6 +36,8 @@ def location(name: str) -> str:
     Raises:
         ModelNotFound: there is no such folder, and it is neither an embedded model nor looks like an id.
     """
+    if not isinstance(name, str):
+        raise ModelNotFound(f"Got the model {name!r}; expected its name, as text.")
     if name in EMBEDDED:
         folder = cache.folder() / "models" / name
         if not (folder / "config.json").exists():
@@ -129,10 +131,11 @@ def load_model(name: str) -> Any:
             f"The model {name!r} cannot be loaded: {parameter!r} has the shape {tuple(found)} in its files, expected "
             f"{tuple(expected)} by its config.json. Copy both from one model."
         )
-    if is_language and info["missing_keys"]:  # an encoder's files may lack a pooler, which its distances do not read
+    missing = {key for key in info["missing_keys"] if is_language or "pooler" not in key.split(".")}
+    if missing:  # an encoder's files may lack a pooler, which its distances do not read
         raise ModelNotFound(
-            f"The model {name!r} cannot be loaded: its files have no {min(info['missing_keys'])!r}, as expected by its "
-            "config.json. Copy the whole model again."
+            f"The model {name!r} cannot be loaded: its files have no {min(missing)!r}, as expected by its config.json. "
+            "Copy the whole model again."
         )
     return separate(model.eval().requires_grad_(False))
 
@@ -175,6 +178,7 @@ def _loaded(load: Callable[[], Any], name: str) -> Any:
         raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = f"its files lack {first}" if isinstance(error, KeyError) else first
         raise ModelNotFound(f"The model {name!r} cannot be loaded: {first}") from error
 
 

@@ -13,8 +13,7 @@ from moopt.backend.latency import Table, Timing, head_call, kernel_calls, whole
 from moopt.backend.loading import fill
 from moopt.backend.models import empty
 from moopt.backend.options import Options
-from moopt.backend.weights import EACH, Inventory
-from moopt.errors import BackendError
+from moopt.backend.weights import Inventory
 
 
 class Stopwatch:
@@ -26,7 +25,7 @@ class Stopwatch:
     Args:
         model: Its name.
         evaluator: Has it loaded.
-        inventory: Its matrices.
+        inventory: Its matrices; of no mixture, which runs some of its layers.
         group_size: How many inputs share a scale.
         symmetric: Whether there are no zero points.
         context: Tokens of a prefill, and before the token that is decoded.
@@ -35,11 +34,6 @@ class Stopwatch:
     def __init__(
         self, model: str, evaluator: Evaluator, inventory: Inventory, group_size: int, symmetric: bool, context: int
     ) -> None:
-        if any(EACH.search(w.name) for w in inventory.weights):
-            raise BackendError(
-                "decode_ms and prefill_ms are sums over all layers, of which a mixture of experts runs some: they are "
-                "no objectives of one."
-            )
         self._evaluator, self._inventory, self._context = evaluator, inventory, context
         self._table = Table(evaluator.candidate.device, group_size, symmetric)
         self._config = models.portable(models.load_config(model))

@@ -40,6 +40,8 @@ class Text:
     """
 
     def __init__(self, source: str = "mix") -> None:
+        if not isinstance(source, str):
+            raise TextError(f"Got the text {source!r}; expected mix, {', '.join(SOURCES)}, or a path, as text.")
         self.source = source
         self._names = tuple(SOURCES) if source == "mix" else (source,)
         if not self._built_in and not Path(source).exists():

@@ -64,6 +64,11 @@ class Inventory:
     rest: dict[str, tuple[int, ...]]
     """The shapes of all other parameters; they stay at 16 bits."""
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether it has experts, of which a token goes through some."""
+        return any(EACH.search(weight.name) for weight in self.weights)
+
     def linears(self) -> tuple[Weight, ...]:
         """The linear layers' weights without embedding and head."""
         return tuple(w for w in self.weights if w.kind == "linear")

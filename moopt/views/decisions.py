@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from html import escape
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -117,14 +120,27 @@ def _options(history: History, names: Sequence[str]) -> dict[str, list[Any]]:
     return options
 
 
+def _in_order(history: History, options: Mapping[str, list[Any]]) -> tuple[list[str], bool]:
+    """All values, and whether their order means something: of numbers, and of ordinals that agree on one."""
+    every = [value for values in options.values() for value in values]
+    if all(map(_is_number, every)):
+        return list(dict.fromkeys(map(_named, sorted(every)))), True
+    space = history.meta.get("identity", {}).get("space", {})
+    named = dict.fromkeys(map(_named, every))
+    if all(space.get(name, {}).get("kind") == "ordinal" for name in options):
+        sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(named, ()))
+        for before, after in chain.from_iterable(map(pairwise, options.values())):
+            sorter.add(_named(after), _named(before))
+        with suppress(CycleError):
+            return list(sorter.static_order()), True
+    return list(named), False
+
+
 def _coded(history: History, lines: Sequence[Line], front: Sequence[Trial]) -> Coded:
     names = [line.name for line in lines if line.name]
     options = _options(history, names)
-    every = [value for name in names for value in options[name]]
-    ordered = all(_is_number(value) for value in every)
-    if ordered:
-        every = sorted(every)
-    index = {name: i for i, name in enumerate(dict.fromkeys(map(_named, every)))}
+    named, ordered = _in_order(history, options)
+    index = {name: i for i, name in enumerate(named)}
     if len(index) <= MOST_NAMED:
         z = [
             [index.get(_named(t.config.get(line.name)), np.nan) if line.name else np.nan for t in front]

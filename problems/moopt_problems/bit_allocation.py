@@ -103,8 +103,10 @@ class BitAllocation(Problem):
         allowed = options.listed("bits", bits)
         self._decide(allowed, tie, embedding, embedding if head is None else head, tuple(skip))
         self._metrics = tuple(metrics)
-        simulated = [*map(str, self.simulated), *([self.quantizer.name] if self.quantizer.simulated else [])]
-        self.objectives = measured.chosen(objectives, model, self.is_language, context, self._metrics, simulated)
+        untimed = "a mixture of experts, which runs some of its layers" if self.inventory.is_mixture else ""
+        if simulated := [*map(str, self.simulated), *([self.quantizer.name] if self.quantizer.simulated else [])]:
+            untimed = f"{', '.join(simulated)}, which no kernel runs"
+        self.objectives = measured.chosen(objectives, model, self.is_language, context, self._metrics, untimed)
         self.stream = footprint.check(stream, self)
         self.space = Space({name: Ordinal(*decision.options) for name, decision in self.decided.items()})
         counts = {"tokens": tokens, "context": context, "sensitivity_tokens": sensitivity_tokens}
@@ -331,6 +333,7 @@ class BitAllocation(Problem):
         linears = tuple(w for w in self.inventory.linears() if w.name not in left_out)
         if not linears:
             raise ProblemError(f"{self.model} has no linear layer left to quantize.")
+        options.check_ranks(self.quantizer.ranks, linears)
         own = [formats.Format(name, self.group_size) for name in formats.NAMES]
         every: dict[Option, Simulated] = {how.name: how for how in (*own, *self.external.values())}
         self.decided = {

@@ -27,7 +27,7 @@ TIMED = ("decode_ms", "prefill_ms")
 
 def chosen(
     names: Sequence[str] | None, model: str, is_language: bool, context: int, metrics: Sequence[Metric],
-    simulated: Sequence[str],
+    untimed: str,
 ) -> tuple[Objective, ...]:  # fmt: skip
     """The objectives of those names, and the user's own.
 
@@ -37,10 +37,10 @@ def chosen(
         is_language: Whether it has a vocabulary.
         context: Tokens of a sequence.
         metrics: The user's, that every candidate is measured by or only the front.
-        simulated: What candidates may be made of that no kernel runs, and so has no latency.
+        untimed: What candidates have that cannot be timed, if anything.
 
     Raises:
-        ProblemError: there is no such objective, what is simulated has none, or a metric has the name of one.
+        ProblemError: there is no such objective, candidates cannot be timed, or a metric has the name of one.
     """
     fitting = LANGUAGE if is_language else ("cosine_distance", "relative_error")
     known = {**{n: MEASURED[n] for n in fitting}, **KNOWN}
@@ -48,15 +48,15 @@ def chosen(
         place = latency.where(choose_device("auto"), context)
         known |= {name: Objective(name, unit=f"ms; {place}") for name in TIMED}
     names = (fitting[0], "size_mb") if names is None else names
+    if not isinstance(names, (list, tuple)):
+        raise ProblemError(f"Got objectives={names!r}; expected some of {', '.join(known)} in a list.")
     if unknown := [n for n in names if n not in known]:
         raise ProblemError(
             f"Got the objective {unknown[0]!r}; {model} is measured by {', '.join(known)}. "
             "Objectives of your own go into metrics=."
         )
-    if simulated and any(n in TIMED for n in names):
-        raise ProblemError(
-            f"Got decode_ms or prefill_ms, and {', '.join(simulated)}, which no kernel runs; leave one of them out."
-        )
+    if untimed and any(n in TIMED for n in names):
+        raise ProblemError(f"Got decode_ms or prefill_ms, and {untimed}; leave one of them out.")
     if taken := [m.name for m in metrics if m.name in {*MEASURED, *KNOWN, *TIMED}]:
         raise ProblemError(f"A metric of your own is named {taken[0]!r}, which is moopt's; give it another name.")
     own = tuple(Objective(m.name, m.direction, m.unit) for m in metrics if m.when == "every")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,22 +40,28 @@ def of_layers(
 
     Args:
         bits: Widths and formats, as they are `listed`.
-        ranks: Of repairs; 0 is none.
+        ranks: Of repairs; 0 is none. Those lower than the layers' own are offered, or no repair if none is.
         files: External options; those that have all the layers are offered.
         layers: That change together.
-
-    Raises:
-        QuantizationError: a rank is as high as a layer's own.
     """
-    for weight in layers:
-        if max(ranks) >= min(weight.shape):
-            raise QuantizationError(
-                f"Got the rank {max(ranks)}; expected less than the {min(weight.shape)} that {weight.name} has itself: "
-                "give EoRA lower ranks, or skip the layer."
-            )
-    widths = (named(width, rank) for width in bits if isinstance(width, int) for rank in sorted(set(ranks)))
+    lowest = min(min(weight.shape) for weight in layers)
+    fitting = sorted({rank for rank in ranks if rank < lowest}) or [0]
+    widths = (named(width, rank) for width in bits if isinstance(width, int) for rank in fitting)
     names = (name for name in bits if isinstance(name, str))
     return (*widths, *names, *(name for name, file in files.items() if all(map(file.has, layers))))
+
+
+def check_ranks(ranks: Sequence[int], layers: Sequence[Weight]) -> None:
+    """Refuse ranks of repairs that no layer can have.
+
+    Raises:
+        QuantizationError: says what the layers have.
+    """
+    most = max(min(weight.shape) for weight in layers)
+    if max(ranks) >= most:
+        raise QuantizationError(
+            f"Got the rank {max(ranks)}; expected less than {most}, the most that a layer has: give EoRA lower ranks."
+        )
 
 
 def of_table(name: str, asked: Option | Sequence[Option], others: Sequence[str]) -> tuple[Option, ...]:
@@ -78,9 +85,10 @@ def opened(files: Mapping[str, str] | None, config: Any, inventory: Inventory) -
         raise QuantizationError(f"Got external={files!r}; expected files by name, such as {{'theirs': 'folder'}}.")
     found = {}
     for name, where in (files or {}).items():
-        if not isinstance(name, str) or not name[:1].isalpha() or name in formats.NAMES:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.-]*", name) or name in formats.NAMES:
             raise QuantizationError(
-                f"Got the external option {name!r}; expected a name that begins with a letter and is no format's."
+                f"Got the external option {name!r}; expected letters, digits, dashes, dots and underscores, the first "
+                "a letter, and no format's name."
             )
         if not isinstance(where, (str, os.PathLike)):
             raise QuantizationError(f"Got external={{{name!r}: {where!r}}}; expected the path of a file or a folder.")

@@ -14,9 +14,11 @@ from torch import Tensor
 import moopt
 from moopt.backend import latency, options, packed
 from moopt.backend.inputs import Inputs
+from moopt.backend.options import rank_of
 from moopt.backend.quantizers import GPTQ, RTN, EoRA, MatGPTQ, RTNSymmetric
 from moopt.backend.quantizers.eora import closed_form
 from moopt.errors import BackendError, QuantizationError
+from moopt.problem import Fidelity
 from moopt_problems import BitAllocation
 from tests.backend.test_gptq import layer
 from tests.backend.test_packed import UP, forge, placed
@@ -97,8 +99,21 @@ def test_ranks_that_do_not_fit_are_refused(tiny: Path) -> None:
         EoRA(ranks=8)  # type: ignore[arg-type]
     with pytest.raises(QuantizationError, match=r"Got ranks=\(0, -1\)"):
         EoRA(ranks=(0, -1))
-    with pytest.raises(QuantizationError, match=r"Got the rank 32; expected less than the 32 that .*k_proj has itself"):
-        BitAllocation(str(tiny), quantizer="eora", **SMALL)
+
+
+def test_layers_get_the_ranks_below_their_own(tiny: Path) -> None:
+    problem = BitAllocation(str(tiny), bits=(2, 4), quantizer=EoRA(RTN(), ranks=(0, 16, 32)), **SMALL)
+    lowest = {name: min(min(w.shape) for w in decision.weights) for name, decision in problem.decided.items()}
+    assert {*lowest.values()} == {32, 64}
+    for name, decision in problem.decided.items():
+        assert max(map(rank_of, decision.options)) == (16 if lowest[name] == 32 else 32)
+    most = {name: max(decision.options, key=rank_of) for name, decision in problem.decided.items()}
+    assert 0 < problem.evaluate(most, Fidelity(256, 0)).values["kl"]
+    alone = BitAllocation(str(tiny), bits=(2, 4), quantizer=EoRA(RTN(), ranks=(32,)), **SMALL)
+    for name, decision in alone.decided.items():
+        assert decision.options == ((2, 4) if lowest[name] == 32 else ("2+r32", "4+r32"))
+    with pytest.raises(QuantizationError, match="Got the rank 64; expected less than 64, the most that a layer has"):
+        BitAllocation(str(tiny), quantizer=EoRA(ranks=(0, 64)), **SMALL)
 
 
 @pytest.fixture

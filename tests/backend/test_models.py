@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from moopt.backend import cache, models, weights
 from moopt.errors import ModelNotFound, QuantizationError
@@ -45,6 +48,29 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-type"}))
     with pytest.raises(ModelNotFound, match="cannot be loaded"):
         models.load_config(str(tmp_path))
+
+
+def test_an_encoder_may_lack_its_pooler_and_nothing_else(tmp_path: Path) -> None:
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=50)
+    BertModel(config).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+
+    def lose(part: str) -> None:
+        save_file({k: v.clone() for k, v in load_file(file).items() if part not in k}, file, {"format": "pt"})
+
+    lose("pooler")
+    models.load_model(str(tmp_path))
+    lose("layer.1.output.dense.weight")
+    with pytest.raises(ModelNotFound, match=r"files have no 'encoder\.layer\.1\.output\.dense\.weight'"):
+        models.load_model(str(tmp_path))
+
+
+def test_an_index_that_is_none_is_named(save: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(save("llama"), tmp_path / "copy")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ModelNotFound, match="cannot be loaded: its files lack 'metadata'"):
+        models.load_model(str(folder))
 
 
 def test_the_identity_follows_the_weights(save: Callable[[str], Path]) -> None:

@@ -239,9 +239,17 @@ def test_text_too_short_to_hold_out_is_said_before_any_trial(tiny: Path, tmp_pat
         ({"quantizer": "magic"}, QuantizationError, "no quantizer 'magic'"),
         ({"tie": "some"}, ProblemError, "Got tie='some'"),
         ({"objectives": ("kl", "speed")}, ProblemError, "Got the objective 'speed'"),
+        ({"objectives": "kl"}, ProblemError, "Got objectives='kl'; expected some of kl, .* in a list"),
         ({"sensitivities": "hessian"}, ProblemError, "There is no proxy 'hessian'; expected one of weight-error"),
         ({"skip": ("*",)}, ProblemError, "no linear layer left"),
         ({"text": "nowhere"}, TextError, "There is no text 'nowhere'"),
+        ({"text": 3}, TextError, "Got the text 3; expected mix"),
+        ({"model": 3}, ModelNotFound, "Got the model 3; expected its name"),
+        (
+            {"external": {"theirs=4,5": "."}},
+            QuantizationError,
+            "Got the external option 'theirs=4,5'; expected letters",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(tiny: Path, arguments: dict[str, Any], error: type, message: str) -> None:

@@ -166,8 +166,8 @@ def test_a_study_keeps_to_the_contents_of_its_files(tiny: Path, tmp_path: Path) 
     [
         ({"bits": (4, "int4")}, "or, simulated, fp4, nf4, fp8-e5m2, fp8-e4m3"),
         ({"embedding": (8, "theirs")}, "Got embedding="),
-        ({"external": {"nf4": "x"}}, "Got the external option 'nf4'; expected a name that begins with a letter"),
-        ({"external": {"4": "x"}}, "Got the external option '4'; expected a name that begins with a letter"),
+        ({"external": {"nf4": "x"}}, "Got the external option 'nf4'; expected letters, digits.* and no format's name"),
+        ({"external": {"4": "x"}}, "Got the external option '4'; expected letters"),
         ({"external": "folder"}, "Got external='folder'; expected files by name"),
         ({"external": {"theirs": None}}, "Got external={'theirs': None}; expected the path of a file or a folder"),
         ({"external": {"theirs": "nowhere"}}, "Cannot use 'nowhere' as 'theirs'; expected a .gguf file"),

@@ -50,6 +50,18 @@ def test_choices_are_named_in_a_legend(builder: Callable) -> None:
     assert figure.layout.coloraxis2.showscale is False
 
 
+def test_ordinals_that_agree_are_drawn_in_their_order(builder: Callable) -> None:
+    listed = {"a": ["2", "2+r4", "3"], "b": ["2", "3"], "c": ["2+r4", "2+r8", "3"]}
+    for last, ordered in (("3", ["2", "2+r4", "2+r8", "3"]), ("2", None)):
+        listed["c"][2] = last
+        space = {name: {"kind": "ordinal", "values": values} for name, values in listed.items()}
+        build = builder(meta={"identity": {"space": space}})
+        for i in range(2):
+            build.add({"kl": 3.0 - i, "size_mb": 60.0 + i}, {name: values[i] for name, values in listed.items()})
+        bar = decisions_card(build.history).figure.layout.coloraxis2
+        assert (list(bar.colorbar.ticktext) == ordered) if ordered else bar.showscale is False
+
+
 def test_many_values_are_drawn_within_their_own_range(builder: Callable) -> None:
     build = builder()
     for i in range(20):

@@ -1,5 +1,5 @@
-// Many tokens in bfloat16 with AMX: outputs are dequantized some pairs of blocks at a time, then multiplied in 2 x 2 tiles.
-// Tiles are read one after the other, both of weights and of tokens, from what stays in the second-level cache.
+// Many tokens in bfloat16 with AMX: some pairs of blocks of outputs are dequantized into the second-level cache, then 32
+// tokens after the other are multiplied by all of them in 2 x 2 tiles. Nothing is read that was not fetched early.
 #include "fields.h"
 #include <cstring>
 #include <immintrin.h>
@@ -13,9 +13,9 @@ namespace {
 constexpr int64_t kPair = 2 * kRows;       // outputs, and tokens, of 2 x 2 tiles
 constexpr int64_t kTile = 16 * 32;         // elements of a tile of bfloat16
 constexpr int64_t kSums = 16 * 16;         // of a tile of float32
-constexpr int64_t kWeights = 256 * 1024;   // bytes of weights that are multiplied by
-constexpr int64_t kTokens = 128;           // tokens at a time
-constexpr int64_t kAhead = 4 * 2 * kTile;  // elements of tokens that are fetched early
+constexpr int64_t kWeights = 768 * 1024;   // bytes of weights that are multiplied by
+constexpr int64_t kDeep = 64;              // tiles of inputs at a time: the sums of more are kept between
+constexpr int64_t kAhead = 4 * 2 * kTile;  // elements of weights that are fetched early
 
 struct TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -26,24 +26,24 @@ struct TileConfig {
   }
 };
 
-thread_local Workspace t_row, t_weights;
+thread_local Workspace t_rows, t_weights, t_sums;
 
-// 16 outputs, as pairs of inputs [16][16][2] in every second tile.
-template <int B> void dequantize(const Matrix& w, int64_t block, uint16_t* tile) {
+// 16 outputs of the inputs from `start` to `end`, as pairs of inputs [16][16][2] in every second tile.
+template <int B> void dequantize(const Matrix& w, int64_t block, int64_t start, int64_t end, uint16_t* tile) {
   alignas(64) uint16_t p[32];
   for (int i = 0; i < 32; i++) p[i] = uint16_t(i / 2 + i % 2 * 16);
   const __m512i half = _mm512_set1_epi8(char(w.half)), top = _mm512_set1_epi8(char(w.top)), pairs = _mm512_load_si512(p);
   const __m512i one = _mm512_set1_epi32(0x3f800000), place = _mm512_set1_epi32(0x7f8000);
   const __m512 middle = _mm512_set1_ps(float(w.middle())), unit = _mm512_set1_ps(float(256 << w.shift));
-  const uint8_t* codes = w.row_block(block);
+  const uint8_t* codes = w.row_block(block) + start / kInputs * B * kVectorBytes;
   __m512 scale = _mm512_setzero_ps(), offset = scale;
   // A code whose place is that of a float's highest digits is 1 + code / 256, once the exponent is there; all but the last
   // rounding is exact.
   auto value = [&](__m512i placed) {
     return _mm512_fmsub_ps(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(placed, place, one, 0xea)), scale, offset);
   };
-  int64_t next = 0;
-  for (int64_t k = 0; k < w.padded_k; k += kInputs, codes += B * kVectorBytes, tile += 2 * kTile) {
+  int64_t next = start;
+  for (int64_t k = start; k < end; k += kInputs, codes += B * kVectorBytes, tile += 2 * kTile) {
     if (k >= next) {
       const int64_t group = k / w.padded_group, at = (block * w.groups + group) * kRows;
       next = (group + 1) * w.padded_group;
@@ -69,22 +69,31 @@ template <int B> void dequantize(const Matrix& w, int64_t block, uint16_t* tile)
   }
 }
 
-using Dequantize = void (*)(const Matrix&, int64_t, uint16_t*);
+using Dequantize = void (*)(const Matrix&, int64_t, int64_t, int64_t, uint16_t*);
 const Dequantize kDequantize[] = {dequantize<1>, dequantize<2>, dequantize<3>, dequantize<4>,
                                   dequantize<5>, dequantize<6>, dequantize<7>, dequantize<8>};
 
-// 32 tokens (16 if not Two) x 32 outputs over `tiles` tiles of inputs. Loads come first: a product waits for nothing else.
-template <bool Two> void multiply(const uint16_t* a, const uint16_t* b, int64_t tiles, float* sums) {
-  _tile_zero(0);
-  _tile_zero(1);
-  if (Two) _tile_zero(2);
-  if (Two) _tile_zero(3);
+// Adds 32 tokens (16 if not Two) x 32 outputs over `tiles` tiles of inputs. Loads come first: a product waits for nothing else.
+template <bool Two> void multiply(const uint16_t* a, const uint16_t* b, int64_t tiles, bool fresh, const uint16_t* soon, float* sums) {
+  if (fresh) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if (Two) _tile_zero(2);
+    if (Two) _tile_zero(3);
+  } else {
+    _tile_loadd(0, sums, 64);
+    _tile_loadd(1, sums + kSums, 64);
+    if (Two) _tile_loadd(2, sums + 2 * kSums, 64);
+    if (Two) _tile_loadd(3, sums + 3 * kSums, 64);
+  }
   for (int64_t t = 0; t < tiles; t++, a += 2 * kTile, b += 2 * kTile) {
     _tile_loadd(4, a, 64);
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + kTile, 64);
     if (Two) _tile_loadd(5, a + kTile, 64);
-    for (int64_t i = 0; i < (Two ? 2 : 1) * kTile; i += 32) _mm_prefetch((const char*)(a + kAhead + i), _MM_HINT_T0);
+    for (int64_t i = 0; i < 2 * kTile; i += 32) _mm_prefetch((const char*)(b + kAhead + i), _MM_HINT_T0);
+    if (soon)
+      for (int64_t i = 0; i < 2 * kTile; i += 32) _mm_prefetch((const char*)(soon + t * 2 * kTile + i), _MM_HINT_T1);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (Two) _tile_dpbf16ps(2, 5, 6);
@@ -96,28 +105,32 @@ template <bool Two> void multiply(const uint16_t* a, const uint16_t* b, int64_t 
   if (Two) _tile_stored(3, sums + 3 * kSums, 64);
 }
 
-// Where the products with 32 outputs go.
-struct Columns {
-  __mmask16 there[2];
-  __m512 bias[2];
+// Where the products of some tokens with 32 outputs go.
+struct Results {
   uint16_t* y;
-  int64_t n;
+  int64_t n, rows;
+  __mmask32 there;
+  __m512 bias[2];
 
-  Columns(const Matrix& w, int64_t pair, const float* every_bias, uint16_t* every_y) : y(every_y + pair * kPair), n(w.n) {
-    for (int64_t b = 0; b < 2; b++) {
-      const int64_t column = pair * kPair + b * kRows, count = n - column;
-      there[b] = count >= kRows ? 0xffff : count > 0 ? __mmask16((1 << count) - 1) : 0;
-      bias[b] = every_bias ? _mm512_maskz_loadu_ps(there[b], every_bias + column) : _mm512_setzero_ps();
-    }
+  Results(const Matrix& w, int64_t pair, const float* every_bias, uint16_t* every_y, int64_t token, int64_t tokens) : n(w.n) {
+    const int64_t column = pair * kPair, columns = n - column < kPair ? n - column : kPair;
+    y = every_y + token * n + column;
+    rows = tokens - token < kPair ? tokens - token : kPair;
+    there = uint32_t((uint64_t(1) << columns) - 1);
+    for (int64_t b = 0; b < 2; b++)
+      bias[b] = every_bias ? _mm512_maskz_loadu_ps(__mmask16(there >> 16 * b), every_bias + column + 16 * b) : _mm512_setzero_ps();
   }
 
-  void store(const float* sums, int64_t token, int64_t past) const {
-    uint16_t* to = y + token * n;
-    for (int64_t m = 0; m < past - token && m < kPair; m++, to += n)
-      for (int64_t b = 0; b < 2; b++) {
-        const __m512 v = _mm512_load_ps(sums + (m / 16 * 2 + b) * kSums + m % 16 * 16);
-        _mm256_mask_storeu_epi16(to + b * kRows, there[b], (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(v, bias[b])));
-      }
+  void fetch() const {
+    for (int64_t m = 0; m < rows; m++) __builtin_prefetch(y + m * n, 1, 2);
+  }
+
+  void store(const float* sums) const {
+    for (int64_t m = 0; m < rows; m++) {
+      const float* from = sums + m / 16 * 2 * kSums + m % 16 * 16;
+      const __m512 low = _mm512_add_ps(_mm512_load_ps(from), bias[0]), high = _mm512_add_ps(_mm512_load_ps(from + kSums), bias[1]);
+      _mm512_mask_storeu_epi16(y + m * n, there, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
   }
 };
 
@@ -135,41 +148,49 @@ int64_t packed_elements(const Geometry& g, int64_t tokens) { return up(tokens, k
 // x [tokens][k] to tiles [tokens / 32][k / 32][2][16][32], filled up with zeros.
 void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed) {
   const int64_t wide = g.padded_k;
-  uint16_t* padded = t_row.get<uint16_t>(wide);
-  memset(padded, 0, 2 * wide);
-  for (int64_t m = 0; m < up(tokens, kPair); m++) {
-    const uint16_t* row = padded;
-    if (m == tokens) memset(padded, 0, 2 * wide);
-    else if (m < tokens && wide == g.k) row = x + m * g.k;
-    else if (m < tokens) rows::pad(g, x + m * g.k, 2, padded);
+  for (int64_t m = 0; m < up(tokens, kPair); m += kRows) {
+    const uint16_t* rows = x + m * g.k;
+    if (wide != g.k || tokens - m < kRows) {
+      uint16_t* padded = t_rows.get<uint16_t>(kRows * wide);
+      memset(padded, 0, 2 * kRows * wide);
+      for (int64_t r = 0; r < kRows && m + r < tokens; r++) rows::pad(g, x + (m + r) * g.k, 2, padded + r * wide);
+      rows = padded;
+    }
     uint16_t* to = packed + m / kPair * kPair * wide + m % kPair * 32;
-    for (int64_t k = 0; k < wide; k += 32, to += 2 * kTile) _mm512_store_si512(to, _mm512_loadu_si512(row + k));
+    for (int64_t k = 0; k < wide; k += 32, to += 2 * kTile)
+      for (int64_t r = 0; r < kRows; r++) _mm512_store_si512(to + r * 32, _mm512_loadu_si512(rows + r * wide + k));
   }
 }
 
 void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
           int64_t last) {
-  const int64_t wide = w.padded_k, fit = kWeights / (2 * kPair * wide), most = fit > 1 ? fit : 1;
-  const int64_t chunk = most < last - first ? most : last - first;
-  uint16_t* weights = t_weights.get<uint16_t>(chunk * kPair * wide);
-  alignas(64) float sums[4 * kSums];
+  const int64_t tiles = w.padded_k / 32, parts = (tiles + kDeep - 1) / kDeep, deep = (tiles + parts - 1) / parts;
+  const int64_t fit = kWeights / (4 * kTile * deep), chunk = fit < last - first ? fit : last - first;
+  const int64_t panel = 2 * kTile * deep, kept = parts == 1 ? 0 : 4 * kSums * chunk;
+  uint16_t* weights = t_weights.get<uint16_t>(panel * chunk);
+  float* sums = t_sums.get<float>(4 * kSums * chunk + kept * (up(tokens, kPair) / kPair));
   static constexpr TileConfig config;
   _tile_loadconfig(&config);
   for (int64_t p = first; p < last; p += chunk) {
     const int64_t past = last - p < chunk ? last : p + chunk;
-    for (int64_t b = 2 * p; b < 2 * past; b++) {
-      uint16_t* to = weights + (b / 2 - p) * kPair * wide + b % 2 * kTile;
-      if (b < w.row_blocks) kDequantize[w.bits - 1](w, b, to);
-      else for (int64_t k = 0; k < wide; k += 32, to += 2 * kTile) memset(to, 0, 2 * kTile);
-    }
-    for (int64_t start = 0; start < tokens; start += kTokens)
-      for (int64_t q = p; q < past; q++) {
-        const Columns columns(w, q, bias, y);
-        for (int64_t m = start; m < tokens && m < start + kTokens; m += kPair) {
-          (tokens - m > kRows ? multiply<true> : multiply<false>)(packed + m * wide, weights + (q - p) * kPair * wide, wide / 32, sums);
-          columns.store(sums, m, tokens);
-        }
+    for (int64_t t = 0; t < tiles; t += deep) {
+      const int64_t end = t + deep < tiles ? t + deep : tiles;
+      for (int64_t b = 2 * p; b < 2 * past; b++) {
+        uint16_t* to = weights + (b / 2 - p) * panel + b % 2 * kTile;
+        if (b < w.row_blocks) kDequantize[w.bits - 1](w, b, 32 * t, 32 * end, to);
+        else for (int64_t i = t; i < end; i++, to += 2 * kTile) memset(to, 0, 2 * kTile);
       }
+      for (int64_t m = 0; m < tokens; m += kPair)
+        for (int64_t q = p; q < past; q++) {
+          const Results results(w, q, bias, y, m, tokens);
+          const uint16_t* a = packed + m * w.padded_k + t * 2 * kTile;
+          const uint16_t* soon = q == past - 1 ? a + kPair * w.padded_k : nullptr; // the next tokens
+          float* sum = sums + m / kPair * kept + (q - p) * 4 * kSums;
+          if (end == tiles) results.fetch();
+          (tokens - m > kRows ? multiply<true> : multiply<false>)(a, weights + (q - p) * panel, end - t, t == 0, soon, sum);
+          if (end == tiles) results.store(sum);
+        }
+    }
   }
   _tile_release();
 }

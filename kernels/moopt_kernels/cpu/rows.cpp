@@ -209,8 +209,11 @@ void unstream(const uint8_t* packed, int64_t k, int64_t bits, uint8_t* codes, in
 void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last) {
   const __m256i half = _mm256_set1_epi8(bits < 8 ? char(1 << (7 - bits)) : 0);
   with_width(bits, [&](auto width) {
-    for (int64_t i = first; i < last; i++)
-      pack_superblock<width>(parent + i * kBlocks * kVectorBytes, half, packed + i * width * kVectorBytes);
+    for (int64_t i = first; i < last; i++) {
+      const uint8_t *blocks = parent + i * kBlocks * kVectorBytes, *soon = blocks + 4 * kBlocks * kVectorBytes;
+      for (int64_t j = 0; j < kBlocks; j++) _mm_prefetch((const char*)soon + j * kVectorBytes, _MM_HINT_T0);
+      pack_superblock<width>(blocks, half, packed + i * width * kVectorBytes);
+    }
   });
 }
 

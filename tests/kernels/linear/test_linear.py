@@ -44,7 +44,7 @@ def case(m: int, k: int, n: int, bits: int, group: int) -> Any:
         *[case(m, 192, 48, 4, 32) for m in (2, 3, 5, 6, 7, 16, 17, 33, 64)],
         case(1, 512, 32, 3, 128), case(33, 512, 32, 3, 128),
         case(1, 320, 40, 8, 320), case(33, 320, 40, 8, 320),
-        case(2, 2176, 64, 5, 64), case(18, 2176, 64, 5, 64),
+        case(2, 2176, 64, 5, 64), case(18, 2176, 64, 5, 64), case(70, 2200, 400, 3, 64),
     ],
 )  # fmt: skip
 def test_it_is_as_accurate_as_its_type(
