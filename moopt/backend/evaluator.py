@@ -20,7 +20,7 @@ from moopt.backend.quantizers import Quantizer
 from moopt.backend.simulated import Simulated
 from moopt.backend.streaming import Streamed
 from moopt.backend.text import Text, Tokens
-from moopt.backend.variants import VariantStore
+from moopt.backend.variant_store import VariantStore
 from moopt.errors import BackendError
 from moopt.problem import Fidelity, Resources
 

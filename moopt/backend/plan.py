@@ -96,7 +96,7 @@ class _Trial:
 
     def _variant_bytes(self, decisions: Iterable[Decision]) -> int:
         candidate = self._bench.evaluator.candidate
-        return sum(candidate.variant_bytes(w, d.options) for d in decisions for w in d.weights)
+        return sum(candidate.variants.bytes(w, d.options) for d in decisions for w in d.weights)
 
     @property
     def _tokens(self) -> int:

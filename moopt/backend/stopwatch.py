@@ -61,7 +61,7 @@ class Stopwatch:
         replaced = {f"{name}.weight" for name in widths}
         named = candidate.model.named_parameters()
         fill(model, {name: value.data for name, value in named if name not in replaced})
-        found = {name: candidate.quantized(name, option) for name, option in widths.items()}
+        found = {name: candidate.variants.quantized(name, option) for name, option in widths.items()}
         repairs = {name: matrix.repair for name, matrix in found.items() if matrix.repair is not None}
         convert(model, {name: plain(m) for name, m in found.items()}, candidate.device, repairs=repairs)
         return model.to(candidate.device)

@@ -298,7 +298,7 @@ class BitAllocation(Problem):
     def _save(self, path: Path, widths: Options, slices: packed.Slices | None) -> Path:
         evaluator = self._ready.evaluator
         candidate = evaluator.candidate
-        packed.write(path, self.layout, widths, candidate.quantized, candidate.parameters(), slices)
+        packed.write(path, self.layout, widths, candidate.variants.quantized, candidate.parameters(), slices)
         evaluator.tokenizer.save_pretrained(path.parent)
         return path
 

@@ -14,7 +14,7 @@ from moopt.backend import weights
 from moopt.backend.calibration import Calibration
 from moopt.backend.candidate import Candidate
 from moopt.backend.quantizers import GPTQ, MatGPTQ
-from moopt.backend.variants import VariantStore
+from moopt.backend.variant_store import VariantStore
 from moopt.errors import QuantizationError
 from moopt_kernels import choose_layout
 from tests.backend.conftest import make_model
@@ -157,7 +157,7 @@ def test_calibrated_variants_are_stored_apart_and_hold_the_quantizers_codes(fold
     expected = GPTQ().quantize(candidate.stored(name), 3, 32, inputs)
     candidate.use({name: 3})
     assert torch.equal(candidate.weight(name, 3), expected.dequantize())
-    assert torch.equal(candidate.quantized(name, 3).codes, expected.codes)
+    assert torch.equal(candidate.variants.quantized(name, 3).codes, expected.codes)
     kinds = {path.name for path in (folder.parent / "variants" / "model").iterdir()}
     assert kinds == {"original", f"{GPTQ().key}-group32-{candidate.calibration.key}"}
 
@@ -165,7 +165,7 @@ def test_calibrated_variants_are_stored_apart_and_hold_the_quantizers_codes(fold
 def test_a_sliced_candidate_has_one_parent_for_all_widths(folder: Path) -> None:
     candidate = calibrated(MatGPTQ())
     name = "model.layers.0.mlp.up_proj"
-    parent = candidate.quantized(name, 8)
+    parent = candidate.variants.quantized(name, 8)
     x = torch.randn(4, 64)
     for bits in (2, 3, 8, 4):
         candidate.use({name: bits})

@@ -11,7 +11,7 @@ from torch import nn
 from moopt.backend import language, quantizers, weights
 from moopt.backend.candidate import Candidate
 from moopt.backend.quantized_linear import QuantizedLinear
-from moopt.backend.variants import VariantStore
+from moopt.backend.variant_store import VariantStore
 from moopt_kernels import KernelError, calls, choose_layout, dispatch, layout_name, reset_calls
 from tests.backend.conftest import candidate_of, make_model
 
@@ -61,7 +61,7 @@ def test_the_values_are_the_quantizers(kernels: str) -> None:
     candidate = candidate_of(make_model("llama"))
     for bits in (2, 3, 8):
         name = candidate.weights[3].name
-        assert torch.equal(candidate.weight(name, bits), candidate.quantized(name, bits).dequantize())
+        assert torch.equal(candidate.weight(name, bits), candidate.variants.quantized(name, bits).dequantize())
 
 
 def test_every_quantized_linear_runs_on_the_kernels(kernels: str) -> None:

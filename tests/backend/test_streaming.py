@@ -109,8 +109,8 @@ def test_variants_and_repairs_are_held_of_about_one_block(sharded: Path) -> None
     problem.evaluate(problem.baselines()["uniform-4+r16"], FIDELITY)
     candidate = problem._ready.evaluator.candidate
     assert candidate._stream is not None
-    assert 0 < sum(candidate._sizes.values()) <= candidate._stream.block_bytes
-    assert len(candidate._held) < 2 * len(problem.inventory.linears())
+    assert 0 < candidate.variants.held_bytes <= candidate._stream.block_bytes
+    assert len(candidate.variants._held) < 2 * len(problem.inventory.linears())
 
 
 def test_a_streamed_candidate_is_saved_byte_for_byte_the_same(sharded: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def _shift_add(request: Request, evaluator: Evaluator) -> FloatArray:
             if (inputs := calibration.inputs(weight.name)) is not None:
                 found = criterion(candidate.weight(weight.name, None).float(), inputs)
                 for column, option in enumerate(decision.options):
-                    table[row, column] += found * 4.0 ** -candidate.bits(weight, option)
+                    table[row, column] += found * 4.0 ** -candidate.variants.bits(weight, option)
     return masked(table, request.decisions)
 
 

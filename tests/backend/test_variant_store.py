@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from moopt.backend import variants
-from moopt.backend.variants import VariantStore
+from moopt.backend import variant_store
+from moopt.backend.variant_store import VariantStore
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_what_a_killed_writer_left_is_removed(folder: Path):
 
 
 def test_without_room_on_the_disk_matrices_stay_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(variants, "SHARE_OF_DISK", 0.0)
+    monkeypatch.setattr(variant_store, "SHARE_OF_DISK", 0.0)
     assert torch.equal(VariantStore("model").fetch("rtn", "a", "4", made), made())
     assert not VariantStore("model").has("rtn", "a", "4")
 
