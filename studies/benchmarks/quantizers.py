@@ -171,7 +171,7 @@ def report(found):
     for budget, each in found.get("ranks", {}).get("budgets", {}).items():
         figures = ", ".join(f"{name} {value:.4f}" for name, value in each["kl"].items())
         taken = f"{each['repaired']} of {each['decisions']} decisions take a repair"
-        won = min(each["kl"], key=each["kl"].get)
+        won = "nobody" if len(set(each["kl"].values())) == 1 else min(each["kl"], key=each["kl"].get)
         print(f"KL at the {each['mb']:.1f} MB of {budget}: {figures} ({taken}); {won} won")
     good = True
     for text, value, bound in verdicts(found):
