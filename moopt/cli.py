@@ -344,9 +344,9 @@ def main() -> None:
 
 def _study(target: str, changes: Sequence[str] | None, **options: Any) -> Study:
     """The study named, with what --set and the options say; an option goes before a --set."""
-    from moopt.cli_targets import parse, study
+    from moopt.cli_targets import settings, study
 
-    overrides = dict(parse(text) for text in changes or ())
+    overrides = settings(changes or ())
     return study(target, overrides | {key: value for key, value in options.items() if value is not None})
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moopt import ranking
-from moopt.cli_targets import TargetError, parse, plugin, study
+from moopt.cli_targets import TargetError, plugin, settings, study
 from moopt.ranking import Measured
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def subject(target: str | None, path: Path | None, changes: Sequence[str]) -> tu
     Raises:
         TargetError: there is no such target or bench, or they do not fit.
     """
-    overrides = dict(parse(text) for text in changes)
+    overrides = settings(changes)
     bench = read_bench(plugin(DEFAULT).proxy_bench if path is None else path)
     made_with = bench.attrs.get("arguments", {}) if target is None else {}
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in made_with.items()}

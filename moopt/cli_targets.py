@@ -141,10 +141,30 @@ def parse(text: str) -> tuple[str, Any]:
     return key.strip(), tuple(_scalar(part) for part in value.split(",") if part.strip())
 
 
+def settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Several of them by key; `external.theirs=folder` is an entry of a mapping.
+
+    Raises:
+        TargetError: as `parse`, or a key is a value and a mapping at once.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, value = parse(text)
+        name, dot, entry = key.partition(".")
+        inner = found.setdefault(name, {}) if dot else None
+        if isinstance(found.get(name), dict) is not bool(dot):
+            raise TargetError(f"Got {name!r} as a value and, in {text!r}, as a mapping's entry; expected one of them.")
+        if inner is None:
+            found[name] = value
+        else:
+            inner[entry] = value
+    return found
+
+
 def with_settings(text: str) -> tuple[str, dict[str, Any]]:
     """A name and what follows it after an @: `dtlz2@variables=6,objectives=3`, `bit-toy@layers=100,bits=2,4,8`."""
     name, _, rest = text.partition("@")
-    return name, dict(parse(part) for part in re.split(r",(?=\w+=)", rest) if part)
+    return name, settings(part for part in re.split(r",(?=[\w.-]+=)", rest) if part)
 
 
 def _scalar(text: str) -> Any:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from moopt import load_history
 from moopt.algorithms import NAMES
 from moopt.cli import app
+from moopt.cli_targets import settings
 from moopt.progress import Display, comparisons
 
 ROOT = Path(__file__).parent.parent
@@ -161,6 +162,11 @@ def test_set_gives_a_problem_class_its_arguments(moopt: Moopt) -> None:
     assert [point["baseline"] for point in document["front"]] == ["uniform 4-bit", "uniform 8-bit"]
 
 
+def test_entries_of_a_mapping_are_set_one_by_one() -> None:
+    texts = ("bits=2,4", "external.w8=models/w8", "external.q4_0=all.gguf")
+    assert settings(texts) == {"bits": (2, 4), "external": {"w8": "models/w8", "q4_0": "all.gguf"}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -172,6 +178,7 @@ def test_set_gives_a_problem_class_its_arguments(moopt: Moopt) -> None:
         (["toy.py:moopt"], "is of type module"),
         (["toy.py", "--set", "scale"], "expected key=value"),
         (["toy.py", "--set", "scal=2"], "did you mean 'scale'"),
+        (["toy.py", "--set", "scale=2", "--set", "scale.x=3"], "Got 'scale' as a value and, in 'scale.x=3', as a"),
         (["toy.py", "--set", "scale=-1"], "ValueError: scale is -1"),
         (["toy.py:Toy", "--set", "width=2"], "did you mean 'widths'"),
         (["toy.py", "--algorithm", "magic"], "There is no algorithm 'magic'"),
