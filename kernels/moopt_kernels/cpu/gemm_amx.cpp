@@ -16,6 +16,7 @@ constexpr int64_t kSums = 16 * 16;         // of a tile of float32
 constexpr int64_t kWeights = 768 * 1024;   // bytes of weights that are multiplied by
 constexpr int64_t kDeep = 64;              // tiles of inputs at a time: the sums of more are kept between
 constexpr int64_t kAhead = 4 * 2 * kTile;  // elements of weights that are fetched early
+constexpr int64_t kPage = 1024;            // rows whose lengths are multiples of it share the sets of a cache
 
 struct TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -74,7 +75,8 @@ const Dequantize kDequantize[] = {dequantize<1>, dequantize<2>, dequantize<3>, d
                                   dequantize<5>, dequantize<6>, dequantize<7>, dequantize<8>};
 
 // Adds 32 tokens (16 if not Two) x 32 outputs over `tiles` tiles of inputs. Loads come first: a product waits for nothing else.
-template <bool Two> void multiply(const uint16_t* a, const uint16_t* b, int64_t tiles, bool fresh, const uint16_t* soon, float* sums) {
+template <bool Two>
+void multiply(const uint16_t* a, const uint16_t* b, int64_t tiles, int64_t stride, bool fresh, const uint16_t* soon, float* sums) {
   if (fresh) {
     _tile_zero(0);
     _tile_zero(1);
@@ -86,14 +88,14 @@ template <bool Two> void multiply(const uint16_t* a, const uint16_t* b, int64_t 
     if (Two) _tile_loadd(2, sums + 2 * kSums, 64);
     if (Two) _tile_loadd(3, sums + 3 * kSums, 64);
   }
-  for (int64_t t = 0; t < tiles; t++, a += 2 * kTile, b += 2 * kTile) {
-    _tile_loadd(4, a, 64);
+  for (int64_t t = 0; t < tiles; t++, a += 32, b += 2 * kTile) {
+    _tile_loadd(4, a, 2 * stride);
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + kTile, 64);
-    if (Two) _tile_loadd(5, a + kTile, 64);
+    if (Two) _tile_loadd(5, a + 16 * stride, 2 * stride);
     for (int64_t i = 0; i < 2 * kTile; i += 32) _mm_prefetch((const char*)(b + kAhead + i), _MM_HINT_T0);
     if (soon)
-      for (int64_t i = 0; i < 2 * kTile; i += 32) _mm_prefetch((const char*)(soon + t * 2 * kTile + i), _MM_HINT_T1);
+      for (int64_t i = 0; i < kPair; i++) _mm_prefetch((const char*)(soon + t * 32 + i * stride), _MM_HINT_T1);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if (Two) _tile_dpbf16ps(2, 5, 6);
@@ -143,27 +145,21 @@ bool permitted() {
 
 int64_t pairs(const Geometry& g) { return (g.row_blocks + 1) / 2; }
 
-int64_t packed_elements(const Geometry& g, int64_t tokens) { return up(tokens, kPair) * g.padded_k; }
-
-// x [tokens][k] to tiles [tokens / 32][k / 32][2][16][32], filled up with zeros.
-void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed) {
-  const int64_t wide = g.padded_k;
-  for (int64_t m = 0; m < up(tokens, kPair); m += kRows) {
-    const uint16_t* rows = x + m * g.k;
-    if (wide != g.k || tokens - m < kRows) {
-      uint16_t* padded = t_rows.get<uint16_t>(kRows * wide);
-      memset(padded, 0, 2 * kRows * wide);
-      for (int64_t r = 0; r < kRows && m + r < tokens; r++) rows::pad(g, x + (m + r) * g.k, 2, padded + r * wide);
-      rows = padded;
-    }
-    uint16_t* to = packed + m / kPair * kPair * wide + m % kPair * 32;
-    for (int64_t k = 0; k < wide; k += 32, to += 2 * kTile)
-      for (int64_t r = 0; r < kRows; r++) _mm512_store_si512(to + r * 32, _mm512_loadu_si512(rows + r * wide + k));
+Inputs inputs(const Geometry& g, const uint16_t* x, int64_t tokens) {
+  const bool folded = g.padded_k % kPage == 0, whole = g.padded_k == g.k && !folded;
+  Inputs found{x, nullptr, g.padded_k + (folded ? 32 : 0), whole ? tokens / kPair * kPair : 0};
+  const int64_t rows = up(tokens, kPair) - found.copied_from;
+  uint16_t* copy = t_rows.get<uint16_t>(rows * found.stride);
+  for (int64_t r = 0; r < rows; r++) {
+    const int64_t token = found.copied_from + r;
+    if (token < tokens) rows::pad(g, x + token * g.k, 2, copy + r * found.stride);
+    else memset(copy + r * found.stride, 0, 2 * g.padded_k);
   }
+  found.copy = copy;
+  return found;
 }
 
-void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
-          int64_t last) {
+void gemm(const Matrix& w, const Inputs& x, int64_t tokens, const float* bias, uint16_t* y, int64_t first, int64_t last) {
   const int64_t tiles = w.padded_k / 32, parts = (tiles + kDeep - 1) / kDeep, deep = (tiles + parts - 1) / parts;
   const int64_t fit = kWeights / (4 * kTile * deep), chunk = fit < last - first ? fit : last - first;
   const int64_t panel = 2 * kTile * deep, kept = parts == 1 ? 0 : 4 * kSums * chunk;
@@ -183,11 +179,11 @@ void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* 
       for (int64_t m = 0; m < tokens; m += kPair)
         for (int64_t q = p; q < past; q++) {
           const Results results(w, q, bias, y, m, tokens);
-          const uint16_t* a = packed + m * w.padded_k + t * 2 * kTile;
-          const uint16_t* soon = q == past - 1 ? a + kPair * w.padded_k : nullptr; // the next tokens
+          const uint16_t *a = x.row(m) + 32 * t, *soon = nullptr;
+          if (q == past - 1 && m + kPair < tokens) soon = x.row(m + kPair) + 32 * t;
           float* sum = sums + m / kPair * kept + (q - p) * 4 * kSums;
           if (end == tiles) results.fetch();
-          (tokens - m > kRows ? multiply<true> : multiply<false>)(a, weights + (q - p) * panel, end - t, t == 0, soon, sum);
+          (tokens - m > kRows ? multiply<true> : multiply<false>)(a, weights + (q - p) * panel, end - t, x.stride, t == 0, soon, sum);
           if (end == tiles) results.store(sum);
         }
     }

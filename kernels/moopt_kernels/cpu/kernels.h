@@ -153,9 +153,17 @@ void append(const Packed& store, int64_t at, const void* from, Type type, int64_
 
 namespace amx {
 bool permitted(); // asks the system for the tiles, once
-int64_t packed_elements(const Geometry& g, int64_t tokens);
-void pack(const Geometry& g, const uint16_t* x, int64_t tokens, uint16_t* packed);
-void gemm(const Matrix& w, const uint16_t* packed, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
+// Rows of 32 tokens lie one after the other: where they are, or in a copy that is filled up with zeros.
+struct Inputs {
+  const uint16_t *x, *copy;
+  int64_t stride, copied_from; // elements from row to row; the first token of the copy
+
+  [[gnu::always_inline]] const uint16_t* row(int64_t token) const {
+    return token < copied_from ? x + token * stride : copy + (token - copied_from) * stride;
+  }
+};
+Inputs inputs(const Geometry& g, const uint16_t* x, int64_t tokens); // good until the thread asks again
+void gemm(const Matrix& w, const Inputs& x, int64_t tokens, const float* bias, uint16_t* y, int64_t first,
           int64_t last); // pairs of blocks
 int64_t pairs(const Geometry& g);
 } // namespace amx

@@ -48,7 +48,7 @@ Machine machine(const std::string& most) {
 
 Machine g_machine; // chosen by `moopt_limit`
 
-thread_local Workspace t_row, t_padded, t_planes, t_scales, t_sums, t_out, t_bias, t_packed;
+thread_local Workspace t_row, t_padded, t_planes, t_scales, t_sums, t_out, t_bias;
 
 Geometry shaped(int64_t n, int64_t k, int64_t group) {
   if (n < 1 || k < 1 || group < 1) refuse("Got a matrix of ", n, " x ", k, " in groups of ", group, "; expected at least 1 of each.");
@@ -111,10 +111,9 @@ void few_tokens(const Matrix& w, const void* x, Type type, int64_t tokens, const
 
 #ifdef MOOPT_AMX
 void many_tokens(const Matrix& w, const uint16_t* x, int64_t tokens, const float* bias, uint16_t* y) {
-  uint16_t* packed = t_packed.get<uint16_t>(amx::packed_elements(w, tokens));
-  amx::pack(w, x, tokens, packed);
+  const amx::Inputs inputs = amx::inputs(w, x, tokens);
   torch::stable::parallel_for(0, amx::pairs(w), 1, [&](int64_t first, int64_t last) {
-    amx::gemm(w, packed, tokens, bias, y, first, last);
+    amx::gemm(w, inputs, tokens, bias, y, first, last);
   });
 }
 #endif
