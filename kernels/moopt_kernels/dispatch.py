@@ -93,6 +93,18 @@ def check_device(layout: Layout, device: torch.device) -> None:
         raise KernelError(f"the layout {layout!r} cannot run on {device.type}: {reason}")
 
 
+def check_together(first: torch.Tensor, *others: torch.Tensor | None) -> None:
+    """Refuse tensors of several devices: for an operator's fake, which runs wherever one of them is on "meta".
+
+    Raises:
+        ValueError: names the devices.
+    """
+    device = first.device
+    for other in others:
+        if other is not None and other.device != device:
+            raise ValueError(f"Got tensors on {device} and {other.device}; expected all of them on one device.")
+
+
 def count(op: str, implementation: str) -> None:
     """Note that an implementation ran; called by the implementation itself, so that compiled graphs count too."""
     _calls[op, implementation] += 1

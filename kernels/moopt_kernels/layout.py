@@ -77,6 +77,8 @@ def prepack(
     """
     check(codes, scales, zeros, bits, group_size)
     check_codes(codes, bits)
+    if shift not in (0, 8 - bits):
+        raise ValueError(f"Got the shift {shift}; expected 0, or {8 - bits} for a slice of {bits} bits.")
     layout = layout or dispatch.choose_layout(codes.device)
     dispatch.check_device(layout, codes.device)
     arranged: Parts = dispatch.home(layout).arrange(codes, scales, zeros, bits, group_size)

@@ -46,11 +46,13 @@ def dequantize_rows(
         [..., k].
 
     Raises:
-        ValueError: a slice of what is no 8-bit parent.
+        ValueError: a slice of what is no 8-bit parent, or rows that are no whole numbers.
         IndexError: there is no such row. On a GPU PyTorch's own assertion says so, later.
         KernelError: the weight's layout cannot run here.
     """
     check_slice(weight, bits)
+    if rows.dtype == torch.bool or rows.is_floating_point():
+        raise ValueError(f"Got rows of {rows.dtype}; expected whole numbers.")
     home, flat = dispatch.home(weight.layout), rows.reshape(-1)
     if fast := getattr(home, "dequantize_rows", None):
         found: Tensor = fast(weight, flat, dtype, bits)

@@ -22,6 +22,7 @@ from moopt.backend.streaming import Streamed
 from moopt.backend.variant_store import VariantStore
 from moopt.backend.variants import Variants
 from moopt.backend.weights import Weight, module_of
+from moopt.errors import BackendError
 from moopt_kernels import Prepacked, choose_layout
 
 FRACTION_OF_MEMORY = 0.35
@@ -236,7 +237,14 @@ def room_for_variants(device: torch.device) -> int:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device that "auto" stands for, or the named one."""
+    """The device that "auto" stands for, or the named one.
+
+    Raises:
+        BackendError: PyTorch knows no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise BackendError(f"Got device={device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:0'.") from error

@@ -42,7 +42,8 @@ def convert(
 
     Raises:
         BackendError: the model has no such module, runs it from codes already, or a matrix has not its shape.
-        QuantizationError: a width is no slice's. The model is as it was, after either.
+        QuantizationError: a width is no slice's, or the model computes in a type that the kernels do not. The model is
+            as it was, after either.
     """
     widths, repairs = slices or {}, repairs or {}
     if unknown := [name for name in widths if name not in matrices]:
@@ -89,6 +90,7 @@ def quantize(
 
     Raises:
         BackendError: the model has no such module, or runs it from codes already.
+        QuantizationError: the model computes in another type.
         ValueError: a width or the group size is none.
     """
     found = weights.inventory(model).weights

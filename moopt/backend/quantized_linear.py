@@ -34,6 +34,7 @@ class _Quantized(nn.Module):
 
     def __init__(self, matrix: Prepacked, dtype: torch.dtype, bits: int | None) -> None:
         super().__init__()
+        _check_type(dtype)
         self.dtype, self.bits = dtype, matrix.bits
         self._hold(matrix)
         if bits is not None:
@@ -99,8 +100,7 @@ class _Quantized(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow `model.to(...)`: codes and scales move but are never cast."""
         probe = fn(torch.empty(0, dtype=self.dtype, device=self.matrix.codes.device))
-        if probe.dtype == torch.float64:
-            raise QuantizationError("Got a cast to float64; packed layers compute in bfloat16, float16 or float32.")
+        _check_type(probe.dtype)
         kept = {part: self._buffers.pop(part) for part in PARTS}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._buffers |= kept
@@ -126,6 +126,11 @@ class _Quantized(nn.Module):
             missing_keys.append(name)
         elif not torch.equal(state_dict[name].to(self.codes.device, self.dtype), self.weight):
             error_msgs.append(f"{name} has other values than the codes of this layer; switch(matrix) gives it others.")
+
+
+def _check_type(dtype: torch.dtype) -> None:
+    if dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise QuantizationError(f"Got {dtype}; packed layers compute in bfloat16, float16 or float32.")
 
 
 class QuantizedLinear(_Quantized):

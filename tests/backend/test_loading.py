@@ -118,7 +118,7 @@ def test_a_loaded_model_takes_its_own_state_back_and_says_what_it_weighs(tmp_pat
     del state[name]
     with pytest.raises(RuntimeError, match=f"Missing key.*{name}"):
         model.load_state_dict(state)
-    with pytest.raises(QuantizationError, match="cast to float64"):
+    with pytest.raises(QuantizationError, match=r"Got torch\.float64; packed layers compute in"):
         model.double()
 
 
@@ -262,6 +262,8 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
         moopt.load(path)
     with pytest.raises(BackendError, match=r"Got dtype=torch\.float64"):
         moopt.load(path, dtype=torch.float64)
+    with pytest.raises(BackendError, match="Got device='gpu'; expected 'auto', 'cpu'"):
+        moopt.load(path, device="gpu")
     if not torch.cuda.is_available():
         with pytest.raises(BackendError, match="Got device='cuda', but PyTorch finds no GPU"):
             moopt.load(path, device="cuda")
@@ -269,3 +271,10 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
         moopt.load(source.write(path, source.uniform(8)), slices="")
     with pytest.raises(BackendError, match="has no module 'nowhere'"):
         convert(make_model("llama"), {"nowhere": plain(source.quantized(source.names[0], 4))}, torch.device("cpu"))
+
+
+def test_a_model_in_float64_is_refused_and_stays_as_it_was() -> None:
+    model = make_model("llama").double()
+    with pytest.raises(QuantizationError, match=r"Got torch\.float64; packed layers compute in"):
+        quantize(model, 4)
+    assert model(input_ids=IDS).logits.dtype == torch.float64

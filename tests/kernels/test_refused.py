@@ -49,6 +49,18 @@ def test_a_row_that_is_not_there(registered: dispatch.Layout, draw: Any, row: in
         dequantize_rows(weight, torch.tensor([3, row]))
 
 
+@pytest.mark.parametrize("row", [1.5, True])
+def test_rows_that_are_no_whole_numbers(registered: dispatch.Layout, draw: Any, row: float) -> None:
+    with pytest.raises(ValueError, match="expected whole numbers"):
+        dequantize_rows(draw(20, 32, 4, 32).prepack(registered), torch.tensor([row]))
+
+
+@pytest.mark.parametrize("shift", [-1, 3, 9])
+def test_a_shift_that_is_no_slices(registered: dispatch.Layout, shift: int) -> None:
+    with pytest.raises(ValueError, match=f"Got the shift {shift}; expected 0, or 4 for a slice of 4 bits"):
+        prepack(torch.ones(4, 32).byte(), torch.ones(4, 1).bfloat16(), None, 4, 32, registered, shift)
+
+
 def test_views_of_no_rows(registered: dispatch.Layout, draw: Any) -> None:
     with pytest.raises(ValueError, match=r"sizes \[0, 32\]; expected 32 rows in all, 1 or more in each"):
         split_rows(draw(32, 32, 4, 32).prepack(registered), [0, 32])
@@ -112,6 +124,20 @@ def test_tokens_unlike_the_cache() -> None:
 def test_queries_without_a_batch() -> None:
     with pytest.raises(ValueError, match=r"shape \[2, 1, 16\]; expected .* \[B, Hq, Q, D\]"):
         quantized_kv_attention(torch.ones(2, 1, 16), kv_cache(torch.ones(1, 2, 0, 16), 4, 4))
+
+
+def test_tensors_of_several_devices(registered: dispatch.Layout, draw: Any) -> None:
+    weight, nowhere = draw(20, 32, 8, 32).prepack(registered), torch.ones(20, device="meta")
+    x, cache = torch.ones(3, 32), kv_cache(torch.ones(1, 2, 0, 16), 4, 4)
+    kv_append(cache, torch.ones(1, 2, 3, 16), torch.ones(1, 2, 3, 16))
+    hidden = torch.ones(1, 1, 1, 3, dtype=torch.bool, device="meta")
+    for use in (
+        lambda: quantized_linear(x, weight, nowhere),
+        lambda: sliced_linear(x.to("meta"), weight, 3),
+        lambda: quantized_kv_attention(torch.ones(1, 2, 1, 16), cache, hidden),
+    ):
+        with pytest.raises(ValueError, match=r"Got tensors on .*meta.*; expected all of them on one device"):
+            use()
 
 
 def gradients(weight: Prepacked) -> list[Tensor]:

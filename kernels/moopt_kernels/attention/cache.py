@@ -85,10 +85,10 @@ def kv_cache(like: Tensor, k_bits: int, v_bits: int, group_size: int | None = 32
         raise ValueError(
             f"Got {like.dtype} of shape {list(like.shape)}; expected bfloat16, float16 or float32, [B, H, n, D]."
         )
-    if like.shape[-1] < 1 or like.shape[-1] % 8 or residual_length < 0:
+    if not like.shape[1] or like.shape[-1] < 1 or like.shape[-1] % 8 or residual_length < 0:
         raise ValueError(
-            f"Got heads of {like.shape[-1]} and a residual window of {residual_length}; expected a multiple of 8, "
-            "and a window of at least 0."
+            f"Got {like.shape[1]} heads of {like.shape[-1]} and a residual window of {residual_length}; expected at "
+            "least 1 head of a multiple of 8, and a window of at least 0."
         )
     window = like[:, :, :0].contiguous()
     keys, values = _store(like, k_bits, group_size or 0), _store(like, v_bits, 0)

@@ -66,6 +66,7 @@ def quantized_kv_attention(q: Tensor, cache: KVCache, mask: Tensor | None = None
 
 
 def _result(q: Tensor, *rest: object) -> Tensor:
+    dispatch.check_together(q, *(tensor for tensor in rest if isinstance(tensor, Tensor)))
     return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 

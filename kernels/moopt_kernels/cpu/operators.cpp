@@ -154,7 +154,8 @@ Tensor linear(const Tensor& input, const Matrix& w, const OptionalTensor& bias) 
   float* wide_bias = nullptr;
   if (bias) {
     wide_bias = t_bias.get<float>(up(w.n, 64));
-    const Tensor flat = dense(*bias);
+    const int64_t each = bias->element_size();
+    const Tensor flat = dense(each == 2 || each == 4 ? *bias : to_type(*bias, ScalarType::Float));
     rows::widen(flat.data_ptr(), type_of(flat), w.n, wide_bias);
   }
 #ifdef MOOPT_AMX

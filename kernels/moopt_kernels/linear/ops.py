@@ -77,6 +77,7 @@ def _operator(name: str, x: Tensor, weight: Prepacked, bias: Tensor | None) -> A
 
 
 def _result(x: Tensor, codes: Tensor, scales: Tensor, zeros: Any, bias: Any, n: int, *rest: int) -> Tensor:
+    dispatch.check_together(x, codes, bias)
     return x.new_empty([*x.shape[:-1], n])
 
 

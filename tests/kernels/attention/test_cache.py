@@ -128,6 +128,8 @@ def test_what_cannot_be_packed_is_refused() -> None:
         kv_cache(keys, 3, 4)
     with pytest.raises(ValueError, match="groups of 24 tokens; expected a power of two"):
         kv_cache(keys, 4, 4, group_size=24)
+    with pytest.raises(ValueError, match="Got 0 heads of"):
+        kv_cache(keys[:, :0], 4, 4)
     with pytest.raises(ValueError, match="heads of 12"):
         kv_cache(keys[..., :12], 4, 4)
     with pytest.raises(ValueError, match=r"expected both \[B, H, n, D\]"):

@@ -122,7 +122,7 @@ def test_what_is_not_finite_is_seen(layout: dispatch.Layout, draw: Any) -> None:
     assert quantized_linear(x.bfloat16(), weight).isnan().all()
 
 
-@pytest.mark.parametrize("bias_dtype", TOLERANCES, ids=["bias-fp32", "bias-bf16", "bias-fp16"])
+@pytest.mark.parametrize("bias_dtype", [*TOLERANCES, torch.float64], ids=lambda dtype: f"bias-{dtype}")
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=["fp32", "bf16", "fp16"])
 def test_a_bias_of_any_type_is_added(
     layout: dispatch.Layout, draw: Any, dtype: torch.dtype, bias_dtype: torch.dtype
