@@ -31,8 +31,12 @@ def quantize_weight(
         raise ValueError(f"Got a {weight.dtype} of shape {list(weight.shape)}; expected floating point, [n, k].")
     if 0 in weight.shape:
         raise ValueError(f"Got a weight of shape {list(weight.shape)}; expected at least 1 x 1.")
-    if not 2 <= bits <= 8 or group_size < 1:
-        raise ValueError(f"Got {bits} bits in groups of {group_size}; expected 2 to 8 bits and a group of at least 1.")
+    whole = all(hasattr(number, "__index__") for number in (bits, group_size))
+    if not whole or not 2 <= bits <= 8 or group_size < 1:
+        raise ValueError(
+            f"Got {bits!r} bits in groups of {group_size!r}; expected whole numbers, 2 to 8 bits and a group of at "
+            "least 1."
+        )
     layout = layout or dispatch.choose_layout(weight.device)
     dispatch.check_device(layout, weight.device)
     if fast := getattr(dispatch.home(layout), "quantize_weight", None):

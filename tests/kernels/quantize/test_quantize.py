@@ -77,7 +77,9 @@ def test_dequantizing_is_as_exact_as_its_type(
 
 
 def test_what_cannot_be_quantized_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 bits in groups of 32; expected 2 to 8"):
+    with pytest.raises(ValueError, match=r"4\.0 bits in groups of 32; expected whole numbers"):
+        quantize_weight(torch.ones(2, 4), 4.0, 32)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="1 bits in groups of 32; expected whole numbers, 2 to 8"):
         quantize_weight(weights(4, 64), 1, 32)
     with pytest.raises(ValueError, match=r"shape \[64\]; expected floating point, \[n, k\]"):
         quantize_weight(torch.ones(64), 4, 32)
