@@ -118,8 +118,6 @@ template <class Function> [[gnu::always_inline]] inline void with_width(int64_t 
 struct Vector256 {
   using Type = __m256i;
   [[gnu::always_inline]] static Type load(const uint8_t* p) { return _mm256_loadu_si256((const Type*)p); }
-  [[gnu::always_inline]] static void store(uint8_t* p, Type v) { _mm256_storeu_si256((Type*)p, v); }
-  [[gnu::always_inline]] static Type plus(Type v, int more) { return _mm256_adds_epu8(v, _mm256_set1_epi8(char(more))); }
   [[gnu::always_inline]] static Type mask(Type v, int bits) { return _mm256_and_si256(v, _mm256_set1_epi8(char(bits))); }
   [[gnu::always_inline]] static Type select(int bits, Type a, Type b) { return _mm256_or_si256(mask(a, bits), mask(b, ~bits)); }
   template <int Count> [[gnu::always_inline]] static Type right(Type v) {
@@ -133,8 +131,6 @@ struct Vector256 {
 struct Vector512 {
   using Type = __m512i;
   [[gnu::always_inline]] static Type load(const uint8_t* p) { return _mm512_loadu_si512(p); }
-  [[gnu::always_inline]] static void store(uint8_t* p, Type v) { _mm512_storeu_si512(p, v); }
-  [[gnu::always_inline]] static Type plus(Type v, int more) { return _mm512_adds_epu8(v, _mm512_set1_epi8(char(more))); }
   [[gnu::always_inline]] static Type mask(Type v, int bits) { return _mm512_and_si512(v, _mm512_set1_epi8(char(bits))); }
   [[gnu::always_inline]] static Type select(int bits, Type a, Type b) {
     return _mm512_ternarylogic_epi32(_mm512_set1_epi8(char(bits)), a, b, 0xca);
@@ -146,26 +142,5 @@ struct Vector512 {
   }
 };
 #endif
-
-// A superblock from its blocks [8][64], whose codes are at the top of their bytes and grow by `half` before, saturated.
-template <class Vector, int Width> void pack_superblock(const uint8_t* blocks, int half, uint8_t* packed) {
-  for (int64_t side = 0; side < kVectorBytes; side += sizeof(typename Vector::Type)) {
-    typename Vector::Type block[kBlocks];
-    for (int64_t j = 0; j < kBlocks; j++) block[j] = Vector::plus(Vector::load(blocks + j * kVectorBytes + side), half);
-    each<Width>([&](auto v) { Vector::store(packed + v * kVectorBytes + side, join<Vector, Packed<Width, v>>(block)); });
-  }
-}
-
-// MatGPTQ's slice of 8-bit superblocks: round half up, saturate, keep the top bits.
-template <class Vector> void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last) {
-  const int half = bits < 8 ? 1 << (7 - bits) : 0;
-  with_width(bits, [&](auto width) {
-    for (int64_t i = first; i < last; i++) {
-      const uint8_t *blocks = parent + i * kBlocks * kVectorBytes, *soon = blocks + 4 * kBlocks * kVectorBytes;
-      for (int64_t j = 0; j < kBlocks; j++) _mm_prefetch((const char*)soon + j * kVectorBytes, _MM_HINT_T0);
-      pack_superblock<Vector, width>(blocks, half, packed + i * width * kVectorBytes);
-    }
-  });
-}
 
 } // namespace moopt

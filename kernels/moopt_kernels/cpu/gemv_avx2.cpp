@@ -123,7 +123,7 @@ void split(const Geometry& g, const float* padded, int64_t token, Activations& x
 
 } // namespace
 
-extern const Kernels kAvx2{"avx2", split, gemv, repack<Vector256>};
+extern const Kernels kAvx2{"avx2", split, gemv};
 
 extern "C" __attribute__((visibility("default"))) const void* moopt_few_avx2() { return &kAvx2; }
 

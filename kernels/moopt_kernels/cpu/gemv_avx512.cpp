@@ -223,6 +223,6 @@ void split(const Geometry& g, const float* padded, int64_t token, Activations& x
 
 } // namespace
 
-extern const Kernels kAvx512{"avx512", split, gemv, repack<Vector512>};
+extern const Kernels kAvx512{"avx512", split, gemv};
 
 } // namespace moopt

@@ -93,7 +93,6 @@ struct Kernels {
   const char* name;
   void (*split)(const Geometry&, const float* padded, int64_t token, Activations&);
   void (*gemv)(const Matrix&, const Activations&, int64_t tokens, float* y, int64_t first, int64_t last);
-  void (*repack)(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last); // superblocks
 };
 
 namespace rows { // AVX2, BMI2, F16C
@@ -103,6 +102,7 @@ void pad(const Geometry& g, const void* row, int64_t bytes_each, void* padded);
 void pack(const Geometry& g, const uint8_t* codes, int64_t bits, uint8_t* packed, int64_t first, int64_t last);
 void unpack(const Geometry& g, const uint8_t* packed, int64_t bits, uint8_t* codes, int64_t first, int64_t last);
 void unstream(const uint8_t* packed, int64_t k, int64_t bits, uint8_t* codes, int64_t first, int64_t last);
+void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last);
 void dequantize(const Matrix& w, Type type, void* values, int64_t first, int64_t last);
 void dequantize_rows(const Matrix& w, const int64_t* chosen, Type type, void* values, int64_t first, int64_t last);
 struct Quantized {

@@ -221,7 +221,7 @@ Tensor repack(const Tensor& parent, int64_t n, int64_t k, int64_t group, int64_t
   check_codes(g, parent, 8);
   Tensor packed = empty_codes(g, bits);
   torch::stable::parallel_for(0, parent.numel() / (8 * kVectorBytes), 512, [&](int64_t first, int64_t last) {
-    g_machine.few->repack((const uint8_t*)parent.data_ptr(), bits, (uint8_t*)packed.data_ptr(), first, last);
+    rows::repack((const uint8_t*)parent.data_ptr(), bits, (uint8_t*)packed.data_ptr(), first, last);
   });
   return packed;
 }

@@ -45,8 +45,20 @@ void transpose(const uint8_t blocks[4][64], uint8_t* to, int64_t stride) {
   }
 }
 
+// A superblock from its blocks [8][64], whose codes are at the top of their bytes.
+template <int Width> void pack_superblock(const uint8_t* blocks, __m256i half, uint8_t* packed) {
+  for (int64_t side = 0; side < kVectorBytes; side += 32) {
+    __m256i block[kBlocks];
+    for (int64_t j = 0; j < kBlocks; j++) block[j] = _mm256_adds_epu8(Vector256::load(blocks + j * kVectorBytes + side), half);
+    each<Width>([&](auto v) {
+      _mm256_storeu_si256((__m256i*)(packed + v * kVectorBytes + side), join<Vector256, Packed<Width, v>>(block));
+    });
+  }
+}
+
 // Rows [16][padded_k] of codes, one byte each, to the superblocks of 16 outputs.
 void pack_rows(const uint8_t* rows, int64_t padded_k, int64_t bits, uint8_t* packed) {
+  const __m256i none = _mm256_setzero_si256();
   const __m128i up = _mm_cvtsi64_si128(8 - bits);
   with_width(bits, [&](auto width) {
     for (int64_t k = 0; k < padded_k; k += kInputs, packed += width * kVectorBytes) {
@@ -56,7 +68,7 @@ void pack_rows(const uint8_t* rows, int64_t padded_k, int64_t bits, uint8_t* pac
         _mm256_store_si256((__m256i*)row, _mm256_sll_epi16(Vector256::load(rows + r * padded_k + k), up));
         for (int64_t j = 0; j < kBlocks; j++) memcpy(blocks[j] + 4 * r, row + 4 * j, 4);
       }
-      pack_superblock<Vector256, width>(blocks[0], 0, packed);
+      pack_superblock<width>(blocks[0], none, packed);
     }
   });
 }
@@ -191,6 +203,18 @@ void unstream(const uint8_t* packed, int64_t k, int64_t bits, uint8_t* codes, in
       memcpy(to + j, &v, count);
     }
   }
+}
+
+// MatGPTQ's slice of 8-bit superblocks: round half up, saturate, keep the top bits.
+void repack(const uint8_t* parent, int64_t bits, uint8_t* packed, int64_t first, int64_t last) {
+  const __m256i half = _mm256_set1_epi8(bits < 8 ? char(1 << (7 - bits)) : 0);
+  with_width(bits, [&](auto width) {
+    for (int64_t i = first; i < last; i++) {
+      const uint8_t *blocks = parent + i * kBlocks * kVectorBytes, *soon = blocks + 4 * kBlocks * kVectorBytes;
+      for (int64_t j = 0; j < kBlocks; j++) _mm_prefetch((const char*)soon + j * kVectorBytes, _MM_HINT_T0);
+      pack_superblock<width>(blocks, half, packed + i * width * kVectorBytes);
+    }
+  });
 }
 
 namespace {
