@@ -44,9 +44,20 @@ void fetch_ends(const Matrix& w, int64_t row_block, int64_t group) {
   if (w.zeros) _mm_prefetch((const char*)(w.zeros + at), _MM_HINT_T1);
 }
 
+// How far ahead of what is read a row block's codes are fetched: row blocks are read in pairs, side by side, so that after
+// a block's end come those of the next pair, not what follows in memory.
+struct Ahead {
+  int64_t block, bytes = kAhead, turn;
+  explicit Ahead(int64_t block) : block(block), turn(block - kAhead) {}
+  int64_t at(int64_t read) {
+    while (read >= turn) bytes += block, turn += block;
+    return bytes;
+  }
+};
+
 // A vector of codes; asks for one that is read later.
-__m512i next_of(const uint8_t* codes) {
-  _mm_prefetch((const char*)codes + kAhead, _MM_HINT_T0);
+__m512i next_of(const uint8_t* codes, int64_t ahead) {
+  _mm_prefetch((const char*)codes + ahead, _MM_HINT_T0);
   return Vector512::load(codes);
 }
 
@@ -87,14 +98,16 @@ template <int Width> void one_token(const Matrix& w, const Activations& x, int64
   const int8_t* planes[] = {x.planes + 2 * token * w.padded_k, x.planes + (2 * token + 1) * w.padded_k};
   const uint8_t* codes[] = {w.row_block(rows[0]), w.row_block(rows[1])};
   __m512 total[] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  Ahead fetched(w.row_block_bytes(Width));
   for (int64_t a = 0, group = 0, left = repeats; a < w.slices; a++) {
+    const int64_t ahead = fetched.at(codes[0] - w.row_block(rows[0]));
     __m512i sum[kPair][Sums][2];
     for (int r = 0; r < kPair; r++)
       for (int s = 0; s < Sums; s++) sum[r][s][0] = sum[r][s][1] = _mm512_setzero_si512();
     for (int64_t k = a * w.slice; k < (a + 1) * w.slice; k += kInputs) {
       __m512i vectors[kPair][Width];
       for (int r = 0; r < kPair; r++)
-        for (int v = 0; v < Width; v++, codes[r] += kVectorBytes) vectors[r][v] = next_of(codes[r]);
+        for (int v = 0; v < Width; v++, codes[r] += kVectorBytes) vectors[r][v] = next_of(codes[r], ahead);
       each<kBlocks>([&](auto b) __attribute__((always_inline)) {
         constexpr int Sum = sum_of(Width, b);
         for (int r = 0; r < kPair; r++) {
@@ -116,14 +129,14 @@ template <int Width> void one_token(const Matrix& w, const Activations& x, int64
 }
 
 // A slice of a row block, a byte a code: [inputs / 4][64], in `blocks` or where it is.
-const uint8_t* unpacked(const Matrix& w, const uint8_t* codes, uint8_t* blocks) {
+const uint8_t* unpacked(const Matrix& w, const uint8_t* codes, int64_t ahead, uint8_t* blocks) {
   if (w.bits == 8 && !w.half) return codes;
   uint8_t* to = blocks;
   const __m512i half = _mm512_set1_epi8(char(w.half)), top = _mm512_set1_epi8(char(w.top));
   with_width(w.bits, [&](auto width) {
     for (int64_t k = 0; k < w.slice; k += kInputs, codes += width * kVectorBytes, to += kBlocks * kVectorBytes) {
       __m512i vectors[width];
-      for (int v = 0; v < width; v++) vectors[v] = next_of(codes + v * kVectorBytes);
+      for (int v = 0; v < width; v++) vectors[v] = next_of(codes + v * kVectorBytes, ahead);
       each<kBlocks>([&](auto b) __attribute__((always_inline)) {
         _mm512_store_si512(to + b * kVectorBytes, block_of<width, b, 0>(vectors, half, top));
       });
@@ -141,11 +154,13 @@ void some_tokens(const Matrix& w, const Activations& x, int64_t token, float* y,
   __m512 total[kPair][Tokens];
   for (int r = 0; r < kPair; r++)
     for (int t = 0; t < Tokens; t++) total[r][t] = _mm512_setzero_ps();
+  Ahead fetched(w.row_block_bytes(w.bits));
   for (int64_t a = 0, group = 0, left = repeats; a < w.slices; a++) {
+    const int64_t ahead = fetched.at(a * slice_bytes);
     __m512i sum[kPair][Tokens][Planes];
     const uint8_t* blocks[kPair];
     for (int r = 0; r < kPair; r++) {
-      blocks[r] = unpacked(w, w.row_block(rows[r]) + a * slice_bytes, room[r]);
+      blocks[r] = unpacked(w, w.row_block(rows[r]) + a * slice_bytes, ahead, room[r]);
       for (int t = 0; t < Tokens; t++)
         for (int p = 0; p < Planes; p++) sum[r][t][p] = _mm512_setzero_si512();
     }
