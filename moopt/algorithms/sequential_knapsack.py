@@ -3,12 +3,14 @@
 A discrete Gauss-Newton step with a trust region. Around a candidate J, `problem.gradient` gives for every change of
 one decision a linear and a curvature term; an exact knapsack on their sum, plus a penalty for every decision that
 leaves J, proposes candidates of the same cost for several radii. All are measured, the best becomes the next J.
+Before that, knapsacks on the sensitivities a study opens with fill the front: they take no gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -29,8 +31,10 @@ RADII = (3, 7, 14)
 """How many decisions a step may change, about: small steps are the ones that pay."""
 NEW_A_STEP = 2
 """About how many candidates of a step are new."""
-OPENING = 15
-"""About how many trials a study opens with."""
+OPENING = 25
+"""About how many trials come before the first step."""
+PARTS = 4
+"""Knapsacks from a budget to the next before the first step: a front with wide gaps loses more there than steps gain."""
 BUDGETS = 5
 """Budgets, evenly between the least and the most, where no baseline lies between those."""
 FIRST_EXPECTATION = 0.1
@@ -81,7 +85,8 @@ class SequentialKnapsack(Algorithm):
 
     Args:
         tokens: Tokens of each gradient.
-        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines.
+        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines, and
+            between those what the sensitivities say.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
@@ -105,11 +110,13 @@ class SequentialKnapsack(Algorithm):
             raise AlgorithmError("SequentialKnapsack improves a measured objective; all of the problem's are known.")
         self._loss = measured[0]
         self._predicted: FloatArray | None = None
+        self._predicted_best: list[Config] = []
         self._steps = 0
         self._lanes = [Lane(budget) for budget in self._budgets(problem)]
 
     def ask(self, n: int) -> list[Job]:
-        waiting = [config for lane in self._lanes for config in lane.waiting if not self.seen(config)]
+        proposed = [self._predicted_best, *(lane.waiting for lane in self._lanes)]
+        waiting = [config for configs in proposed for config in configs if not self.seen(config)]
         if waiting:
             distinct = list({self.problem.space.key(config): config for config in waiting}.values())
             return self.jobs(distinct[:n])
@@ -140,6 +147,7 @@ class SequentialKnapsack(Algorithm):
             super().tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
                 self._predicted = np.array(outcome.attributes["table"])
+                self._predicted_best = self._knapsacks(self._predicted)
             elif job.kind == "gradient":
                 self._linearised(self._lane(job), job, outcome)
             elif job.kind == "evaluate":
@@ -160,6 +168,16 @@ class SequentialKnapsack(Algorithm):
                 f"SequentialKnapsack has no budget between {knapsack.least} and {knapsack.most}; got {given}."
             )
         return found
+
+    def _knapsacks(self, table: FloatArray) -> list[Config]:
+        """The best candidates by a table, at the budgets and, unless those were given, between them."""
+        knapsack = Knapsack(table, self._costs)
+        budgets = [lane.budget for lane in self._lanes]
+        if self.budgets is None:
+            gaps = pairwise([knapsack.least, *budgets, knapsack.most])
+            budgets = [low + (high - low) * part // PARTS for low, high in gaps for part in range(PARTS)]
+        found = [configuration(self.problem, knapsack.at(b)) for b in budgets if b >= knapsack.least]
+        return [config for config in found if self.within_known_bounds(config)]
 
     def _lane(self, gradient: Job) -> Lane:
         """The lane that a gradient was asked for."""

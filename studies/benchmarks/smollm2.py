@@ -20,13 +20,17 @@ import numpy as np
 import moopt
 from moopt import pareto
 from moopt.algorithms import QNEHVI
+from moopt.algorithms.opening import configuration
 from moopt.bench import runner, units
 from moopt.bench.races import Race
+from moopt.budgets import Knapsack
 from moopt.problem import Fidelity
 from moopt_problems import BitAllocation
 
 EVALUATION, EARLY, LATE, PEERS_TOKENS = 2_048, 60_000, 300_000, 600_000
 HELD_OUT = Fidelity(24_576, "held-out")
+TABLE_TOKENS = 12_288
+"""Of the sensitivities whose knapsack is to be beaten at 3.0 bits; the searches make do with a third."""
 PEERS = ("optuna-tpe", "pymoo-nsga2")
 OURS = {
     "auto": lambda: "auto",
@@ -35,7 +39,7 @@ OURS = {
     "qnehvi, no trust region": partial(QNEHVI, trust_region=False),
     "qnehvi, rounding": partial(QNEHVI, rounding=True),
 }
-problem = partial(BitAllocation, "smollm2-135m", tokens=EVALUATION, held_out=0, sensitivity_tokens=12_288)
+problem = partial(BitAllocation, "smollm2-135m", tokens=EVALUATION, held_out=0, sensitivity_tokens=4_096)
 
 
 def race(draws):
@@ -62,14 +66,14 @@ def found(history, tokens):
 
 
 def at_three_bits(study, path):
-    """KL on held-out text of the knapsack on the sensitivities at 3.0 bits, and of the best that is no larger."""
+    """KL on held-out text of the knapsack on sensitivities at 3.0 bits, and of the best that is no larger."""
     if not path.exists():
-        history, loaded = study.history, study.problem
-        knapsack = next(t for t in history.trials if t.label == "knapsack at uniform-3")
-        best = history.pick(f"size_mb <= {knapsack.values['size_mb']}")
+        loaded, costs = study.problem, study.problem.costs()
+        knapsack = Knapsack(loaded.sensitivities("fisher", TABLE_TOKENS), costs).at(int(costs[:, 1].sum()))
+        best = study.pick(f"size_mb <= {loaded.known(loaded.baselines()['uniform-3'])['size_mb']}")
         pair = {
-            name: loaded.evaluate(trial.config, HELD_OUT).values["kl"]
-            for name, trial in (("knapsack", knapsack), ("best", best))
+            name: loaded.evaluate(config, HELD_OUT).values["kl"]
+            for name, config in (("knapsack", configuration(loaded, knapsack)), ("best", best.config))
         }
         path.write_text(json.dumps(pair))
     return json.loads(path.read_text())

@@ -80,7 +80,7 @@ def test_a_gradient_serves_the_budget_it_was_asked_for_in_whatever_order_they_en
     for job in reversed(gradients):
         before = [asked.config for asked in algorithm.ask(9)]
         algorithm.tell([(job, perform(problem, job))])
-        (at,) = costs(problem, [job.config])
+        at = job.note["budget"] / 8
         new = [asked.config for asked in algorithm.ask(9) if asked.config not in before]
         assert new
         assert 0.9 * at < min(costs(problem, new)) <= max(costs(problem, new)) <= at
@@ -94,6 +94,17 @@ def costs(problem: BitToy, configs: list[moopt.Config]) -> list[float]:
 def test_failures_do_not_stop_it(problem: BitToy) -> None:
     study = moopt.Study("toy", problem, SequentialKnapsack()).run(25)
     assert len(study.history.trials) == 25
+
+
+def test_the_table_fills_the_budgets_between_baselines_before_any_step() -> None:
+    problem = Tabled(12, interaction=300.0)
+    events = moopt.Study("toy", problem, SequentialKnapsack()).run(40).history.events
+    step = next(place for place, event in enumerate(events) if event.job.kind == "gradient")
+    before = [event.job for event in events[:step] if event.job.kind == "evaluate" and event.outcome is not None]
+    sizes = np.unique(costs(problem, [job.config for job in before if job.label is None]))
+    uniform = np.array(sorted(costs(problem, list(problem.baselines().values()))))
+    inside = np.searchsorted(uniform, sizes)
+    assert [(inside == gap).sum() for gap in range(1, len(uniform))] == [2] * (len(uniform) - 1)
 
 
 def test_what_it_cannot_search_is_refused() -> None:
