@@ -240,11 +240,14 @@ def choose_device(device: str) -> torch.device:
     """The device that "auto" stands for, or the named one.
 
     Raises:
-        BackendError: PyTorch knows no such device.
+        BackendError: PyTorch knows no such device, or nothing can run there.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise BackendError(f"Got device={device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:0'.") from error
+    if found.type == "meta":
+        raise BackendError("Got device='meta', which holds no values; expected 'auto', 'cpu', 'cuda' or 'cuda:0'.")
+    return found

@@ -49,7 +49,7 @@ def load(
     file = packed.read(Path(path))
     if not file.config:
         raise BackendError(f"{path} has no configuration of a model in it; write it with BitAllocation.save.")
-    if slices is not None and slices not in file.slices:
+    if slices is not None and (not isinstance(slices, str) or slices not in file.slices):
         named = ", ".join(file.slices) or "none"
         raise BackendError(f"{path} has no slice map {slices!r}; it has {named}.")
     try:

@@ -81,6 +81,8 @@ def test_slice_maps_are_loaded_by_name_and_switched_in_place(tmp_path: Path) -> 
     assert {m.bits for m in model.modules() if isinstance(m, (QuantizedLinear, QuantizedEmbedding))} == {8}
     with pytest.raises(BackendError, match="has no slice map 'big'; it has small, mixed"):
         moopt.load(path, slices="big")
+    with pytest.raises(BackendError, match=r"has no slice map \['small'\]"):
+        moopt.load(path, slices=["small"])  # type: ignore[arg-type]
 
 
 def test_widths_are_switched_all_or_none(tmp_path: Path) -> None:
@@ -264,6 +266,8 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
         moopt.load(path, dtype=torch.float64)
     with pytest.raises(BackendError, match="Got device='gpu'; expected 'auto', 'cpu'"):
         moopt.load(path, device="gpu")
+    with pytest.raises(BackendError, match="Got device='meta', which holds no values"):
+        moopt.load(path, device="meta")
     if not torch.cuda.is_available():
         with pytest.raises(BackendError, match="Got device='cuda', but PyTorch finds no GPU"):
             moopt.load(path, device="cuda")
