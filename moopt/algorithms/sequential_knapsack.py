@@ -34,7 +34,7 @@ NEW_A_STEP = 2
 OPENING = 25
 """About how many trials come before the first step."""
 PARTS = 4
-"""Knapsacks from a budget to the next before the first step: a front with wide gaps loses more there than steps gain."""
+"""Knapsacks from a budget to the next before the first step: wide gaps in a front lose more than steps gain."""
 BUDGETS = 5
 """Budgets, evenly between the least and the most, where no baseline lies between those."""
 FIRST_EXPECTATION = 0.1
