@@ -65,8 +65,8 @@ def run(
     algorithm: Annotated[
         str | None,
         typer.Option(
-            help="auto, chebyshev, map-elites, nsga2, nsga3, parego, qnehvi, random, sequential-knapsack, sobol, tpe, "
-            "or a plug-in."
+            help="auto, chebyshev, map-elites, nsga2, nsga3, parego, qnehvi, random, rco, sequential-knapsack, sobol, "
+            "tpe, or a plug-in."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,

@@ -321,7 +321,9 @@ class Coordinator:
 
 
 def _described(job: Job) -> str:
-    return f"Trial {job.trial}" if job.kind == "evaluate" else f"The {job.kind} job of trial {job.trial}"
+    if job.kind == "evaluate":
+        return f"Trial {job.trial}"
+    return f"The {job.kind} job" if job.trial < 0 else f"The {job.kind} job of trial {job.trial}"
 
 
 def measurements(problem: Problem, trials: Sequence[Trial], purpose: str) -> list[Job]:

@@ -34,7 +34,8 @@ class Job:
     """One piece of work.
 
     Attributes:
-        trial: The number of the trial it belongs to; -1 for the whole problem (a sensitivity table).
+        trial: The number of the trial it belongs to; -1 for none: the whole problem, or a candidate that is not
+            evaluated.
         config: The candidate; empty for a sensitivity table.
         kind: "evaluate" a new candidate, "measure" a finished one on other data, "gradient" at a candidate, or the
             problem's "sensitivity" table.
@@ -63,7 +64,7 @@ class Job:
         return {
             "evaluate": f"evaluating trial {self.trial}",
             "measure": f"measuring trial {self.trial} ({self.fidelity.batch})",
-            "gradient": f"linearising around trial {self.trial}",
+            "gradient": f"linearising around {'a mixture' if self.trial < 0 else f'trial {self.trial}'}",
             "sensitivity": "estimating sensitivities",
         }[self.kind]
 

@@ -79,16 +79,17 @@ def told(job: Job, result: Mapping[str, Any]) -> Event:
 
 
 def job_entry(job: Job) -> dict[str, Any]:
-    """A job -> JSON, without its configuration: that is in the trial's parameters."""
+    """A job -> JSON, without its configuration where that is in a trial's parameters."""
     entry = {"trial": job.trial, "kind": job.kind, "tokens": job.fidelity.tokens, "batch": job.fidelity.batch}
-    optional = {"exclusive": job.exclusive, "label": job.label, "note": dict(job.note)}
+    own = dict(job.config) if job.trial < 0 else {}
+    optional = {"exclusive": job.exclusive, "label": job.label, "note": dict(job.note), "config": own}
     return entry | {key: value for key, value in optional.items() if value}
 
 
 def stored_job(entry: Mapping[str, Any], config: dict[str, Any]) -> Job:
-    """The job of an entry; the inverse of `job_entry`."""
+    """The job of an entry, given its trial's configuration; the inverse of `job_entry`."""
     return Job(
-        entry["trial"], config, entry["kind"], Fidelity(entry["tokens"], entry["batch"]),
+        entry["trial"], entry.get("config", config), entry["kind"], Fidelity(entry["tokens"], entry["batch"]),
         entry.get("exclusive", False), entry.get("label"), entry.get("note", {}),
     )  # fmt: skip
 

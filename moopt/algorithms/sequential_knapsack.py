@@ -8,7 +8,7 @@ Before that, knapsacks on the sensitivities a study opens with fill the front: t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar
@@ -16,12 +16,12 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moopt.algorithms.base import Algorithm, positive
-from moopt.algorithms.opening import configuration, discrete_names
+from moopt.algorithms.base import positive
+from moopt.algorithms.budgeted import Budgeted
 from moopt.budgets import Knapsack
-from moopt.errors import AlgorithmError, BudgetError
+from moopt.errors import BudgetError
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Evaluation, Fidelity, HasCosts, HasMoves, Problem
+from moopt.problem import Evaluation, Fidelity, Problem
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
@@ -35,8 +35,6 @@ OPENING = 25
 """About how many trials come before the first step."""
 PARTS = 4
 """Knapsacks from a budget to the next before the first step: wide gaps in a front lose more than steps gain."""
-BUDGETS = 5
-"""Budgets, evenly between the least and the most, where no baseline lies between those."""
 FIRST_EXPECTATION = 0.1
 """The relative gain that a budget without a step is taken to promise."""
 PATIENCE = 0.3
@@ -80,7 +78,7 @@ class Lane:
         return self.best is not None and not busy and self.vain < TRIES
 
 
-class SequentialKnapsack(Algorithm):
+class SequentialKnapsack(Budgeted):
     """Improves candidates at several budgets, the one that promises most next.
 
     Args:
@@ -92,27 +90,15 @@ class SequentialKnapsack(Algorithm):
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
     def __init__(self, tokens: int = 4608, budgets: Sequence[int] | None = None) -> None:
+        super().__init__(budgets)
         self.tokens = positive("tokens", tokens)
-        given: object = budgets  # whatever is given, a string too
-        if isinstance(given, str) or not isinstance(given, Iterable | None):
-            raise AlgorithmError(f"budgets is {budgets!r}; expected a list of whole numbers above 0, or None.")
-        self.budgets = None if budgets is None else [positive("a budget", b) for b in budgets]
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
-        assert isinstance(problem, HasCosts)
-        if not all(variable.discrete for variable in problem.space.values()):
-            raise AlgorithmError("SequentialKnapsack needs discrete decisions; the space has a Float.")
-        self._costs = problem.costs()
-        self._names = discrete_names(problem)
-        measured = [i for i, objective in enumerate(problem.objectives) if not objective.known]
-        if not measured:
-            raise AlgorithmError("SequentialKnapsack improves a measured objective; all of the problem's are known.")
-        self._loss = measured[0]
         self._predicted: FloatArray | None = None
         self._predicted_best: list[Config] = []
         self._steps = 0
-        self._lanes = [Lane(budget) for budget in self._budgets(problem)]
+        self._lanes = [Lane(budget) for budget in self._amounts]
 
     def ask(self, n: int) -> list[Job]:
         proposed = [self._predicted_best, *(lane.waiting for lane in self._lanes)]
@@ -126,7 +112,7 @@ class SequentialKnapsack(Algorithm):
             assert lane.best is not None
             fidelity, note = Fidelity(self.tokens, self._steps), {"budget": lane.budget}
             return [Job(lane.best.trial, lane.best.config, "gradient", fidelity, note=note)]
-        return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n)
+        return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n, self._best())
 
     def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
         return {"gradient": (max(0, trials - OPENING) // NEW_A_STEP, self.tokens)}
@@ -153,22 +139,6 @@ class SequentialKnapsack(Algorithm):
             elif job.kind == "evaluate":
                 self._evaluated(job, outcome)
 
-    def _budgets(self, problem: Problem) -> list[int]:
-        """The costs to search at, strictly between the cheapest and the dearest configuration."""
-        knapsack = Knapsack(np.zeros(self._costs.shape), self._costs)
-        given = self.budgets
-        if given is None:
-            given = sorted({knapsack.cost(self._choice(config)) for config in problem.baselines().values()})
-        found = [b for b in given if knapsack.least < b < knapsack.most]
-        if not found and self.budgets is None:
-            between = np.linspace(knapsack.least, knapsack.most, BUDGETS + 2)[1:-1]
-            found = sorted({int(b) for b in between if knapsack.least < int(b)})
-        if not found:
-            raise AlgorithmError(
-                f"SequentialKnapsack has no budget between {knapsack.least} and {knapsack.most}; got {given}."
-            )
-        return found
-
     def _knapsacks(self, table: FloatArray) -> list[Config]:
         """The best candidates by a table, at the budgets and, unless those were given, between them."""
         knapsack = Knapsack(table, self._costs)
@@ -176,8 +146,13 @@ class SequentialKnapsack(Algorithm):
         if self.budgets is None:
             gaps = pairwise([knapsack.least, *budgets, knapsack.most])
             budgets = [low + (high - low) * part // PARTS for low, high in gaps for part in range(PARTS)]
-        found = [configuration(self.problem, knapsack.at(b)) for b in budgets if b >= knapsack.least]
+        found = [self._configuration(knapsack.at(b)) for b in budgets if b >= knapsack.least]
         return [config for config in found if self.within_known_bounds(config)]
+
+    def _best(self) -> list[Config]:
+        """The best candidates, in the region or nearest to it."""
+        lanes = self._preferred([lane for lane in self._lanes if lane.best is not None])
+        return [lane.best.config for lane in lanes if lane.best is not None]
 
     def _lane(self, gradient: Job) -> Lane:
         """The lane that a gradient was asked for."""
@@ -187,14 +162,6 @@ class SequentialKnapsack(Algorithm):
         """Those of lanes with a candidate whose candidate is in the region, or nearest to it."""
         places = set(self.archive.least_violating([lane.place for lane in lanes]))
         return [lane for lane in lanes if lane.place in places]
-
-    def _choice(self, config: Config) -> IntArray:
-        """The options [decisions] of a configuration."""
-        codes = self.problem.space.encode(config) - self.problem.space.lower
-        return codes.astype(np.int64)
-
-    def _cost(self, config: Config) -> int:
-        return int(self._costs[np.arange(len(self._names)), self._choice(config)].sum())
 
     def _evaluated(self, job: Job, outcome: Outcome) -> None:
         key = self.problem.space.key(job.config)
@@ -269,22 +236,4 @@ class SequentialKnapsack(Algorithm):
             found[int((proposed != choice).sum())] = proposed
         found.pop(0, None)
         picked = {min(found, key=lambda changes: abs(np.log(changes / radius))) for radius in RADII} if found else set()
-        return [configuration(self.problem, found[changes]) for changes in sorted(picked)]
-
-    def _variations(self, n: int) -> list[Job]:
-        """Where no step can be made (no lane has a candidate yet, or all wait): variations of what is best."""
-        rng, space = self.rng(), self.problem.space
-        lanes = self._preferred([lane for lane in self._lanes if lane.best is not None])
-        parents = [lane.best.config for lane in lanes if lane.best is not None]
-
-        def draws() -> Iterator[Config]:
-            while True:
-                if not parents:
-                    yield space.sample(rng)
-                    continue
-                parent = parents[int(rng.integers(len(parents)))]
-                moved = self.problem.moves(parent, rng) if isinstance(self.problem, HasMoves) else parent
-                near = list(space.neighbours(moved))
-                yield moved if isinstance(self.problem, HasMoves) else near[int(rng.integers(len(near)))]
-
-        return self.jobs(self.unseen(draws(), n, rng))
+        return [self._configuration(found[changes]) for changes in sorted(picked)]

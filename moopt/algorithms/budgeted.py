@@ -1,0 +1,97 @@
+"""What algorithms share that search at given costs: which costs those are, and choices of options beside candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.algorithms.base import Algorithm, positive
+from moopt.algorithms.opening import configuration, discrete_names
+from moopt.budgets import Knapsack
+from moopt.errors import AlgorithmError
+from moopt.jobs import Job
+from moopt.problem import HasCosts, HasMoves, Problem
+from moopt.space import Config
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+BUDGETS = 5
+"""Budgets, evenly between the least and the most, where no baseline lies between those."""
+
+
+class Budgeted(Algorithm):
+    """Lowers one measured objective, the loss, at several budgets. Costs are whole numbers, decisions discrete.
+
+    Args:
+        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"costs"})
+
+    def __init__(self, budgets: Sequence[int] | None = None) -> None:
+        given: object = budgets  # whatever is given, a string too
+        if isinstance(given, str) or not isinstance(given, Iterable | None):
+            raise AlgorithmError(f"budgets is {budgets!r}; expected a list of whole numbers above 0, or None.")
+        self.budgets = None if budgets is None else [positive("a budget", b) for b in budgets]
+
+    def start(self, problem: Problem, seed: int) -> None:
+        super().start(problem, seed)
+        assert isinstance(problem, HasCosts)
+        mine = type(self).__name__
+        if not all(variable.discrete for variable in problem.space.values()):
+            raise AlgorithmError(f"{mine} needs discrete decisions; the space has a Float.")
+        self._costs: IntArray = problem.costs()
+        self._names = discrete_names(problem)
+        measured = [i for i, objective in enumerate(problem.objectives) if not objective.known]
+        if not measured:
+            raise AlgorithmError(f"{mine} improves a measured objective; all of the problem's are known.")
+        self._loss = measured[0]
+        self._amounts = self._chosen_budgets(problem)
+
+    def _chosen_budgets(self, problem: Problem) -> list[int]:
+        """The costs to search at, strictly between the cheapest and the dearest configuration."""
+        knapsack = Knapsack(np.zeros(self._costs.shape), self._costs)
+        given = self.budgets
+        if given is None:
+            given = sorted({self._cost(config) for config in problem.baselines().values()})
+        found = [b for b in given if knapsack.least < b < knapsack.most]
+        if not found and self.budgets is None:
+            between = np.linspace(knapsack.least, knapsack.most, BUDGETS + 2)[1:-1]
+            found = sorted({int(b) for b in between if knapsack.least < int(b)})
+        if not found:
+            raise AlgorithmError(
+                f"{type(self).__name__} has no budget between {knapsack.least} and {knapsack.most}; got {given}."
+            )
+        return found
+
+    def _configuration(self, choice: IntArray) -> Config:
+        """The configuration of options [decisions]."""
+        return configuration(self.problem, choice)
+
+    def _choice(self, config: Config) -> IntArray:
+        """The options [decisions] of a configuration."""
+        codes = self.problem.space.encode(config) - self.problem.space.lower
+        return codes.astype(np.int64)
+
+    def _cost(self, config: Config) -> int:
+        return int(self._costs[np.arange(len(self._names)), self._choice(config)].sum())
+
+    def _variations(self, n: int, parents: Sequence[Config]) -> list[Job]:
+        """Where the algorithm has no candidate of its own to try: variations of what is best, or random ones."""
+        rng, space = self.rng(), self.problem.space
+
+        def draws() -> Iterator[Config]:
+            while True:
+                if not parents:
+                    yield space.sample(rng)
+                    continue
+                parent = parents[int(rng.integers(len(parents)))]
+                moved = self.problem.moves(parent, rng) if isinstance(self.problem, HasMoves) else parent
+                near = list(space.neighbours(moved))
+                yield moved if isinstance(self.problem, HasMoves) else near[int(rng.integers(len(near)))]
+
+        return self.jobs(self.unseen(draws(), n, rng))

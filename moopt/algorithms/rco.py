@@ -1,0 +1,157 @@
+"""RCO: gradient search on the true loss through relaxed choices, at an exact budget at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.algorithms.base import positive, share
+from moopt.algorithms.budgeted import Budgeted
+from moopt.errors import AlgorithmError
+from moopt.jobs import Failure, Job, Outcome
+from moopt.problem import Evaluation, Fidelity, Problem
+from moopt.relaxation import Relaxation
+from moopt.space import Config
+
+FloatArray = npt.NDArray[np.float64]
+
+TRAVEL = 20.0
+"""How far logits move at most in all steps together: with the paper's 200 steps, a tenth each."""
+DECISIONS = 5
+"""How often the likeliest choice at a budget is evaluated."""
+SMALLEST = 1e-8
+"""What is added to a sensitivity before its logarithm is taken."""
+
+
+class RCO(Budgeted):
+    """Moves the probabilities of options against the loss's gradient, one budget after the other, dearest first.
+
+    In a step some candidates are drawn within the budget, and the loss is linearised around each on fresh text. How
+    the loss changes with their options goes on to the logits as if the candidates were the softmax they were drawn
+    from (straight-through). A few times at every budget, and at its end, the likeliest candidate is evaluated; the
+    next budget begins from the logits of this one.
+
+    Args:
+        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines.
+        steps: Steps at every budget.
+        samples: Candidates of a step, each a job of its own.
+        tokens: Tokens of each gradient.
+        hot: The temperature of the first step at a budget.
+        cold: That of the last; in between it falls exponentially.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
+
+    def __init__(
+        self, budgets: Sequence[int] | None = None, steps: int = 200, samples: int = 4, tokens: int = 2048,
+        hot: float = 1.0, cold: float = 0.01,
+    ) -> None:  # fmt: skip
+        super().__init__(budgets)
+        self.steps, self.samples = positive("steps", steps), positive("samples", samples)
+        self.tokens = positive("tokens", tokens)
+        self.hot, self.cold = share("hot", hot), share("cold", cold)
+        if not 0 < self.cold <= self.hot:
+            raise AlgorithmError(f"cold is {cold!r} and hot {hot!r}; expected 0 < cold <= hot.")
+
+    def start(self, problem: Problem, seed: int) -> None:
+        super().start(problem, seed)
+        self._amounts = sorted(self._amounts, reverse=True)
+        self._logits: FloatArray = np.zeros(self._costs.shape)
+        self._place, self._step = 0, 0
+        self._asked: set[int] = set()
+        self._found: dict[int, FloatArray | None] = {}
+        self._decided: list[Config] = []
+        self._best: dict[int, tuple[float, Config]] = {}
+        self._relaxation: Relaxation | None = None
+
+    def ask(self, n: int) -> list[Job]:
+        decided = [config for config in self._decided if not self.seen(config)]
+        if decided:
+            return self.jobs(decided[:n])
+        if self._place < len(self._amounts):
+            left = [sample for sample in range(self.samples) if sample not in self._asked]
+            return [self._linearising(sample) for sample in left[:n]]
+        return self._variations(n, [config for _, config in self._best.values()])
+
+    def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
+        return {"gradient": (min(trials, DECISIONS) * self.steps // DECISIONS * self.samples, self.tokens)}
+
+    def issued(self, jobs: Sequence[Job]) -> None:
+        super().issued(jobs)
+        self._asked |= {int(job.note["sample"]) for job in jobs if job.kind == "gradient"}
+
+    def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
+        for job, outcome in outcomes:
+            super().tell([(job, outcome)])
+            if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
+                self._begin_from(np.array(outcome.attributes["table"]))
+            elif job.kind == "gradient":
+                self._linearised(job, outcome)
+            elif job.kind == "evaluate" and isinstance(outcome, Evaluation) and self.archive.broken[-1] <= 0:
+                self._compare(job.config, float(self.archive.values[-1][self._loss]))
+
+    def _begin_from(self, table: FloatArray) -> None:
+        """Likely is at first what the sensitivities say loses little."""
+        if self._relaxation is None:
+            self._logits = -np.log(np.maximum(np.where(np.isfinite(table), table, 0.0), 0.0) + SMALLEST)
+
+    def _relaxed(self) -> Relaxation:
+        """The relaxation at the present budget."""
+        if self._relaxation is None:
+            self._relaxation = Relaxation(self._costs, self._amounts[self._place], self._logits)
+        return self._relaxation
+
+    def _temperature(self) -> float:
+        spent = self._step / max(self.steps - 1, 1)
+        return float(self.hot * (self.cold / self.hot) ** spent)
+
+    def _noisy(self, sample: int) -> FloatArray:
+        """The logits of which a candidate of the present step is the likeliest choice: the same whenever asked."""
+        return self._relaxed().noisy(np.random.default_rng([self.seed, self._place, self._step, sample]))
+
+    def _linearising(self, sample: int) -> Job:
+        batch = (self._place * self.steps + self._step) * self.samples + sample
+        choice = self._relaxed().likeliest(self._noisy(sample))
+        note = {"budget": self._amounts[self._place], "step": self._step, "sample": sample}
+        return Job(-1, self._configuration(choice), "gradient", Fidelity(self.tokens, batch), note=note)
+
+    def _linearised(self, job: Job, outcome: Outcome) -> None:
+        """Once every candidate of a step is known, the step is taken."""
+        sample = int(job.note["sample"])
+        self._found[sample] = None if isinstance(outcome, Failure) else self._gradient(sample, outcome.attributes)
+        if len(self._found) < self.samples:
+            return
+        known = [found for _, found in sorted(self._found.items()) if found is not None]
+        if known:
+            self._relaxed().step(np.mean(known, axis=0), TRAVEL / self.steps)
+        self._step += 1
+        self._asked, self._found = set(), {}
+        if self._step % max(self.steps // DECISIONS, 1) == 0 or self._step == self.steps:
+            self._decide()
+        if self._step == self.steps:
+            self._logits, self._relaxation = self._relaxed().logits, None
+            self._place, self._step = self._place + 1, 0
+
+    def _gradient(self, sample: int, tables: Any) -> FloatArray:
+        """What the loss's slopes [decisions, options] around a candidate mean for the logits it was drawn from."""
+        soft = self._relaxed().softmax(self._noisy(sample) / self._temperature())
+        slopes = np.array(tables["linear"], dtype=float)
+        slopes = np.where(np.isfinite(slopes) & (self._costs >= 0), slopes, 0.0)
+        inner = (soft * slopes).sum(axis=1, keepdims=True)
+        found: FloatArray = soft * (slopes - inner) / self._temperature()
+        return found
+
+    def _decide(self) -> None:
+        config = self._configuration(self._relaxed().likeliest())
+        if not self.seen(config) and self.within_known_bounds(config) and config not in self._decided:
+            self._decided.append(config)
+
+    def _compare(self, config: Config, loss: float) -> None:
+        """Remember the best within each budget."""
+        cost = self._cost(config)
+        for budget in self._amounts:
+            if cost <= budget and loss < self._best.get(budget, (np.inf, config))[0]:
+                self._best[budget] = loss, config
