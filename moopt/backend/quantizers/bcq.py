@@ -46,7 +46,8 @@ class BCQ(Quantizer):
 
     Args:
         rounds: Of each group's fit.
-        damping, act_order: See `GPTQ`.
+        damping: See `GPTQ`.
+        act_order: See `GPTQ`.
     """
 
     name: ClassVar[str] = "bcq"

@@ -30,7 +30,8 @@ class MatGPTQ(Quantizer):
     Args:
         widths: What the codes are chosen for; all other widths can be read as well.
         weights: What each of these widths counts.
-        damping, act_order: See `GPTQ`.
+        damping: See `GPTQ`.
+        act_order: See `GPTQ`.
 
     Raises:
         QuantizationError: widths and weights do not fit each other.
