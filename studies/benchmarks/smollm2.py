@@ -10,6 +10,7 @@ that sensitivities are made of, and the seed of the search. Exits with an error 
 """
 
 import argparse
+import gc
 import json
 import sys
 from functools import partial
@@ -96,8 +97,8 @@ def main():
     only = [name.strip() for name in asked.only.split(";") if name.strip()]
     for draw in range(asked.draws) if not asked.show else ():
         for name in [n for n in OURS if not only or n in only]:
-            study = searched(name, draw, asked.out, LATE)
-            at_three_bits(study, asked.out / f"{name} {draw}.json")
+            at_three_bits(searched(name, draw, asked.out, LATE), asked.out / f"{name} {draw}.json")
+            gc.collect()  # a study holds gigabytes, and refers to itself
             print(f"{name}, draw {draw}: done", file=sys.stderr)
         names = [n for n in PEERS if not only or n in only]
         if names:
