@@ -7,7 +7,7 @@ import moopt
 from moopt import algorithms
 
 from moopt.algorithms import (  # isort: skip
-    NSGA2, NSGA3, QNEHVI, ChebyshevAnnealing, MAPElites, OptunaSampler, ParEGO, Random, SequentialKnapsack, Sobol,
+    NSGA2, NSGA3, QNEHVI, RCO, ChebyshevAnnealing, MAPElites, OptunaSampler, ParEGO, Random, SequentialKnapsack, Sobol,
 )  # fmt: skip
 from moopt.errors import StudyError, StudyMismatch
 from moopt.testing.problems import Landscape
@@ -24,11 +24,15 @@ ALGORITHMS = {
     "parego": (lambda: ParEGO(opening=6, candidates=60), 14),
     "qnehvi": (lambda: QNEHVI(initial=5), 11),
     "random": (Random, 20),
+    "rco": (lambda: RCO(steps=20, samples=1), 40),
     "sequential-knapsack": (SequentialKnapsack, 25),
     "sobol": (Sobol, 20),
     "tpe": (lambda: OptunaSampler(lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)), 24),
 }
 """Every algorithm, and how many trials show where it goes."""
+
+BUDGETED = {"rco", "sequential-knapsack"}
+"""Allocate levels, by gradients."""
 
 
 def test_every_algorithm_is_tried():
@@ -36,17 +40,15 @@ def test_every_algorithm_is_tried():
 
 
 def problem_for(algorithm: str) -> BitToy:
-    return BitToy(6, scale="log", uniform=algorithm == "sequential-knapsack")
+    return BitToy(6, scale="log", uniform=algorithm in BUDGETED)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("bounds", "direction"), [({"f1": -0.4}, "max"), ({"size": 75}, "min")], ids=["max", "min"])
 def test_what_is_known_to_lie_beyond_is_never_evaluated(algorithm: str, bounds: dict, direction: str):
-    if algorithm == "sequential-knapsack" and direction == "max":
+    if algorithm in BUDGETED and direction == "max":
         pytest.skip("a landscape has no gradients")
-    problem = (
-        Landscape(known=True) if direction == "max" else BitToy(4, sensitivities=algorithm == "sequential-knapsack")
-    )
+    problem = Landscape(known=True) if direction == "max" else BitToy(4, sensitivities=algorithm in BUDGETED)
     study = moopt.Study("s", problem, ALGORITHMS[algorithm][0](), preference=moopt.Preference(bounds)).run(11)
     ((name, bound),) = bounds.items()
     values = study.trials()[name]
@@ -69,7 +71,7 @@ def test_a_bound_on_what_is_measured_steers(algorithm: str, trials: int):
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS.keys() - BLIND))
 @pytest.mark.parametrize("space", ["floats", "levels"])
 def test_weights_steer_every_algorithm_that_learns(algorithm: str, space: str):
-    if algorithm == "sequential-knapsack" and space == "floats":
+    if algorithm in BUDGETED and space == "floats":
         pytest.skip("it allocates levels")
     make, trials = ALGORITHMS[algorithm]
     problem = PymooFunction("zdt1", 3) if space == "floats" else problem_for(algorithm)
@@ -92,7 +94,7 @@ def test_weights_change_nothing_where_nothing_is_learned(algorithm: str):
     assert (preferred == plain).all()
 
 
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS.keys() - {"sequential-knapsack"}))
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS.keys() - BUDGETED))
 def test_a_study_with_weights_goes_on_as_if_it_had_not_stopped(algorithm: str, tmp_path: Path):
     def study(storage: Path) -> moopt.Study:
         preference = moopt.Preference(weights={"f0": 2, "f1": 1})

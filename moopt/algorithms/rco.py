@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moopt.algorithms.base import positive, share
 from moopt.algorithms.budgeted import Budgeted
+from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem
@@ -27,7 +28,9 @@ SMALLEST = 1e-8
 
 
 class RCO(Budgeted):
-    """Moves the probabilities of options against the loss's gradient, one budget after the other, dearest first.
+    """Moves the probabilities of options against the loss's gradient, one budget after the other.
+
+    The dearest is first, or where there is a preference the dearest whose best candidate is nearest to it.
 
     In a step some candidates are drawn within the budget, and the loss is linearised around each on fresh text. How
     the loss changes with their options goes on to the logits as if the candidates were the softmax they were drawn
@@ -58,100 +61,121 @@ class RCO(Budgeted):
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
-        self._amounts = sorted(self._amounts, reverse=True)
+        self._left = sorted(filter(self._allowed, self._amounts), reverse=True)
         self._logits: FloatArray = np.zeros(self._costs.shape)
+        self._budget: int | None = None
         self._place, self._step = 0, 0
         self._asked: set[int] = set()
         self._found: dict[int, FloatArray | None] = {}
         self._decided: list[Config] = []
-        self._best: dict[int, tuple[float, Config]] = {}
+        self._best: dict[int, int] = {}
         self._relaxation: Relaxation | None = None
 
     def ask(self, n: int) -> list[Job]:
         decided = [config for config in self._decided if not self.seen(config)]
         if decided:
             return self.jobs(decided[:n])
-        if self._place < len(self._amounts):
+        budget = self._budget or self._next_budget()
+        if budget:
             left = [sample for sample in range(self.samples) if sample not in self._asked]
-            return [self._linearising(sample) for sample in left[:n]]
-        return self._variations(n, [config for _, config in self._best.values()])
+            return [self._linearising(budget, sample) for sample in left[:n]]
+        best = self.archive.least_violating(list(self._best.values()))
+        return self._variations(n, [self.archive.jobs[place].config for place in best])
 
     def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
         return {"gradient": (min(trials, DECISIONS) * self.steps // DECISIONS * self.samples, self.tokens)}
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
-        self._asked |= {int(job.note["sample"]) for job in jobs if job.kind == "gradient"}
+        for job in jobs:
+            if job.kind == "gradient":
+                self._asked.add(int(job.note["sample"]))
+                if self._budget is None:
+                    self._budget = int(job.note["budget"])
+                    self._left.remove(self._budget)
+                    self._relaxation = Relaxation(self._costs, self._budget, self._logits)
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         for job, outcome in outcomes:
             super().tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
-                self._begin_from(np.array(outcome.attributes["table"]))
+                table = np.array(outcome.attributes["table"])
+                self._logits = -np.log(np.where(np.isfinite(table), table, 0.0).clip(0.0) + SMALLEST)
             elif job.kind == "gradient":
                 self._linearised(job, outcome)
             elif job.kind == "evaluate" and isinstance(outcome, Evaluation) and self.archive.broken[-1] <= 0:
-                self._compare(job.config, float(self.archive.values[-1][self._loss]))
+                self._compare(len(self.archive) - 1)
 
-    def _begin_from(self, table: FloatArray) -> None:
-        """Likely is at first what the sensitivities say loses little."""
-        if self._relaxation is None:
-            self._logits = -np.log(np.maximum(np.where(np.isfinite(table), table, 0.0), 0.0) + SMALLEST)
+    def _allowed(self, budget: int) -> bool:
+        """Whether the dearest candidate within a budget breaks no known constraint."""
+        return self.within_known_bounds(self._configuration(Knapsack(-self._costs, self._costs).at(budget)))
 
-    def _relaxed(self) -> Relaxation:
-        """The relaxation at the present budget."""
-        if self._relaxation is None:
-            self._relaxation = Relaxation(self._costs, self._amounts[self._place], self._logits)
-        return self._relaxation
+    def _next_budget(self) -> int | None:
+        """The dearest that is left, of those whose best candidates are in the region or nearest to it."""
+        known = {budget: self._best[budget] for budget in self._left if budget in self._best}
+        preferred = self.archive.least_violating(list(known.values()))
+        nearest = [budget for budget, place in known.items() if place in preferred]
+        return next(iter(nearest or self._left), None)
+
+    def _relaxed(self, budget: int) -> Relaxation:
+        """The relaxation at a budget: the present one, or one that would begin."""
+        return self._relaxation or Relaxation(self._costs, budget, self._logits)
 
     def _temperature(self) -> float:
         spent = self._step / max(self.steps - 1, 1)
         return float(self.hot * (self.cold / self.hot) ** spent)
 
-    def _noisy(self, sample: int) -> FloatArray:
-        """The logits of which a candidate of the present step is the likeliest choice: the same whenever asked."""
-        return self._relaxed().noisy(np.random.default_rng([self.seed, self._place, self._step, sample]))
+    def _noise(self, sample: int) -> np.random.Generator:
+        """The noise of a candidate of the present step: the same whenever asked."""
+        return np.random.default_rng([self.seed, self._place, self._step, sample])
 
-    def _linearising(self, sample: int) -> Job:
+    def _linearising(self, budget: int, sample: int) -> Job:
         batch = (self._place * self.steps + self._step) * self.samples + sample
-        choice = self._relaxed().likeliest(self._noisy(sample))
-        note = {"budget": self._amounts[self._place], "step": self._step, "sample": sample}
+        relaxation = self._relaxed(budget)
+        choice = relaxation.likeliest(relaxation.noisy(self._noise(sample)))
+        note = {"budget": budget, "step": self._step, "sample": sample}
         return Job(-1, self._configuration(choice), "gradient", Fidelity(self.tokens, batch), note=note)
 
     def _linearised(self, job: Job, outcome: Outcome) -> None:
         """Once every candidate of a step is known, the step is taken."""
+        assert self._relaxation is not None
         sample = int(job.note["sample"])
         self._found[sample] = None if isinstance(outcome, Failure) else self._gradient(sample, outcome.attributes)
         if len(self._found) < self.samples:
             return
         known = [found for _, found in sorted(self._found.items()) if found is not None]
         if known:
-            self._relaxed().step(np.mean(known, axis=0), TRAVEL / self.steps)
+            self._relaxation.step(np.mean(known, axis=0), TRAVEL / self.steps)
         self._step += 1
         self._asked, self._found = set(), {}
         if self._step % max(self.steps // DECISIONS, 1) == 0 or self._step == self.steps:
-            self._decide()
+            self._decide(self._relaxation)
         if self._step == self.steps:
-            self._logits, self._relaxation = self._relaxed().logits, None
+            self._logits, self._relaxation, self._budget = self._relaxation.logits, None, None
             self._place, self._step = self._place + 1, 0
 
     def _gradient(self, sample: int, tables: Any) -> FloatArray:
         """What the loss's slopes [decisions, options] around a candidate mean for the logits it was drawn from."""
-        soft = self._relaxed().softmax(self._noisy(sample) / self._temperature())
+        assert self._relaxation is not None
+        soft = self._relaxation.softmax(self._relaxation.noisy(self._noise(sample)) / self._temperature())
         slopes = np.array(tables["linear"], dtype=float)
         slopes = np.where(np.isfinite(slopes) & (self._costs >= 0), slopes, 0.0)
         inner = (soft * slopes).sum(axis=1, keepdims=True)
         found: FloatArray = soft * (slopes - inner) / self._temperature()
         return found
 
-    def _decide(self) -> None:
-        config = self._configuration(self._relaxed().likeliest())
+    def _decide(self, relaxation: Relaxation) -> None:
+        config = self._configuration(relaxation.likeliest())
         if not self.seen(config) and self.within_known_bounds(config) and config not in self._decided:
             self._decided.append(config)
 
-    def _compare(self, config: Config, loss: float) -> None:
-        """Remember the best within each budget."""
-        cost = self._cost(config)
+    def _compare(self, place: int) -> None:
+        """Remember the best candidate within each budget, by its number in the archive."""
+        cost = self._cost(self.archive.jobs[place].config)
         for budget in self._amounts:
-            if cost <= budget and loss < self._best.get(budget, (np.inf, config))[0]:
-                self._best[budget] = loss, config
+            best = self._best.get(budget)
+            if cost <= budget and (best is None or self._lost(place) < self._lost(best)):
+                self._best[budget] = place
+
+    def _lost(self, place: int) -> float:
+        return float(self.archive.values[place][self._loss])
