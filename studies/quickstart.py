@@ -15,8 +15,8 @@ study = moopt.Study(
 )
 
 if __name__ == "__main__":
-    with Display(trials=36) as display:
-        study.run(trials=36, watch=display)
+    with Display(trials=38) as display:
+        study.run(trials=38, watch=display)
     print(study.front().to_string())
     print(*findings(study.history, most=5), sep="\n")
     print("best under 80 MB: trial", study.pick("size_mb <= 80").number)
