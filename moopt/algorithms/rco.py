@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt.algorithms.base import positive, share
-from moopt.algorithms.budgeted import Budgeted
+from moopt.algorithms.budgeted import BUDGETS, Budgeted
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
@@ -23,6 +23,8 @@ TRAVEL = 20.0
 """How far logits move at most in all steps together: with the paper's 200 steps, a tenth each."""
 DECISIONS = 5
 """How often the likeliest choice at a budget is evaluated."""
+OPENING = 15
+"""About how many trials come before the first step."""
 SMALLEST = 1e-8
 """What is added to a sensitivity before its logarithm is taken."""
 
@@ -61,7 +63,7 @@ class RCO(Budgeted):
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
-        self._left = sorted(filter(self._allowed, self._amounts), reverse=True)
+        self._left = sorted(self._allowed(), reverse=True)
         self._logits: FloatArray = np.zeros(self._costs.shape)
         self._budget: int | None = None
         self._place, self._step = 0, 0
@@ -83,7 +85,8 @@ class RCO(Budgeted):
         return self._variations(n, [self.archive.jobs[place].config for place in best])
 
     def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
-        return {"gradient": (min(trials, DECISIONS) * self.steps // DECISIONS * self.samples, self.tokens)}
+        decisions = min(max(0, trials - OPENING), DECISIONS * len(self.budgets or range(BUDGETS)))
+        return {"gradient": (decisions * self.steps * self.samples // DECISIONS, self.tokens)}
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
@@ -106,9 +109,12 @@ class RCO(Budgeted):
             elif job.kind == "evaluate" and isinstance(outcome, Evaluation) and self.archive.broken[-1] <= 0:
                 self._compare(len(self.archive) - 1)
 
-    def _allowed(self, budget: int) -> bool:
-        """Whether the dearest candidate within a budget breaks no known constraint."""
-        return self.within_known_bounds(self._configuration(Knapsack(-self._costs, self._costs).at(budget)))
+    def _allowed(self) -> list[int]:
+        """The budgets within which the dearest candidate breaks no known constraint."""
+        if not self.problem.constraints:
+            return self._amounts
+        dearest = Knapsack(-self._costs, self._costs)
+        return [b for b in self._amounts if self.within_known_bounds(self._configuration(dearest.at(b)))]
 
     def _next_budget(self) -> int | None:
         """The dearest that is left, of those whose best candidates are in the region or nearest to it."""
