@@ -64,6 +64,27 @@ def replay(algorithm: Algorithm, problem: Problem, log: Sequence[Entry], seed: i
     return algorithm
 
 
+def replays(make: Callable[[], Algorithm], problem: Problem, trials: int, workers: int, every: int) -> None:
+    """Assert that asking changes nothing, and that an algorithm rebuilt from part of a log asks the same.
+
+    Args:
+        make: A new algorithm, settings equal each time.
+        problem: What is searched.
+        trials: How many jobs are issued at most.
+        workers: How many jobs are pending at most.
+        every: It is rebuilt at every so-many-th ask.
+    """
+    asked: dict[int, list[Job]] = {}
+
+    def note(algorithm: Algorithm, entry: int) -> None:
+        asked[entry] = algorithm.ask(2)
+        assert algorithm.ask(2) == asked[entry]
+
+    log = drive(make(), problem, trials, workers=workers, watch=note)
+    for entry in sorted(asked)[::every]:
+        assert replay(make(), problem, log[:entry]).ask(2) == asked[entry], f"after {entry} entries"
+
+
 def evaluated(log: Sequence[Entry]) -> list[Job]:
     """The evaluations of a log, in the order they were issued."""
     return [job for entry in log if not isinstance(entry, tuple) for job in entry if job.kind == "evaluate"]

@@ -9,7 +9,7 @@ import moopt
 from moopt.algorithms import RCO
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError, CapabilityError
-from moopt.testing.algorithms import drive, evaluated, replay
+from moopt.testing.algorithms import drive, evaluated, replays
 from moopt.testing.problems import Landscape
 from moopt_problems.synthetic import BitToy
 
@@ -56,18 +56,7 @@ def test_what_is_linearised_and_what_is_decided_keeps_its_budget() -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_replay_at_any_point_asks_the_same(workers: int) -> None:
-    problem = BitToy(8, interaction=1.0)
-    asked: list[tuple[int, list[object]]] = []
-
-    def watch(algorithm: object, entry: int) -> None:
-        assert isinstance(algorithm, RCO)
-        first, again = algorithm.ask(2), algorithm.ask(2)
-        assert first == again
-        asked.append((entry, list(first)))
-
-    log = drive(quick(), problem, 120, workers=workers, watch=watch)
-    for entry, jobs in asked[::17]:
-        assert replay(quick(), problem, log[:entry]).ask(2) == jobs
+    replays(quick, BitToy(8, interaction=1.0), trials=120, workers=workers, every=17)
 
 
 def test_a_study_resumes_in_the_middle_of_a_step(tmp_path) -> None:  # type: ignore[no-untyped-def]

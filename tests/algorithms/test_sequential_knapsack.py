@@ -10,7 +10,7 @@ import moopt
 from moopt.algorithms import SequentialKnapsack, suggest
 from moopt.errors import AlgorithmError, CapabilityError
 from moopt.jobs import perform
-from moopt.testing.algorithms import drive, evaluated, replay
+from moopt.testing.algorithms import drive, evaluated, replays
 from moopt.testing.problems import Landscape
 from moopt_problems.synthetic import BitToy
 
@@ -52,18 +52,7 @@ def test_every_candidate_keeps_a_budget() -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_replay_at_any_point_asks_the_same(workers: int) -> None:
-    problem = BitToy(8, interaction=1.0)
-    asked: list[tuple[int, list[object]]] = []
-
-    def watch(algorithm: object, entry: int) -> None:
-        assert isinstance(algorithm, SequentialKnapsack)
-        first, again = algorithm.ask(2), algorithm.ask(2)
-        assert first == again
-        asked.append((entry, list(first)))
-
-    log = drive(SequentialKnapsack(), problem, 30, workers=workers, watch=watch)
-    for entry, jobs in asked[::5]:
-        assert replay(SequentialKnapsack(), problem, log[:entry]).ask(2) == jobs
+    replays(SequentialKnapsack, BitToy(8, interaction=1.0), trials=30, workers=workers, every=5)
 
 
 def test_a_gradient_serves_the_budget_it_was_asked_for_in_whatever_order_they_end() -> None:
