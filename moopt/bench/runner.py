@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def search(race: Race, algorithm: str, seed: int) -> Unit:
     return Unit(
         race.name, algorithm, seed, race.identity, log.values, log.truth, log.violations, log.spent, log.seconds,
         log.evaluating, log.idle, taken(algorithm, problem, race.evaluations),
-        None if believed is None else believed.tolist(),
+        None if believed is None else believed.tolist(), datetime.now(UTC).date().isoformat(),
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ class Unit:
         idle: How often a place for a pending candidate stayed empty although others were pending.
         took: What "auto" took; else the algorithm.
         believed: What the search in the end believed the trials to be without noise, [n, m]; None: what was measured.
+        day: When it was searched, such as "2026-11-28".
     """
 
     race: str
@@ -52,6 +53,7 @@ class Unit:
     idle: int = 0
     took: str = ""
     believed: list[list[float]] | None = None
+    day: str = ""
 
     def front(self, evaluations: int) -> FloatArray:
         """The true values of the front that a search would return after so many evaluations, [k, m].

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import moopt
 from moopt import pareto
-from moopt.bench import plots, runner, scores, table, units
+from moopt.bench import kept, plots, runner, scores, table, units
 from moopt.bench.races import Race
 from moopt.bench.searchers import PEERS, searcher
 from moopt.cli import app
@@ -120,6 +120,27 @@ def test_a_bench_that_is_stopped_keeps_what_was_finished(tmp_path: Path) -> None
         runner.run([small()], tmp_path, watch=stop)
     assert len(runner.finished([small()], tmp_path)) == 2
     assert len(runner.run([small()], tmp_path)) == 6
+
+
+def test_what_is_kept_in_a_file_is_restored_and_not_searched_again(tmp_path: Path) -> None:
+    races = [small(seeds=range(2)), small(name="noisy", make=partial(Noisy, BitToy(4), share=0.1), seeds=range(1))]
+    found, file = runner.run(races, tmp_path / "first"), tmp_path / "kept" / "units.parquet"
+    kept.add(file, found[:2])
+    kept.add(file, found[1:])
+    ordered = sorted(found, key=lambda unit: (unit.race, unit.algorithm, unit.seed))
+    assert kept.read(file) == ordered
+    assert kept.restore(file, tmp_path / "second") == len(found)
+    assert kept.restore(file, tmp_path / "second") == 0
+    told: list[object] = []
+    assert runner.run(races, tmp_path / "second", watch=lambda *args: told.append(args)) == found
+    assert not told
+
+
+def test_a_file_that_is_not_there_keeps_nothing_and_one_that_is_damaged_is_named(tmp_path: Path) -> None:
+    assert kept.restore(tmp_path / "none.parquet", tmp_path) == 0
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(StorageError, match=r"bad\.parquet holds no units"):
+        kept.read(tmp_path / "bad.parquet")
 
 
 def test_processes_find_the_same(tmp_path: Path) -> None:
