@@ -31,7 +31,7 @@ def summary(history: History) -> dict[str, Any]:
         "study": history.name,
         "algorithm": identity["algorithm"]["algorithm"],
         "seed": identity["seed"],
-        "trials": {state: states.count(state) for state in ("complete", "failed", "running")},
+        "trials": {state: states.count(state) for state in ("complete", "failed", "running", "pruned")},
         "front_size": len(found),
         "hypervolume": history.hypervolume() if found else None,
         "tokens": history.tokens,

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from moopt.algorithms.base import Algorithm, spent
-from moopt.errors import ProblemError, StudyError
+from moopt.errors import AlgorithmError, ProblemError, StudyError
 from moopt.executors import Executor, JobFuture
 from moopt.history import Event, History, Trial
-from moopt.jobs import Failure, Job, Outcome
+from moopt.jobs import SIZING, Failure, Job, Outcome
 from moopt.problem import Problem, known_values
 from moopt.records import worker_entry
 from moopt.stopping import Stop, Stopwatch
@@ -185,10 +185,10 @@ class Coordinator:
         for job in self._history.under_way():
             if job.kind == "measure":
                 continue
-            if job.kind != "evaluate":
+            trial = self._open(job)
+            if trial is None:
                 again.append(_Errand(job))
                 continue
-            trial = self._history.trials[job.trial]
             trial.attempts += 1
             trial.failures += not self._executor.isolated  # in this very process: it may be what ended it
             self._stored.attempt(trial)
@@ -200,21 +200,35 @@ class Coordinator:
         return again
 
     def _issue(self, jobs: Sequence[Job], *, tell: bool = True) -> None:
-        space = self._problem.space
+        space, trials = self._problem.space, self._history.trials
+        jobs = sorted(jobs, key=lambda job: job.trial)  # as a replay has them
         for job in jobs:
+            if job.kind == "prune" and any(e.job.trial == job.trial for e in (*self._waiting, *self._running.values())):
+                raise AlgorithmError(f"Trial {job.trial} was pruned while a job of it is under way; wait for its end.")
             self._stored.issue(self._seq, job, space, self._known(job))
-            if job.kind == "evaluate":
-                self._history.trials.append(Trial(job.trial, job.config, label=job.label))
+            if job.kind in SIZING and job.trial == len(trials):
+                trials.append(Trial(job.trial, job.config, label=job.label, screened=job.kind == "screen"))
+            elif job.kind == "evaluate":
+                trials[job.trial].screened = False
+            elif job.kind == "prune":
+                trials[job.trial].state = "pruned"
             self._history.events.append(Event(self._seq, job))
         self._seq += 1
         if tell:
             self._algorithm.issued(jobs)
-        self._waiting.extend(_Errand(job) for job in jobs)
+        self._waiting.extend(_Errand(job) for job in jobs if job.kind != "prune")
+
+    def _open(self, job: Job) -> Trial | None:
+        """The trial that a job is to complete, or may; None for other jobs, and where the trial has ended."""
+        if job.kind not in SIZING:
+            return None
+        trial = self._history.trials[job.trial]
+        return trial if trial.state == "running" else None
 
     def _known(self, job: Job) -> dict[str, float]:
         """The known values of a new candidate; one that has none fails when it is evaluated, with the reason."""
         try:
-            return known_values(self._problem, job.config) if job.kind == "evaluate" else {}
+            return known_values(self._problem, job.config) if job.kind in SIZING else {}
         except ProblemError:
             return {}
 
@@ -285,8 +299,7 @@ class Coordinator:
         if not self._executor.isolated or failures > self._retries or failure.kind == "quarantined":
             return False
         logger.warning("%s failed and is tried again on a fresh worker: %s", _described(job), failure.message)
-        if job.kind == "evaluate":
-            trial = self._history.trials[job.trial]
+        if (trial := self._open(job)) is not None:
             trial.attempts, trial.failures = trial.attempts + 1, failures
             self._stored.attempt(trial)
         self._waiting.appendleft(replace(errand, failures=failures))

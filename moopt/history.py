@@ -31,6 +31,7 @@ class Trial:
         violations: value - bound of every constraint.
         seconds: What its evaluation took.
         tokens: What its evaluation cost, in forward tokens.
+        screened: Whether it has been screened so far, and not evaluated.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Trial:
     failures: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    screened: bool = False
 
     @property
     def feasible(self) -> bool:
@@ -181,7 +183,13 @@ class History:
     def under_way(self) -> list[Job]:
         """The jobs that were begun and have not ended, in a run that goes on or in one that was cut short."""
         ended = {event.job.identity for event in self.events if event.outcome is not None}
-        return [e.job for e in self.events if e.outcome is None and e.job.identity not in ended]
+        open_ = (e.job for e in self.events if e.outcome is None and e.job.kind != "prune")
+        return [job for job in open_ if job.identity not in ended]
+
+    @property
+    def begun(self) -> int:
+        """How many trials have been evaluated or are being so: those that are screened or were pruned do not count."""
+        return sum(not trial.screened for trial in self.trials)
 
     @property
     def tokens(self) -> int:

@@ -26,7 +26,10 @@ from moopt.problem import (
 )
 from moopt.space import Config
 
-JobKind = Literal["evaluate", "gradient", "sensitivity", "measure"]
+JobKind = Literal["evaluate", "screen", "prune", "gradient", "sensitivity", "measure"]
+
+SIZING: tuple[JobKind, ...] = ("evaluate", "screen")
+"""The kinds that say what a candidate is worth: every objective and constraint."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ class Job:
         trial: The number of the trial it belongs to; -1 for none: the whole problem, or a candidate that is not
             evaluated.
         config: The candidate; empty for a sensitivity table.
-        kind: "evaluate" a new candidate, "measure" a finished one on other data, "gradient" at a candidate, or the
-            problem's "sensitivity" table.
+        kind: "evaluate" a candidate, which completes its trial; "screen" it before, on less or on other data, or
+            "prune" it: end its trial without values, for which nothing runs; "measure" a finished one on other data,
+            "gradient" at a candidate, or the problem's "sensitivity" table. A trial's first job begins it.
         fidelity: On how much data, and which; for a sensitivity its `batch` names the method.
         exclusive: Wait until all other workers are idle, for latency.
         label: The baseline's name, if the candidate is one.
@@ -63,6 +67,8 @@ class Job:
         """What who runs it does, in words."""
         return {
             "evaluate": f"evaluating trial {self.trial}",
+            "screen": f"screening trial {self.trial}",
+            "prune": f"pruning trial {self.trial}",
             "measure": f"measuring trial {self.trial} ({self.fidelity.batch})",
             "gradient": f"linearising around {'a mixture' if self.trial < 0 else f'trial {self.trial}'}",
             "sensitivity": "estimating sensitivities",
@@ -103,7 +109,7 @@ def perform(problem: Problem, job: Job) -> Outcome:
 
 def _performed(problem: Problem, job: Job) -> Outcome:
     match job.kind:
-        case "evaluate" | "measure":
+        case "evaluate" | "screen" | "measure":
             known = known_values(problem, job.config)
             return checked(problem, job, known, problem.evaluate(job.config, job.fidelity))
         case "gradient" if isinstance(problem, HasGradient):
@@ -162,7 +168,7 @@ def checked(problem: Problem, job: Job, known: Mapping[str, float], evaluation: 
         return Failure("contract", f"evaluate returned {', '.join(again)}, which known() already gives; leave it out.")
     expected = [o.name for o in problem.objectives if not o.known]
     expected += [c.name for c in problem.constraints if c.name not in known and c.name not in expected]
-    if job.kind == "evaluate" and (missing := [name for name in expected if name not in values]):
+    if job.kind in SIZING and (missing := [name for name in expected if name not in values]):
         return Failure("contract", f"evaluate returned no {', '.join(missing)}; expected {', '.join(expected)}.")
     if bad := [f"{name} = {value}" for name, value in values.items() if not is_finite(value)]:
         return Failure("nonfinite", f"evaluate returned {', '.join(bad)}; expected finite numbers.")

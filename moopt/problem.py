@@ -93,7 +93,8 @@ class Fidelity:
 
     Attributes:
         tokens: How many tokens (or examples) are run; 0 where that has no meaning.
-        batch: Which data: a number for a minibatch of the search data, or the name of a split.
+        batch: Which data: a number for a minibatch of the search data, or the name of a split. Of minibatch 0 fewer
+            tokens are the first ones of more, so that candidates can be compared on what they have in common.
     """
 
     tokens: int = 0
@@ -154,6 +155,8 @@ class Problem(ABC):
     """Purposes of `measurements` whose jobs wait until all other workers are idle, such as latency."""
     needs: Mapping[str, float] = MappingProxyType({})
     """What a worker asks a cluster for, in Ray's terms: "CPU", "GPU", "memory" in bytes, or resources of one's own."""
+    rungs: Sequence[int] = ()
+    """Tokens of screens that say something, the cheapest first, all below those of `fidelity`."""
     sensitivity: Fidelity | None = None
     """With `sensitivities` and `costs`: how the table a study opens with is made; its `batch` is the method."""
 

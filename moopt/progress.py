@@ -166,7 +166,7 @@ class Display:
 
 def measured(history: History, trials: int | None) -> Figures:
     """How a study stands, from what it has found so far."""
-    finished = [trial for trial in history.trials if trial.state != "running"]
+    finished = [trial for trial in history.trials if trial.state in ("complete", "failed")]
     front = history.front()
     return Figures(
         trials,

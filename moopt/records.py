@@ -25,6 +25,10 @@ STATES: Mapping[TrialState, State] = {
 }
 
 
+RUNG = "moopt:rung:"
+"""How the attributes of a trial begin that hold its screens."""
+
+
 class Distributions(dict[str, BaseDistribution]):
     """The distributions of a space. All trials share them: Optuna copies what it stores, at 10 ms for 120 variables."""
 
@@ -54,11 +58,19 @@ def distributions(space: Space) -> Distributions:
 
 def stored_trial(frozen: FrozenTrial, objectives: list[Objective]) -> tuple[Trial, list[Event]]:
     """A trial as Optuna has it -> ours, and the events of its log: issued, and told once it is finished."""
-    issue, result = frozen.user_attrs["moopt:issue"], frozen.user_attrs.get("moopt:result")
-    job = stored_job(issue, dict(frozen.params))
-    tried = frozen.user_attrs.get("moopt:tried", {})
-    trial = Trial(frozen.number, job.config, STATES[frozen.state], label=job.label, **tried)
-    events = [Event(issue["seq"], job)]
+    attributes, config = frozen.user_attrs, dict(frozen.params)
+    issue, result = attributes.get("moopt:issue"), attributes.get("moopt:result")
+    trial = Trial(frozen.number, config, STATES[frozen.state], **attributes.get("moopt:tried", {}))
+    events = [event for key in attributes if key.startswith(RUNG) for event in stored_side(attributes[key], config)]
+    if "moopt:pruned" in attributes:
+        trial.state = "pruned"  # also where a crash came before Optuna's own state
+        events += stored_side(attributes["moopt:pruned"], config)
+    if issue is None:
+        trial.screened = True
+        return trial, events
+    job = stored_job(issue, config)
+    trial.label = job.label
+    events.append(Event(issue["seq"], job))
     if result is not None and frozen.state.is_finished():
         end = told(job, result)
         events.append(end)
@@ -71,6 +83,13 @@ def stored_trial(frozen: FrozenTrial, objectives: list[Objective]) -> tuple[Tria
         else:
             trial.failure = end.outcome
     return trial, events
+
+
+def stored_side(entry: Mapping[str, Any], config: dict[str, Any]) -> list[Event]:
+    """The events of a job that is no trial's evaluation, from its entry: issued, and told once that is stored."""
+    job = stored_job(entry, config)
+    issued = Event(entry["seq"], job)
+    return [issued, told(job, entry["result"])] if "result" in entry else [issued]
 
 
 def told(job: Job, result: Mapping[str, Any]) -> Event:

@@ -72,7 +72,7 @@ class Stopwatch:
 
     def room(self) -> int | None:
         """How many trials may still begin; None for any number."""
-        return None if self._stop.trials is None else max(0, self._stop.trials - len(self._history.trials))
+        return None if self._stop.trials is None else max(0, self._stop.trials - self._history.begun)
 
     def reached(self) -> str | None:
         """Which limit is reached, in words; None if none is."""
@@ -95,8 +95,8 @@ class Stopwatch:
         return self._spent
 
     def _ended(self) -> int:
-        """How many trials are finished."""
-        return sum(trial.state != "running" for trial in self._history.trials)
+        """How many trials are finished; what was pruned was never begun."""
+        return sum(trial.state in ("complete", "failed") for trial in self._history.trials)
 
     def _dominated(self) -> float:
         """The hypervolume of what is finished; 0 while nothing is feasible."""

@@ -19,19 +19,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from moopt.errors import StorageError, StudyError
 from moopt.history import Event, History, Trial
-from moopt.jobs import Job
+from moopt.jobs import SIZING, Job
 from moopt.problem import Constraint, Evaluation, Objective
 from moopt.records import (
+    RUNG,
     Distributions,
     Parameters,
     distributions,
     job_entry,
     outcome_entry,
-    stored_job,
     stored_outcome,
+    stored_side,
     stored_trial,
     stored_worker,
-    told,
 )
 from moopt.space import Space
 
@@ -230,6 +230,7 @@ class StoredStudy:
         self._storage, self._optuna, self.name, self._id = storage, storage.optuna, name, study_id
         self._trial_ids: dict[int, int] = {}
         self._sides: dict[str, dict[str, Any]] = {}
+        self._open: set[int] = set()
         self._distributions = Distributions()
 
     @property
@@ -242,21 +243,32 @@ class StoredStudy:
         self._storage.place.begin(self._id)
 
     def issue(self, seq: int, job: Job, space: Space, known: Mapping[str, float]) -> None:
-        """Store that a job was dispatched: a new trial, or an entry of the study for other kinds of job."""
+        """Store that a job was dispatched: a new trial, an attribute of an open one, or else an entry of the study."""
         entry = {"seq": seq, **job_entry(job)}
         self._storage.place.check_room()
-        if job.kind != "evaluate":
-            self._sides[_side_key(job)] = entry
+        if job.kind in SIZING and job.trial not in self._trial_ids:
+            self._create(job, entry, space, known)
+        elif job.trial in self._open and job.kind in (*SIZING, "prune"):
+            self._optuna.set_trial_user_attr(self._trial_ids[job.trial], _trial_key(job), entry)
+        else:
             self._optuna.set_study_user_attr(self._id, _side_key(job), entry)
-            return
+        if job.kind == "prune":
+            self._open.discard(job.trial)
+            self._optuna.set_trial_state_values(self._trial_ids[job.trial], TrialState.PRUNED)
+        elif job.kind != "evaluate":
+            self._sides[_side_key(job)] = entry
+
+    def _create(self, job: Job, entry: Mapping[str, Any], space: Space, known: Mapping[str, float]) -> None:
+        """A new trial, with its first job."""
         self._distributions = self._distributions or distributions(space)
         template = FrozenTrial(
             number=-1, trial_id=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.now(),
             datetime_complete=None, params=Parameters(job.config), distributions=self._distributions,
-            user_attrs={"moopt:issue": entry, "moopt:known": dict(known)}, system_attrs={}, intermediate_values={},
+            user_attrs={_trial_key(job): entry, "moopt:known": dict(known)}, system_attrs={}, intermediate_values={},
         )  # fmt: skip
         trial_id = self._optuna.create_new_trial(self._id, template)
         self._trial_ids[job.trial] = trial_id
+        self._open.add(job.trial)
 
     def finish(self, event: Event, trial: Trial | None, objectives: list[Objective]) -> None:
         """Store what came of a job. The attributes first, the state last, in one piece where the storage can."""
@@ -268,8 +280,12 @@ class StoredStudy:
                     key = f"moopt:measure:{event.job.trial}:{event.job.fidelity.batch}"
                     self._optuna.set_study_user_attr(self._id, key, outcome_entry(event.outcome))
                 entry = {**self._sides[_side_key(event.job)], "result": result}
-                self._optuna.set_study_user_attr(self._id, _side_key(event.job), entry)
+                if event.job.kind == "screen" and event.job.trial in self._open:
+                    self._optuna.set_trial_user_attr(self._trial_ids[event.job.trial], _trial_key(event.job), entry)
+                else:
+                    self._optuna.set_study_user_attr(self._id, _side_key(event.job), entry)
                 return
+            self._open.discard(trial.number)
             trial_id = self._trial_ids[trial.number]
             self._optuna.set_trial_user_attr(trial_id, "moopt:result", result)
             if trial.state == "complete":
@@ -300,15 +316,17 @@ class StoredStudy:
         for frozen in self._storage.place.trials(self._id):
             self._trial_ids[frozen.number] = frozen._trial_id
             trial, events = stored_trial(frozen, objectives)
+            if trial.state == "running":
+                self._open.add(trial.number)
+            screens = (event for event in events if event.job.kind == "screen" and event.outcome is None)
+            self._sides |= {_side_key(e.job): {"seq": e.seq, **job_entry(e.job)} for e in screens}
             history.trials.append(trial)
             history.events += events
         for key, entry in self._optuna.get_study_user_attrs(self._id).items():
             if key.startswith("moopt:job:"):
                 self._sides[key] = entry
-                job = stored_job(entry, history.trials[entry["trial"]].config if entry["trial"] >= 0 else {})
-                history.events.append(Event(entry["seq"], job))
-                if "result" in entry:
-                    history.events.append(told(job, entry["result"]))
+                config = history.trials[entry["trial"]].config if entry["trial"] >= 0 else {}
+                history.events += stored_side(entry, config)
             elif key == "moopt:pulse":
                 history.workers = [stored_worker(worker) for worker in entry["workers"]]
                 history.pulse = {name: value for name, value in entry.items() if name != "workers"}
@@ -323,6 +341,13 @@ class StoredStudy:
 
 def _side_key(job: Job) -> str:
     return f"moopt:job:{job.kind}:{job.trial}:{job.fidelity.tokens}:{job.fidelity.batch}"
+
+
+def _trial_key(job: Job) -> str:
+    """The attribute of its trial that a job is stored in."""
+    if job.kind == "screen":
+        return f"{RUNG}{job.fidelity.tokens}:{job.fidelity.batch}"
+    return {"evaluate": "moopt:issue", "prune": "moopt:pruned"}[job.kind]
 
 
 def _named(location: str | os.PathLike[str]) -> str:

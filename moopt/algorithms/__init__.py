@@ -15,6 +15,8 @@ from moopt.problem import HasCosts, Problem, capabilities
 
 _FILES = {
     "ChebyshevAnnealing": "chebyshev",
+    "EvoPress": "evopress",
+    "Ladder": "ladder",
     "MAPElites": "map_elites",
     "NSGA2": "nsga2",
     "NSGA3": "nsga3",
@@ -29,6 +31,8 @@ _FILES = {
 
 NAMES = {
     "chebyshev": "ChebyshevAnnealing",
+    "evopress": "EvoPress",
+    "ladder": "Ladder",
     "map-elites": "MAPElites",
     "nsga2": "NSGA2",
     "nsga3": "NSGA3",

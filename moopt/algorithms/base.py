@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from moopt import pareto
 from moopt.errors import AlgorithmError, ProblemError
-from moopt.jobs import Failure, Job, Outcome
+from moopt.jobs import SIZING, Failure, Job, Outcome
 from moopt.problem import Evaluation, HasRepair, Problem, counted, is_finite, known_values
 from moopt.region import Region
 from moopt.space import Config, Space
@@ -133,7 +133,7 @@ class Algorithm(ABC):
     def issued(self, jobs: Sequence[Job]) -> None:
         """These jobs were dispatched."""
         for job in jobs:
-            if job.kind == "evaluate":
+            if job.kind in SIZING:
                 self.next_trial = max(self.next_trial, job.trial + 1)
                 self._seen.add(self.problem.space.key(job.config))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,9 @@ from moopt.backend.text import Text, Tokens
 from moopt.backend.variant_store import VariantStore
 from moopt.errors import BackendError
 from moopt.problem import Fidelity, Resources
+
+DRAWS = 4
+"""How many draws of text the original's outputs are kept for."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,12 @@ class Evaluator(ABC):
         """Become a candidate and compare it with the original on a batch of text."""
 
     def ids(self, fidelity: Fidelity) -> Tensor:
-        """The sequences [s, t] of a fidelity: a minibatch of the search split, or the beginning of a named split."""
-        split, number = ("search", fidelity.batch) if isinstance(fidelity.batch, int) else (fidelity.batch, 0)
-        return self.tokens.batch(split, number, fidelity.tokens, self.length).to(self.candidate.device)
+        """The sequences [s, t] of a fidelity: the beginning of a split, for a number above 0 a draw of search text."""
+        if isinstance(fidelity.batch, int) and fidelity.batch:
+            drawn = self.tokens.draws("search", fidelity.tokens, self.length, seed=fidelity.batch)
+            return drawn.to(self.candidate.device)
+        split = fidelity.batch or "search"
+        return self.tokens.batch(split, 0, fidelity.tokens, self.length).to(self.candidate.device)
 
 
 class LanguageEvaluator(Evaluator):
@@ -141,6 +147,7 @@ class LanguageEvaluator(Evaluator):
         if key in self._references:
             return self._references[key], 0
         self._references[key] = self.observed(ids)
+        _forget(self._references)
         return self._references[key], ids.numel()
 
     def observed(self, ids: Tensor) -> language.Reference:
@@ -173,16 +180,17 @@ class EncoderEvaluator(Evaluator):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._references: dict[Fidelity, Tensor] = {}
+        self._references: dict[tuple[Fidelity, None], Tensor] = {}
 
     def measure(self, widths: Options, fidelity: Fidelity) -> Measured:
-        ids, extra = self.ids(fidelity), 0
-        if fidelity not in self._references:
+        ids, key, extra = self.ids(fidelity), (fidelity, None), 0
+        if key not in self._references:
             self.candidate.use({})
-            self._references[fidelity] = self._outputs(ids)
+            self._references[key] = self._outputs(ids)
+            _forget(self._references)
             extra = ids.numel()
         self.use(widths)
-        outputs, originals = self._outputs(ids), self._references[fidelity]
+        outputs, originals = self._outputs(ids), self._references[key]
         samples = {
             "cosine_distance": 1 - torch.nn.functional.cosine_similarity(outputs, originals, dim=-1),
             "relative_error": (outputs - originals).norm(dim=-1) / originals.norm(dim=-1),
@@ -194,3 +202,10 @@ class EncoderEvaluator(Evaluator):
         """Sentence vectors [s, k]."""
         parts = ids.split(max(1, language.TOKENS_AT_ONCE // ids.shape[1]))
         return torch.cat([self.candidate.model(input_ids=p).last_hidden_state.float().mean(1) for p in parts])
+
+
+def _forget(references: MutableMapping[tuple[Fidelity, Any], Any]) -> None:
+    """Drop what was observed on draws of text, but for the last few: draws do not come again."""
+    drawn = [key for key in references if isinstance(key[0].batch, int) and key[0].batch]
+    for key in drawn[:-DRAWS]:
+        del references[key]

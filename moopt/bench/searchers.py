@@ -58,9 +58,12 @@ class Ours:
         self._algorithm.start(problem, seed)
 
     def ask(self) -> Job | None:
-        jobs = self._algorithm.ask(1)
-        self._algorithm.issued(jobs)
-        return jobs[0] if jobs else None
+        while True:
+            jobs = self._algorithm.ask(1)
+            self._algorithm.issued(jobs)
+            run = [job for job in jobs if job.kind != "prune"]
+            if run or not jobs:
+                return run[0] if run else None
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         self._algorithm.tell([(job, outcome)])

@@ -38,12 +38,13 @@ def drive(
     while True:
         watch(algorithm, len(log))
         jobs = algorithm.ask(min(workers - len(pending), trials - issued)) if issued < trials else []
-        assert len(jobs) <= workers - len(pending), f"asked for {workers - len(pending)} jobs, got {len(jobs)}"
+        run = [job for job in jobs if job.kind != "prune"]
+        assert len(run) <= workers - len(pending), f"asked for {workers - len(pending)} jobs, got {len(run)}"
         if jobs:
             algorithm.issued(jobs)
             log.append(jobs)
-            pending += jobs
-            issued += len(jobs)
+            pending += run
+            issued += len(run)
         elif not pending:
             return log
         if not jobs or len(pending) == workers:

@@ -103,6 +103,45 @@ class Tied(Landscape):
         return {**config, last: config[first]}
 
 
+class Sequences(Problem):
+    """Additive losses that are means over sequences, each sequence with sensitivities of its own; sizes are known.
+
+    Args:
+        layers: How many decisions.
+        tokens: Sequences of an evaluation, a token each.
+        rungs: Those of screens.
+    """
+
+    objectives = (Objective("loss"), Objective("size", known=True))
+    bits = (2, 3, 4, 6, 8)
+
+    def __init__(self, layers: int = 10, tokens: int = 16, rungs: Sequence[int] = (1, 4)) -> None:
+        self.space = Space({f"layer{i}": Ordinal(*self.bits) for i in range(layers)})
+        self.fidelity, self.rungs = Fidelity(tokens), rungs
+        self.evaluated: list[tuple[tuple[object, ...], Fidelity]] = []
+
+    def known(self, config: Config) -> Mapping[str, float]:
+        return {"size": float(sum(config.values()))}
+
+    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
+        self.evaluated.append((self.space.key(config), fidelity))
+        losses = 4.0 ** -np.array([config[name] for name in self.space.names], dtype=float)
+        draws = [np.random.default_rng([int(fidelity.batch), s]) for s in range(fidelity.tokens)]
+        scales = np.geomspace(0.1, 10, len(losses)) * np.exp([0.3 * rng.standard_normal(len(losses)) for rng in draws])
+        samples = (scales @ losses).tolist()
+        return Evaluation({"loss": float(np.mean(samples))}, samples={"loss": samples})
+
+    def baselines(self) -> Mapping[str, Config]:
+        return {f"uniform-{b}": dict.fromkeys(self.space.names, b) for b in self.bits}
+
+    def costs(self) -> npt.NDArray[np.int64]:
+        """The bits of each decision, [layers, widths]."""
+        return np.tile(np.array(self.bits), (len(self.space), 1))
+
+    def fingerprint(self) -> dict[str, dict[str, object]]:
+        return {"identity": {"problem": "sequences", "layers": len(self.space)}, "environment": {}}
+
+
 class Misbehaving(Problem):
     """Does what its configuration says, well or badly, and tells in which process and how often that was set up.
 

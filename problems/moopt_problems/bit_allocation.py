@@ -118,6 +118,8 @@ class BitAllocation(Problem):
             raise ProblemError(f"Got draw={draw!r}; expected a whole number from 0.")
         self.draw = draw
         self.fidelity = Fidelity(tokens, 0)
+        whole = {max(tokens // part // context, 1) * context for part in (16, 4)}
+        self.rungs = sorted(n for n in whole if n < tokens)
         self.measurements = {"held-out": Fidelity(held_out, "held-out")} if held_out else {}
         if self.is_timed:
             self.measurements["latency"] = Fidelity(0, "latency")
