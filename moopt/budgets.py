@@ -1,4 +1,4 @@
-"""Exact allocation on additive tables: the least estimated loss within an integer budget. Knows no models."""
+"""Exact allocation within one integer budget on additive tables, for all budgets at once. Knows no models."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from moopt.errors import BudgetError
+from moopt.programmes import Programme, checked
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 LARGEST_PROGRAMME = 200_000_000
 """Cells (decisions x budget units) up to which dynamic programming is used; above it HiGHS solves each budget."""
-
-TINY = float(np.finfo(float).tiny)
 
 
 class Knapsack:
@@ -32,16 +29,9 @@ class Knapsack:
     """
 
     def __init__(self, table: npt.ArrayLike, costs: npt.ArrayLike) -> None:
-        self.table: FloatArray = np.array(table, dtype=float)
-        self.costs: IntArray = np.array(costs, dtype=np.int64)
-        if self.table.shape != self.costs.shape or self.table.ndim != 2:
-            raise BudgetError(
-                f"Got a table of shape {self.table.shape} and costs of shape {self.costs.shape}; "
-                "expected both [decisions, options]."
-            )
-        self.table[self.costs < 0] = np.inf
-        if np.isnan(self.table).any():
-            raise BudgetError("The table has NaN in it; expected losses, or inf where there is no option.")
+        self.table: FloatArray
+        self.costs: IntArray
+        self.table, self.costs = checked(table, costs)
         if not np.isfinite(self.table).any(axis=1).all():
             raise BudgetError("A decision has no option with a finite loss.")
         possible = np.isfinite(self.table)
@@ -60,12 +50,13 @@ class Knapsack:
         """
         if budget < self.least:
             raise BudgetError(f"Got a budget of {budget}; the cheapest configuration costs {self.least}.")
+        if not self._is_tabled:
+            return Programme(self.table, {"cost": self.costs}).at({"cost": budget})
+        picks, _ = self._pass
         room = (min(int(budget), self.most) - self.least) // self._unit
-        if len(self.table) * (self.most - self.least) // self._unit > LARGEST_PROGRAMME:
-            return self._programme(room)
         choice = np.empty(len(self.table), dtype=np.int64)
         for i in range(len(self.table) - 1, -1, -1):
-            choice[i] = self._picks[i, room]
+            choice[i] = picks[i, room]
             room -= self._extra[i, choice[i]]
         return choice
 
@@ -73,9 +64,39 @@ class Knapsack:
         """What a choice [decisions] costs."""
         return int(np.take_along_axis(self.costs, np.asarray(choice)[:, None], axis=1).sum())
 
+    def front(self) -> tuple[IntArray, FloatArray]:
+        """The whole front of (cost, loss): each cost at which less is lost than at any lower one, and that loss.
+
+        `at` gives the configuration of each.
+
+        Returns:
+            Costs [n], rising, and losses [n], falling.
+
+        Raises:
+            BudgetError: costs too fine for dynamic programming.
+        """
+        if not self._is_tabled:
+            raise BudgetError(
+                f"Got costs of {(self.most - self.least) // self._unit:,} units for {len(self.table)} decisions, too "
+                "fine for a table of the whole front. Round the costs up to coarser units, or ask for single budgets."
+            )
+        _, best = self._pass
+        units = np.flatnonzero(np.diff(best, prepend=np.inf) < 0)
+        return self.least + units * self._unit, best[units]
+
+    @property
+    def _is_tabled(self) -> bool:
+        """Whether dynamic programming is used."""
+        return len(self.table) * (self.most - self.least) // self._unit <= LARGEST_PROGRAMME
+
     @cached_property
-    def _picks(self) -> IntArray | npt.NDArray[np.uint8]:
-        """The best option of decision i when i and those before it may use u units, [decisions, units + 1]."""
+    def _pass(self) -> tuple[IntArray | npt.NDArray[np.uint8], FloatArray]:
+        """The one pass of dynamic programming.
+
+        Returns:
+            The best option of decision i when i and those before it may use u units, [decisions, units + 1], and the
+            least loss of all decisions within u units, [units + 1].
+        """
         units = (self.most - self.least) // self._unit
         best = np.zeros(units + 1)
         picks = np.zeros((len(self.table), units + 1), dtype=np.uint8 if self.table.shape[1] <= 256 else np.int64)
@@ -88,35 +109,4 @@ class Knapsack:
                 new[better] = candidate[better]
                 picks[i, better] = j
             best = new
-        return picks
-
-    def _programme(self, room: int) -> IntArray:
-        """The same as an integer programme, for budgets too fine for dynamic programming.
-
-        HiGHS works in floating point: losses and costs are scaled to 1, and a solution that is over the budget within
-        its tolerance is solved again with less room.
-        """
-        rows, options = np.nonzero(np.isfinite(self.table))
-        one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
-        losses, extra = self.table[rows, options], self._extra[rows, options]
-        loss_scale, cost_scale = max(float(np.abs(losses).max()), TINY), max(int(extra.max()), 1)
-        limit = room
-        while True:
-            found = milp(
-                losses / loss_scale,
-                integrality=np.ones(len(rows)),
-                bounds=Bounds(0, 1),
-                constraints=[
-                    LinearConstraint(one_each, 1, 1), LinearConstraint(extra / cost_scale, 0, limit / cost_scale)
-                ],
-                options={"mip_rel_gap": 0.0},
-            )  # fmt: skip
-            if found.x is None:
-                raise BudgetError(f"HiGHS found no allocation: {found.message}")
-            choice = np.empty(len(self.table), dtype=np.int64)
-            taken = found.x > 0.5
-            choice[rows[taken]] = options[taken]
-            over = int(extra[taken].sum()) - room
-            if over <= 0:
-                return choice
-            limit -= over
+        return picks, best

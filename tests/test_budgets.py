@@ -86,3 +86,23 @@ def test_a_budget_nothing_meets_is_refused():
 def test_tables_that_make_no_sense_are_refused(table, costs, message: str):
     with pytest.raises(BudgetError, match=message):
         Knapsack(table, costs)
+
+
+@given(problems())
+def test_the_front_is_every_pair_that_nothing_beats(problem):
+    table, costs, _ = problem
+    table = np.round(table)  # whole losses add up exactly, in any order
+    choices = list(itertools.product(*(np.flatnonzero(row >= 0) for row in costs)))
+    pairs = {(int(sum(row[j] for row, j in zip(costs, c, strict=True))), loss(table, c)) for c in choices}
+    expected = sorted(
+        (cost, lost) for cost, lost in pairs if not any(c <= cost and d <= lost for c, d in pairs - {(cost, lost)})
+    )
+    knapsack = Knapsack(table, costs)
+    found = list(zip(*(values.tolist() for values in knapsack.front()), strict=True))
+    assert found == expected
+    assert all(loss(table, knapsack.at(cost)) == lost for cost, lost in found)
+
+
+def test_costs_too_fine_for_a_table_have_no_front():
+    with pytest.raises(BudgetError, match="Got costs of 999,999,998 units for 1 decisions"):
+        Knapsack([[2.0, 1.0, 0.0]], [[1, 2, 10**9 - 1]]).front()

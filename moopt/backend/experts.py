@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moopt.errors import BackendError
+
 AS_EXPECTED = {
     "has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True,
     "has_post_expert_norm": False, "_is_expert_parallel": False,
@@ -68,6 +70,21 @@ def separate(model: Any) -> Any:
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, Experts(module).train(module.training))
     return model
+
+
+def found_in(model: nn.Module) -> dict[str, Experts]:
+    """The experts of each block of a model that was taken apart, by their name, in the model's order.
+
+    Raises:
+        BackendError: it has none.
+    """
+    found = {name: module for name, module in model.named_modules() if isinstance(module, Experts)}
+    if not found:
+        raise BackendError(
+            f"{type(model).__name__} has no experts that are taken apart; expected a mixture of experts such as "
+            "Mixtral, OLMoE or Qwen2-MoE, as moopt.backend.models.load_model or experts.separate gives it."
+        )
+    return found
 
 
 def _is_stacked(module: nn.Module) -> bool:
