@@ -27,6 +27,7 @@ _FILES = {
     "Random": "random",
     "SequentialKnapsack": "sequential_knapsack",
     "Sobol": "sobol",
+    "SurrogateEvolution": "surrogate_evolution",
 }
 
 NAMES = {
@@ -42,6 +43,7 @@ NAMES = {
     "rco": "RCO",
     "sequential-knapsack": "SequentialKnapsack",
     "sobol": "Sobol",
+    "surrogate-evolution": "SurrogateEvolution",
     "tpe": "OptunaSampler",
 }
 """The strings that `Study(algorithm=...)` understands."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,15 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt import pareto
-from moopt.acquisition import Beliefs, CurveImprovement, Improvement, Known, Matches, Proposals
-from moopt.algorithms.base import Algorithm, positive, switch
-from moopt.errors import SurrogateError
-from moopt.jobs import Job, Outcome
-from moopt.problem import Evaluation, HasCosts, HasRepair, Problem, counted
+from moopt.acquisition import Beliefs, CurveImprovement, Improvement, Matches
+from moopt.algorithms.base import switch
+from moopt.algorithms.modelled import Modelled
+from moopt.jobs import Job
+from moopt.problem import HasCosts, Problem
 from moopt.space import Config
-from moopt.surrogates import Data, Surrogate, features, fit, paired
-
-logger = logging.getLogger("moopt")
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -31,17 +27,13 @@ POOL, BEST = 400, 8
 """Candidates of the first round, and how many of them the next round looks around."""
 ROUNDS_OF_STEPS, ROUNDS_OF_NUMBERS = 2, 5
 """How many rounds follow the first: in a discrete space, and where numbers have to settle."""
-REFIT = 1.1
-"""Hyperparameters are fitted again when the data has grown by this factor."""
 MANY_DECISIONS = 64
 """So many decisions have a candidate for nearly every cost."""
-NOISE = 0.02
-"""The share of an objective's range from which the error of a measured value is taken into account."""
 LARGEST_FRONT = 64
 """How many measured points of a noisy front are drawn again."""
 
 
-class QNEHVI(Algorithm):
+class QNEHVI(Modelled):
     """Noisy expected hypervolume improvement (Daulton, Balandat and Bakshy 2021), in batches, over the space itself.
 
     Every measured objective and constraint has a surrogate of its own (see `moopt.surrogates`), known ones have none.
@@ -60,27 +52,17 @@ class QNEHVI(Algorithm):
     def __init__(
         self, initial: int | None = None, prior: bool = True, trust_region: bool = True, rounding: bool = False
     ) -> None:
-        self.initial = None if initial is None else positive("initial", initial)
-        self.prior, self.trust_region = switch("prior", prior), switch("trust_region", trust_region)
-        self.rounding = switch("rounding", rounding)
+        super().__init__(initial, prior)
+        self.trust_region = switch("trust_region", trust_region)
+        self.rounding = self.relaxed = switch("rounding", rounding)
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
-        space = problem.space
-        usual = 8 if space.discrete.all() else min(2 * len(space), 20)
-        self._initial = min(self.initial or usual, max(3, int(min(space.size, 1e6)) // 2))
-        steps = bool(space.discrete.all()) and not self.rounding
+        steps = bool(problem.space.discrete.all()) and not self.rounding
         self._rounds = ROUNDS_OF_STEPS if steps else ROUNDS_OF_NUMBERS
-        self._known, self._proposals = Known(problem), Proposals(problem, relaxed=self.rounding)
         self._cost = self._reachable_cost()
         self._matches = None if self._cost is None else Matches(problem)
-        self._features = features(problem)
-        self._table: FloatArray | None = None
         self._reference: FloatArray | None = None
-        self._pending: dict[int, FloatArray] = {}
-        self._issued_rows: set[bytes] = set()
-        self._fitted: dict[str, tuple[int, Surrogate]] = {}
-        self._beliefs: tuple[int, Beliefs | None] | None = None
 
     def ask(self, n: int) -> list[Job]:
         rng = self.rng()
@@ -101,37 +83,14 @@ class QNEHVI(Algorithm):
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
         for job in jobs:
-            if job.kind == "evaluate":
-                row = self.problem.space.encode(job.config)
-                self._pending[job.trial] = row
-                self._issued_rows.add(row.tobytes())
-                if "reference" in job.note:
-                    self._reference = np.array(job.note["reference"])
-
-    def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
-        super().tell(outcomes)
-        for job, outcome in outcomes:
-            self._pending.pop(job.trial, None)
-            if job.kind == "sensitivity" and isinstance(outcome, Evaluation) and self.prior:
-                self._table = np.array(outcome.attributes["table"])
-
-    def believed(self) -> FloatArray | None:
-        archive = self.archive
-        if len(archive) < self._initial or not self._uncertain(np.array(archive.values)):
-            return None
-        beliefs = self._believed()
-        return None if beliefs is None else beliefs.expected(np.array(archive.codes))
+            if "reference" in job.note:
+                self._reference = np.array(job.note["reference"])
 
     def _noted(self, jobs: list[Job], reference: FloatArray) -> list[Job]:
         """The jobs, with the reference point if it is not stored yet."""
         if self._reference is not None or not jobs:
             return jobs
         return [replace(jobs[0], note={"reference": reference.tolist()}), *jobs[1:]]
-
-    def _scattered(self, rng: np.random.Generator) -> Iterator[Config]:
-        """Candidates without end, spread over the space."""
-        while True:
-            yield from map(self.problem.space.decode, self._proposals.spread(64, rng))
 
     def _corner(self) -> FloatArray:
         """The reference point [m]: declared, else inferred once.
@@ -150,18 +109,6 @@ class QNEHVI(Algorithm):
             return pareto.reference_point(values[opening], declared)
         return np.array([w if d is None else d for w, d in zip(values.max(axis=0), declared, strict=True)])
 
-    def _believed(self) -> Beliefs | None:
-        """Beliefs from what was told; None if no surrogate can be fitted, which is said."""
-        n = len(self.archive)
-        if self._beliefs is None or self._beliefs[0] != n:
-            try:
-                surrogates = {name: self._surrogate(name) for name in self._measured()}
-                self._beliefs = n, Beliefs(self.problem, self._known, surrogates, self.archive.outside)
-            except SurrogateError as error:
-                logger.warning("QNEHVI goes on without a model for now: %s", error)
-                self._beliefs = n, None
-        return self._beliefs[1]
-
     def _reachable_cost(self) -> int | None:
         """Which objective is a known cost that nearly every amount of can be had; None if none is, or one of many."""
         known = [j for j, objective in enumerate(self.problem.objectives) if objective.known]
@@ -169,50 +116,6 @@ class QNEHVI(Algorithm):
         tabled = self._known.tables is not None and isinstance(self.problem, HasCosts) and not self.rounding
         tabled &= len(self.problem.space) >= MANY_DECISIONS
         return known[0] if tabled and len(known) == len(other) == 1 and other[0].scale == "log" else None
-
-    def _measured(self) -> list[str]:
-        """The objectives and constraints that are not known."""
-        problem = self.problem
-        names = [*(objective.name for objective in problem.objectives), *(each.name for each in problem.constraints)]
-        return [name for name in dict.fromkeys(names) if name not in self._known.names]
-
-    def _told(self, name: str, n: int) -> Data:
-        """What the first n trials told of an objective or a constraint: of nothing later, whenever that is asked."""
-        archive, problem = self.archive, self.problem
-        codes, objectives = np.array(archive.codes[:n]), [objective.name for objective in problem.objectives]
-        if name in objectives:
-            values = np.array(archive.values[:n])[:, objectives.index(name)]
-            return Data.of(codes, values, self._variances(n)[:, objectives.index(name)])
-        k = [constraint.name for constraint in problem.constraints].index(name)
-        return Data(codes, np.array(archive.excess[:n])[:, k] + problem.constraints[k].bound)
-
-    def _variances(self, n: int) -> FloatArray:
-        """The variances [n, m] of what distinguishes the values of the first n trials."""
-        archive = self.archive
-        values, variances = np.array(archive.values[:n]), np.array(archive.variances[:n])
-        if len({job.fidelity for job in archive.jobs[:n]}) == 1:  # all on the same sequences
-            for j, objective in enumerate(self.problem.objectives):
-                samples = [each.get(objective.name) for each in archive.samples[:n]]
-                variances[:, j] = paired(values[:, j], variances[:, j], samples)
-        return variances
-
-    def _surrogate(self, name: str) -> Surrogate:
-        """The surrogate of one number: fitted when the data has grown by a tenth, conditioned on the rest."""
-        n, space, whole = self._initial, self.problem.space, len(self.archive)
-        while (larger := max(n + 1, int(n * REFIT))) <= whole:
-            n = larger
-        if self._fitted.get(name, (0, None))[0] != n:
-            first = next((o.name for o in self.problem.objectives if o.name not in self._known.names), None)
-            prior = self._table if name == first else None
-            self._fitted[name] = n, fit(self._told(name, n), space, prior, self._features, not self.rounding)
-        surrogate = self._fitted[name][1]
-        if n == whole:
-            return surrogate
-        data = self._told(name, whole)
-        try:
-            return surrogate.conditioned(data)
-        except ValueError:  # a value came that this kind of surrogate cannot have, or its covariance has no factor
-            return fit(data, space, None, self._features, not self.rounding)
 
     def _next(
         self, beliefs: Beliefs, front: _Front, beside: list[FloatArray], rng: np.random.Generator
@@ -271,24 +174,6 @@ class QNEHVI(Algorithm):
         near = [self._proposals.neighbours(row, POOL // 2 // len(rows), rng) for row in rows]
         return np.vstack([*near, self._proposals.varied(rows, POOL // 4, scale, rng)])
 
-    def _fresh(self, pool: FloatArray, beside: list[FloatArray]) -> FloatArray:
-        """The rows of a pool that may be evaluated: repaired, different, never issued, within the known bounds."""
-        space, problem = self.problem.space, self.problem
-        if isinstance(problem, HasRepair):
-            rng = self.rng()
-            pool = np.array([space.encode(problem.repair(space.decode(row), rng)) for row in pool])
-        taken = {row.tobytes() for row in beside}
-        rows = {key: row for row in pool if (key := row.tobytes()) not in self._issued_rows and key not in taken}
-        if not rows:
-            return pool[:0]
-        found = np.array(list(rows.values()))
-        exact = self._known.values(found)
-        allowed = np.isfinite(list(exact.values())).all(axis=0) & np.ones(len(found), dtype=bool)
-        for constraint in problem.constraints:
-            if constraint.name in exact:
-                allowed &= constraint.excess(exact[constraint.name]) <= 0
-        return found[allowed]
-
     def _front(self, beliefs: Beliefs, reference: FloatArray) -> _Front:
         """What is to be improved on."""
         archive = self.archive
@@ -305,20 +190,6 @@ class QNEHVI(Algorithm):
             reference = np.maximum(reference, pareto.reference_point(values[on]))
         again = feasible[np.argsort(ranks, kind="stable")][:LARGEST_FRONT] if uncertain else on[:0]
         return _Front(self._rows(np.array(archive.least_violating(on.tolist()))), values[on], reference, again)
-
-    def _uncertain(self, values: FloatArray) -> bool:
-        """Whether errors of measured values are large enough to hide what is on the front."""
-        given = self._variances(len(values))
-        spread = np.ptp(values, axis=0)
-        errors = np.sqrt(np.nanmedian(np.where(np.isnan(given).all(axis=0), 0.0, given), axis=0))
-        return bool((errors > NOISE * spread).any())
-
-    def _counted(self, values: FloatArray) -> FloatArray:
-        """Values [..., m] on the scales of the objectives."""
-        return counted(values, self.problem.objectives)
-
-    def _rows(self, indices: npt.NDArray[np.int64]) -> FloatArray:
-        return np.array([self.archive.codes[i] for i in indices]).reshape(len(indices), len(self.problem.space))
 
     def _fixed(self, beliefs: Beliefs, front: _Front, beside: list[FloatArray]) -> Improvement:
         """The improvement on one front for all draws, at the means of what is uncertain: many objectives take long."""

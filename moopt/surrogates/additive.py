@@ -145,12 +145,20 @@ class AdditiveSurrogate(Surrogate):
         return new
 
     def posterior(self, codes: FloatArray) -> tuple[FloatArray, FloatArray]:
-        state, view = self._state, self._viewed(codes, self._theta)
-        across = self._covariance(view, state.view) + self._residual(codes, self._data.codes)
-        mean = view.latent - view.option @ (self._theta - self._prior) + across @ state.weights
-        explained = solve_triangular(state.factored, across.T, lower=True)
+        view = self._viewed(codes, self._theta)
+        mean, across = self._seen_from(view, codes)
+        explained = solve_triangular(self._state.factored, across.T, lower=True)
         covariance = self._covariance(view, view) + self._residual(codes, codes) - explained.T @ explained
         return mean, covariance
+
+    def latent(self, codes: FloatArray) -> FloatArray:
+        return self._seen_from(self._viewed(codes, self._theta), codes)[0]
+
+    def _seen_from(self, view: _View, codes: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The latent mean [n] of candidates [n, d], and their covariance with the data, [n, data]."""
+        across = self._covariance(view, self._state.view) + self._residual(codes, self._data.codes)
+        mean = view.latent - view.option @ (self._theta - self._prior) + across @ self._state.weights
+        return mean, across
 
     def tables(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draws from the posterior by Matheron's rule; the first is the most probable table."""

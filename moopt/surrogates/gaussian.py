@@ -99,6 +99,11 @@ class GaussianProcess(Surrogate):
         explained = solve_triangular(self._factored, across.T, lower=True)
         return self._mean + across @ self._weights, _kernel(rows, rows) - explained.T @ explained
 
+    def latent(self, codes: FloatArray) -> FloatArray:
+        across = _kernel(self._features(codes) / self._lengths, self._rows / self._lengths)
+        found: FloatArray = self._mean + across @ self._weights
+        return found
+
     def values(self, latent: FloatArray) -> FloatArray:
         found: FloatArray = self._centre + self._scale * latent
         return found
