@@ -39,10 +39,10 @@ class Verdict:
 
     def __str__(self) -> str:
         """The verdict as a sentence."""
-        of = "the only point" if self.points == 1 else f"the {self.points:,} points"
-        count = len(self.replaced)
-        done, by = ("was", "a baseline") if count == 1 or self.points == 1 else ("were", "baselines")
-        said = f"{count} of {of} of the front {done} replaced by {by} that did better on validation data"
+        count, one = len(self.replaced), len(self.replaced) == 1 or self.points == 1
+        of = f"{self.points:,} {'point' if self.points == 1 else 'points'} of the front"
+        done = "was replaced by a baseline" if one else "were replaced by baselines"
+        said = f"{count} of {of} {done} that did better on validation data"
         later = "is" if self.unchecked == 1 else "are"
         return f"{said}; {self.unchecked} {later} still to be checked." if self.unchecked else f"{said}."
 

@@ -18,7 +18,7 @@ from moopt.errors import NoFeasibleTrial
 from moopt.never_worse import VALIDATION
 from moopt.report import front_csv, write_report
 
-ONE_REPLACED = "1 of the 3 points of the front was replaced by a baseline that did better on validation data."
+ONE_REPLACED = "1 of 3 points of the front was replaced by a baseline that did better on validation data."
 
 
 class Tricks(moopt.Problem):
@@ -86,7 +86,7 @@ def test_a_point_that_holds_on_validation_data_stays() -> None:
     history = studied(Tricks(luck=())).history
     assert shown(history) == [(2, 3), (4, 3), (8, 3)]
     assert str(history.verdict()) == (
-        "0 of the 3 points of the front were replaced by baselines that did better on validation data."
+        "0 of 3 points of the front were replaced by baselines that did better on validation data."
     )
 
 

@@ -28,7 +28,7 @@ def test_what_a_baseline_replaced_is_named(builder: Callable) -> None:
     assert table["replaces"].tolist() == ["", "trial 3"]
     sentence = held_out_card(history).sentence
     assert sentence.endswith(
-        "1 of the 2 points of the front was replaced by a baseline that did better on validation data; "
+        "1 of 2 points of the front was replaced by a baseline that did better on validation data; "
         "1 is still to be checked."
     )
     assert front_data(history)["role"].tolist() == ["dominated", "front", "front", "replaced"]
