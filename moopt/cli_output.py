@@ -100,11 +100,20 @@ def front_points(history: History) -> dict[str, Any]:
         }
 
     objectives = [{"name": o.name, "direction": o.direction, "unit": o.unit} for o in history.objectives]
-    return {"objectives": objectives, "front": [point(trial) for trial in history.front()]}
+    front = [point(trial) for trial in history.front()]
+    return {"objectives": objectives, "front": front, "never_worse": _verdict(history)}
+
+
+def _verdict(history: History) -> dict[str, Any] | None:
+    """What the rule of `moopt.never_worse` did, as JSON; null where the problem has no validation data."""
+    if (found := history.verdict()) is None:
+        return None
+    by = [{"trial": number, "by": baseline.number} for number, baseline in found.replaced.items()]
+    return {"points": found.points, "replaced": by, "unchecked": found.unchecked}
 
 
 def print_front(history: History) -> None:
-    """The front as a table: objectives, constraints and what was measured on other data."""
+    """The front as a table: objectives, constraints, what was measured on other data, what baselines replaced."""
     points = history.front()
     if not points:
         print(f"{history.name}: no trial is complete and feasible yet.")
@@ -114,6 +123,8 @@ def print_front(history: History) -> None:
     rows = [tuple(row) for row in frame.itertuples(index=False)]
     title = f"{history.name}: {len(points)} points on the front of {len(history.trials)} trials"
     print_table([labels.get(str(column), str(column)) for column in frame.columns], rows, title)
+    if verdict := history.verdict():
+        print(verdict)
 
 
 def print_needs(needs: Mapping[str, Any], title: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from moopt import conditions, pareto
+from moopt import conditions, never_worse, pareto
 from moopt.errors import NoFeasibleTrial, StudyError
 from moopt.executors.base import WorkerState
 from moopt.jobs import Failure, Job
@@ -106,12 +106,36 @@ class History:
         """Objectives of trials, signs turned to be minimised, [n, m]."""
         return pareto.minimised([trial.values for trial in trials], self.objectives)
 
-    def front(self) -> list[Trial]:
-        """The non-dominated feasible trials, by the first known objective, else by the first."""
+    def baselines(self) -> list[Trial]:
+        """The feasible trials that the study was given, such as uniform widths and the knapsacks of its opening."""
+        return [trial for trial in self.feasible() if trial.label is not None]
+
+    def nondominated(self) -> list[Trial]:
+        """The feasible trials that no other dominates by what the search measured, in the order of `front`."""
         trials = self.feasible()
-        kept = [t for t, on in zip(trials, pareto.nondominated(self.values(trials)), strict=True) if on]
-        by = next((o for o in self.objectives if o.known), self.objectives[0])
-        return sorted(kept, key=lambda trial: trial.values[by.name] * by.sign)
+        kept = pareto.nondominated(self.values(trials))
+        return self._ordered(t for t, on in zip(trials, kept, strict=True) if on)
+
+    def replaced(self) -> dict[int, Trial]:
+        """The trials that a baseline beats on validation data, by number, each with the baseline in its place.
+
+        See `moopt.never_worse.replacements`; empty where nothing was measured on validation data.
+        """
+        validated = {n: found for (n, purpose), found in self.measures.items() if purpose == never_worse.VALIDATION}
+        return never_worse.replacements(self.feasible(), self.objectives, validated) if validated else {}
+
+    def verdict(self) -> never_worse.Verdict | None:
+        """How many points of the front baselines replaced; None where the problem has no validation data."""
+        return never_worse.verdict(self)
+
+    def front(self) -> list[Trial]:
+        """The best trade-offs, by the first known objective, else by the first.
+
+        They are the non-dominated feasible trials, baselines in the place of those that are `replaced`.
+        """
+        replaced = self.replaced()
+        shown = [replaced.get(trial.number, trial) for trial in self.nondominated()]
+        return self._ordered({trial.number: trial for trial in shown}.values())
 
     def reference(self, given: Mapping[str, float] | None = None) -> pareto.FloatArray:
         """The reference point [m], signs turned: given, preferred, declared by the objectives, else inferred.
@@ -137,7 +161,7 @@ class History:
         return pareto.reference_point(self.values(opening), signed)
 
     def hypervolume(self, reference: Mapping[str, float] | None = None) -> float:
-        """The volume the front dominates, up to the reference point."""
+        """The volume that the feasible trials dominate by what the search measured, up to the reference point."""
         trials = self.feasible()
         return pareto.hypervolume(self.values(trials), self.reference(reference)) if trials else 0.0
 
@@ -152,19 +176,21 @@ class History:
         """The best trial under a bound, such as "size_mb <= 80" or "kl <= 0.1 and size_mb <= 100".
 
         Best is the least of the first objective that the condition does not bound (in its direction); ties go to the
-        next objectives.
+        next objectives. A baseline stands for what is `replaced`, if it satisfies the condition as well.
 
         Raises:
             StudyError: the condition cannot be read.
             NoFeasibleTrial: no trial satisfies it; says what the nearest is.
         """
         bounds = list(conditions.bounds(condition, self._names, f"objective or constraint of {self.name!r}"))
-        trials = [t for t in self.feasible() if all(bound.holds(t.values[bound.name]) for bound in bounds)]
-        if not trials:
-            raise NoFeasibleTrial(f"No trial of {self.name!r} satisfies {condition!r}; {self._ranges()}.")
         bounded = {bound.name for bound in bounds}
         order = sorted(self.objectives, key=lambda o: o.name in bounded)
-        return min(trials, key=lambda t: [t.values[o.name] * o.sign for o in order])
+        replaced = self.replaced()
+        for trial in sorted(self.feasible(), key=lambda t: [t.values[o.name] * o.sign for o in order]):
+            found = replaced.get(trial.number, trial)
+            if all(bound.holds(t.values[bound.name]) for bound in bounds for t in (trial, found)):
+                return found
+        raise NoFeasibleTrial(f"No trial of {self.name!r} satisfies {condition!r}; {self._ranges()}.")
 
     def frame(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
         """A table of trials: number, baseline, state, objectives, constraints, measurements, seconds and tokens."""
@@ -196,12 +222,18 @@ class History:
         """Everything the study has cost so far, in forward tokens."""
         return sum(event.tokens for event in self.events)
 
+    def _ordered(self, trials: Iterable[Trial]) -> list[Trial]:
+        """By the first known objective, else by the first."""
+        by = next((o for o in self.objectives if o.known), self.objectives[0])
+        return sorted(trials, key=lambda trial: trial.values[by.name] * by.sign)
+
     @property
     def _names(self) -> list[str]:
         return list(dict.fromkeys([*(o.name for o in self.objectives), *(c.name for c in self.constraints)]))
 
     def _ranges(self) -> str:
-        trials = self.feasible()
+        replaced = self.replaced()
+        trials = [trial for trial in self.feasible() if trial.number not in replaced]
         if not trials:
             return "no trial is complete and feasible yet"
         column = {o.name: [t.values[o.name] for t in trials] for o in self.objectives}

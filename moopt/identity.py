@@ -47,6 +47,7 @@ def meta(problem: Problem, algorithm: Algorithm, seed: int, preference: Preferen
         "objectives": objectives,
         "constraints": constraints,
         "decisions": problem.decisions(),
+        "measurements": list(problem.measurements),
         "source": _source(problem),
     }
     try:

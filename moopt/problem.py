@@ -150,7 +150,10 @@ class Problem(ABC):
     constraints: Sequence[Constraint] = ()
     fidelity: Fidelity = Fidelity()
     measurements: Mapping[str, Fidelity] = MappingProxyType({})
-    """Data that the finalists are measured on after the search, by purpose, such as "held-out"."""
+    """Data that the finalists are measured on after the search, by purpose, such as "held-out".
+
+    On "validation" the front is compared with the baselines first: see `moopt.never_worse`.
+    """
     exclusive: Collection[str] = ()
     """Purposes of `measurements` whose jobs wait until all other workers are idle, such as latency."""
     needs: Mapping[str, float] = MappingProxyType({})

@@ -116,7 +116,7 @@ class Stopwatch:
             if self._before:
                 before = pareto.hypervolume(history.values(self._before), history.reference())
             if self._finished < 0 or found > before + max(LEAST_GAIN * before, _noise(history)):
-                self._before, self._improved = history.front(), finished
+                self._before, self._improved = history.nondominated(), finished
             self._finished = finished
         return self._finished - self._improved
 
@@ -130,7 +130,7 @@ def _hypervolume(history: History) -> float:
 
 def _noise(history: History) -> float:
     """The standard deviation of the front's hypervolume under the measured variances of its values."""
-    front = history.front()
+    front = history.nondominated()
     variances = np.array([[trial.variance(o.name) for o in history.objectives] for trial in front])
     deviations = np.sqrt(np.nan_to_num(variances))
     if not deviations.any():

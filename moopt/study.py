@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from moopt import algorithms, checks, executors, identity
+from moopt import algorithms, checks, executors, identity, never_worse
 from moopt.algorithms import Algorithm, Suggestion
 from moopt.algorithms.opening import Opening
 from moopt.coordinator import Coordinator, Watcher, measurements
@@ -121,6 +121,9 @@ class Study:
     ) -> Study:
         """Search until `trials` trials are finished, or another limit is reached; then measure the front on other data.
 
+        Of a problem with validation data, points of the front that lose to a baseline there are replaced by it first:
+        see `moopt.never_worse`.
+
         Ctrl-C (or SIGTERM) once lets what runs end and stores it; `stopped` is then true. Twice stops at once.
 
         Args:
@@ -152,8 +155,8 @@ class Study:
         with self._coordinator(self._executor(workers, executor, timeout), retries, watch, trials) as coordinator:
             with _stoppable(coordinator):
                 self.reached = coordinator.run(stop)
-                for purpose in self.problem.measurements:
-                    coordinator.measure(measurements(self.problem, self._finalists(), purpose))
+                for purpose in sorted(self.problem.measurements, key=lambda each: each != never_worse.VALIDATION):
+                    coordinator.measure(measurements(self.problem, self._finalists(purpose), purpose))
             self.stopped = coordinator.stopping
         return self
 
@@ -183,7 +186,7 @@ class Study:
         return self.history.frame()
 
     def front(self) -> pd.DataFrame:
-        """The non-dominated feasible trials."""
+        """The non-dominated feasible trials, baselines in the place of those that lose to them on validation data."""
         return self.history.frame(self.history.front())
 
     def pick(self, condition: str) -> Trial:
@@ -208,11 +211,13 @@ class Study:
         """What is stored with the study: its identity, its environment, and what the views need."""
         return identity.meta(self.problem, self.algorithm, self.seed, self.preference)
 
-    def _finalists(self) -> list[Trial]:
-        """What is measured at the end: the front, and the baselines it is compared with."""
+    def _finalists(self, purpose: str) -> list[Trial]:
+        """What is measured at the end: the front and the baselines; on validation data those of them in doubt."""
+        if purpose == never_worse.VALIDATION:
+            return never_worse.contested(self.history)
         front = self.history.front()
         numbers = {trial.number for trial in front}
-        return front + [t for t in self.history.feasible() if t.label is not None and t.number not in numbers]
+        return front + [t for t in self.history.baselines() if t.number not in numbers]
 
     def _numbered(self, number: int) -> Trial:
         trials = self.history.trials

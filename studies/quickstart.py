@@ -18,6 +18,7 @@ if __name__ == "__main__":
     with Display(trials=38) as display:
         study.run(trials=38, watch=display)
     print(study.front().to_string())
+    print(study.history.verdict())
     print(*findings(study.history, most=5), sep="\n")
     print("best under 80 MB: trial", study.pick("size_mb <= 80").number)
     print("report:", write_report(study.history, "report.html").resolve())

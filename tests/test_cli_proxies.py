@@ -26,7 +26,15 @@ Run = Callable[..., Result]
 def run(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOOPT_CACHE", str(tmp_path / "cache"))
-    arguments = {"bits": (2, 4, 8), "group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 0}
+    arguments = {
+        "bits": (2, 4, 8),
+        "group_size": 32,
+        "text": "prose",
+        "tokens": 256,
+        "context": 64,
+        "held_out": 0,
+        "validation": 0,
+    }
     (tmp_path / "mine.py").write_text(
         "import moopt\nfrom moopt_problems import BitAllocation\n"
         f"study = moopt.Study('mine', BitAllocation({str(tiny)!r}, **{arguments!r}))\n"

@@ -16,10 +16,13 @@ from moopt.backend.evaluator import LanguageEvaluator
 from moopt.backend.options import Option
 from moopt.backend.taps import AT_ONCE, SEQUENCE, Decision
 from moopt.backend.workbench import Allocation, Workbench
+from moopt.never_worse import VALIDATION
 from moopt.problem import Fidelity, Resources
 
 FINALISTS = 30
 """About how many points are measured again at the end: the front and the baselines."""
+DOUBTED = 12
+"""About how many of them are compared on validation text, because the search's text leaves them in doubt."""
 BYTES_PER_TRIAL = 25_000
 REPORT_BYTES = 6_000_000
 BLOCKS = 4
@@ -190,20 +193,27 @@ def _seconds_of(problem: Any, trial: _Trial, trials: int, extra: Mapping[str, tu
         "sensitivities": table * (trial.backward / 3 if backward else trial.evaluation),
         "candidates": trial.evaluation * problem.fidelity.tokens * (trials + 1),
         "gradients": (1.4 * trial.backward + 1.5 * trial.evaluation) * gradients * gradient_tokens,
+        "validation": trial.evaluation * _validated(problem) * (min(trials, DOUBTED) + 1),
         "held-out figures": trial.evaluation * _held_out(problem) * (min(trials, FINALISTS) + 1),
     }
 
 
 def _forward_tokens(problem: Any, trials: int, extra: Mapping[str, tuple[int, int]]) -> int:
     gradients, gradient_tokens = extra.get("gradient", (0, 0))
-    tokens = trials * problem.fidelity.tokens + FINALISTS * _held_out(problem)
+    tokens = trials * problem.fidelity.tokens + FINALISTS * _held_out(problem) + DOUBTED * _validated(problem)
     tokens += gradients * problem.forward_tokens("gradient", Fidelity(gradient_tokens))
     tokens += problem.forward_tokens("sensitivity", problem.sensitivity) if problem.sensitivity else 0
     return int(tokens + problem.calibration_tokens)
 
 
+def _validated(problem: Any) -> int:
+    """Tokens of a measurement on validation text."""
+    return int(problem.measurements.get(VALIDATION, Fidelity()).tokens)
+
+
 def _held_out(problem: Any) -> int:
-    return sum(fidelity.tokens for fidelity in problem.measurements.values())
+    """Tokens of a finalist's measurements."""
+    return sum(int(f.tokens) for purpose, f in problem.measurements.items() if purpose != VALIDATION)
 
 
 def _disk(problem: Any, trial: _Trial, trials: int) -> int:

@@ -24,6 +24,7 @@ from moopt.backend.stopwatch import Stopwatch
 from moopt.backend.taps import SEQUENCE, Decision
 from moopt.backend.text import Text
 from moopt.errors import MetricError
+from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, Objective, Resources
 from moopt.space import Config
 
@@ -104,28 +105,32 @@ class Workbench:
         self._warn()
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
-        """Measure a candidate on a batch; on a named split everything there is to measure, finalists' metrics too."""
+        """Measure a candidate on a batch; on held-out text everything there is to measure, finalists' metrics too.
+
+        On validation text only what depends on text: the search's values of the others hold there as well.
+        """
         if fidelity.batch == LATENCY:
             return self._measured_latency(config)
         problem, evaluator = self._problem, self.evaluator
-        final = isinstance(fidelity.batch, str)
+        validates = fidelity.batch == VALIDATION
+        final = isinstance(fidelity.batch, str) and not validates
         with at_work(evaluator.candidate.device):
             found = evaluator.measure(problem.widths(config), fidelity)
         memory.give_back()
         objectives: list[Objective] = list(problem.objectives)
         wanted = [o.name for o in objectives if o.name in found.values] if not final else list(found.values)
         values = {name: found.values[name] for name in wanted}
-        if problem.is_timed:
+        if problem.is_timed and not validates:
             predicted = self.stopwatch.predict(packable(self._all_options(config), self._problem.simulated))
             values |= {o.name: predicted[o.name] for o in objectives if o.name in predicted}
-        first = not final and config == next(iter(problem.baselines().values()), None)
+        first = isinstance(fidelity.batch, int) and config == next(iter(problem.baselines().values()), None)
         attributes: dict[str, Any] = {  # the calibration is counted with the first baseline, which every study has once
             "forward_tokens": found.tokens + problem.calibration_tokens * first,
             **{n: v for n, v in found.values.items() if n not in values},
         }
         if simulated := self._simulated(config):
             attributes["simulated"] = simulated
-        for metric in problem.search_metrics:
+        for metric in problem.search_metrics if not validates else ():
             values[metric.name] = metric.measure(evaluator.candidate.model, evaluator.tokenizer)
         for metric in problem.finalist_metrics if final else ():
             try:

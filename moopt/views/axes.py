@@ -66,7 +66,7 @@ def held_out_label(objective: Objective) -> str:
 def baselines(history: History) -> list[Trial]:
     """The feasible trials that the study was given, by the objective on x."""
     by = axes(history).x
-    return sorted((t for t in history.feasible() if t.label), key=lambda trial: trial.values[by.name] * by.sign)
+    return sorted(history.baselines(), key=lambda trial: trial.values[by.name] * by.sign)
 
 
 def is_uniform(trial: Trial) -> bool:

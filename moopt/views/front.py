@@ -24,14 +24,17 @@ SYMBOLS = ("square-open", "triangle-up-open", "pentagon-open", "star-open")
 def front_data(history: History) -> pd.DataFrame:
     """Every complete trial: number, label, role, objectives and constraints.
 
-    The role is "front", "dominated" or "infeasible".
+    The role is "front", "dominated" or "infeasible"; "replaced" where a baseline stands in its place on the front.
     """
     on = {trial.number for trial in history.front()}
+    found = history.verdict()
+    replaced = {} if found is None else found.replaced
     rows = []
     for trial in history.trials:
         if trial.state != "complete":
             continue
         role = "front" if trial.number in on else "dominated" if trial.feasible else "infeasible"
+        role = "replaced" if trial.number in replaced else role
         row: dict[str, Any] = {"trial": trial.number, "baseline": trial.label or "", "role": role}
         row |= {o.label: trial.values[o.name] for o in history.objectives}
         names = {o.name for o in history.objectives}
@@ -41,12 +44,13 @@ def front_data(history: History) -> pd.DataFrame:
 
 
 def best_data(history: History) -> pd.DataFrame:
-    """Of a single objective: every complete trial's value, and the best feasible one up to it."""
+    """Of a single objective: every complete trial's value, and the best up to it that is feasible and not replaced."""
     table = front_data(history)
     if table.empty:
         return table
     objective = history.objectives[0]
-    feasible = table[objective.label].where(table["role"] != "infeasible") * objective.sign
+    shown = (table["role"] != "infeasible") & ~table["trial"].isin(history.replaced())
+    feasible = table[objective.label].where(shown) * objective.sign
     return table.assign(best=feasible.cummin().ffill() * objective.sign)
 
 
@@ -83,8 +87,10 @@ def _front_figure(history: History, places: Axes) -> go.Figure:
     front, complete = history.front(), [t for t in history.trials if t.state == "complete"]
     feasible, on = history.feasible(), {trial.number for trial in front}
     figure = go.Figure()
-    rest = [t for t in feasible if t.number not in on and not t.label]
-    _points(figure, history, places, rest, "dominated", _faint())
+    replaced = {} if (found := history.verdict()) is None else found.replaced
+    off = [t for t in feasible if t.number not in on and not t.label]
+    _points(figure, history, places, [t for t in off if t.number not in replaced], "dominated", _faint())
+    _points(figure, history, places, [t for t in off if t.number in replaced], "replaced", _hollow())
     _points(figure, history, places, [t for t in complete if not t.feasible], "infeasible", _crossed())
     if places.colour is None:
         _front_line(figure, history, places, front)
@@ -179,6 +185,10 @@ def _faint() -> dict[str, Any]:
     return {"size": 6, "color": look.DOMINATED, "opacity": 0.45}
 
 
+def _hollow() -> dict[str, Any]:
+    return {"symbol": "circle-open", "size": 9, "color": look.FRONT, "line": {"width": 1.5}}
+
+
 def _crossed() -> dict[str, Any]:
     return {"symbol": "x-thin", "size": 7, "opacity": 0.8, "line": {"width": 1.5, "color": look.INFEASIBLE}}
 
@@ -189,6 +199,7 @@ def _best_figure(history: History, table: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for role, name, marker in (
         ("dominated", "candidates", _faint()),
+        ("replaced", "replaced", _hollow()),
         ("infeasible", "infeasible", _crossed()),
         ("front", "best", {"size": 10, "color": look.FRONT}),
     ):

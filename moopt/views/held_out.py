@@ -1,56 +1,33 @@
-"""The held-out card: the front's figures on data that nothing was selected on, and the rule about baselines."""
+"""The held-out card: the front's figures on data that nothing was selected on, and what baselines replaced."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from moopt.history import History, Trial
-from moopt.views.axes import HELD_OUT, axes, baselines, held_out, held_out_label
+from moopt.views.axes import HELD_OUT, held_out, held_out_label
 from moopt.views.card import Card, nothing_yet
 
 TITLE = "All points of the front"
-RULE = "a search never reports a point worse than a baseline it was given at the same size"
 
 
-def replacements(history: History) -> dict[int, Trial]:
-    """The front points that a baseline beats on held-out data, by number, each with the best such baseline.
-
-    A baseline beats a point that it equals or betters in every objective, the known ones exact and the others held
-    out, if it betters a measured one. What was not measured on held-out data neither beats nor is beaten.
-    """
-    measured = np.array([not o.known for o in history.objectives])
-    main = axes(history).main
-    rivals = [(trial, _vector(history, trial)) for trial in baselines(history)]
-    found: dict[int, Trial] = {}
-    for trial in history.front():
-        own = _vector(history, trial)
-        better = [t for t, other in rivals if (other <= own).all() and (other < own)[measured].any()]
-        if better:
-            found[trial.number] = min(better, key=lambda t: held_out(history, t, main) * main.sign)
-    return found
-
-
-def rule(history: History) -> str:
-    """The rule, and how often it was needed."""
-    replaced, front = len(replacements(history)), len(history.front())
-    of = f"the {front} points" if front > 1 else "1 point"
-    return f"the rule that {RULE} replaced {replaced or 'none'} of {of}"
+def verdict(history: History) -> str:
+    """How many points the rule of `moopt.never_worse` replaced, as a sentence to add; empty without validation data."""
+    found = history.verdict()
+    return "" if found is None else f" {found}"
 
 
 def held_out_data(history: History) -> pd.DataFrame:
-    """One row a reported point, by the objective on x: objectives as searched and held out, and what it replaces.
+    """One row a point of the front, by the objective on x: objectives as searched and held out, and what it replaces.
 
-    `replaces` names the front points that a baseline stands for, see `replacements`.
+    `replaces` names the points that a baseline stands for: see `moopt.never_worse`.
     """
-    front, replaced = history.front(), replacements(history)
-    shown = {t.number: t for t in (replaced.get(trial.number, trial) for trial in front)}
-    by = axes(history).x
-    rows = []
-    for trial in sorted(shown.values(), key=lambda t: t.values[by.name] * by.sign):
+    rows, found = [], history.verdict()
+    replaced = {} if found is None else found.replaced
+    for trial in history.front():
         row: dict[str, Any] = {"trial": trial.number, "baseline": trial.label or ""}
         row |= {o.label: trial.values[o.name] for o in history.objectives if o.known}
         for objective in (o for o in history.objectives if not o.known):
@@ -77,14 +54,9 @@ def held_out_card(history: History) -> Card:
     else:
         sentence = (
             "Each line is one point of the front, with the figures that the search saw and those on held-out data that "
-            f"nothing was selected on; {rule(history)}."
+            "nothing was selected on."
         )
-    return Card(TITLE, sentence, held_out_data(history))
-
-
-def _vector(history: History, trial: Trial) -> np.ndarray[Any, Any]:
-    """Known objectives exact, the others held out, signs turned to be minimised, [m]; NaN compares as neither."""
-    return np.array([held_out(history, trial, o) * o.sign for o in history.objectives], dtype=float)
+    return Card(TITLE, sentence + verdict(history), held_out_data(history))
 
 
 def _further(history: History, trial: Trial) -> dict[str, float]:

@@ -15,13 +15,18 @@ __all__ = ["findings", "lines"]
 
 
 def lines(history: History) -> list[str]:
-    """Three sentences for someone who has never seen the study; fewer before it has found anything."""
+    """Three sentences for someone who has never seen the study; fewer before it has found anything.
+
+    A fourth says what the rule of `moopt.never_worse` did, where the problem has validation data.
+    """
     if not history.trials:
         return [nothing_yet(history)]
     objectives, tried = history.objectives, _count(len(history.trials), "candidate")
     wanted = _listed([f"{'low' if o.direction == 'min' else 'high'} {look.plain(o)}" for o in objectives])
     first = f"{_candidate(history)}{_searcher(history)} tried {tried} in search of {wanted}."
-    return [first, _meaning(objectives), nothing_yet(history) or _front(history)]
+    verdict = history.verdict()
+    rest = [] if verdict is None else [str(verdict)]
+    return [first, _meaning(objectives), nothing_yet(history) or _front(history), *rest]
 
 
 def _meaning(objectives: Sequence[Objective]) -> str:

@@ -14,7 +14,7 @@ from moopt.problem import Objective
 from moopt.views import look
 from moopt.views.axes import HELD_OUT, axes, baselines, held_out, held_out_label, is_uniform
 from moopt.views.card import Card, nothing_yet
-from moopt.views.held_out import replacements, rule
+from moopt.views.held_out import verdict
 
 TITLE = "Against uniform"
 GAIN, POINT = "better by [%]", "the front's point"
@@ -23,17 +23,16 @@ GAIN, POINT = "better by [%]", "the front's point"
 def uniform_data(history: History) -> pd.DataFrame:
     """For every uniform baseline the front's best point that takes no more of any known objective.
 
-    The point is chosen by the value the search saw, replaced by the rule of `replacements`, and both held-out values
-    stand side by side. `better by [%]` is relative to the baseline's value; negative where the baseline is better.
+    The point is chosen by the value the search saw, and both held-out values stand side by side. `better by [%]` is
+    relative to the baseline's value; negative where the baseline is better.
     """
     main, known = axes(history).main, [o for o in history.objectives if o.known]
-    replaced, front, rows = replacements(history), history.front(), []
+    front, rows = history.front(), []
     for uniform in (t for t in baselines(history) if is_uniform(t)):
         within = [t for t in front if all(t.values[o.name] * o.sign <= uniform.values[o.name] * o.sign for o in known)]
         if not within or not known:
             continue
         best = min(within, key=lambda t: t.values[main.name] * main.sign)
-        best = replaced.get(best.number, best)
         theirs, ours = held_out(history, uniform, main), held_out(history, best, main)
         row: dict[str, Any] = {"baseline": uniform.label}
         row |= {f"its {o.label}": uniform.values[o.name] for o in known}
@@ -58,7 +57,7 @@ def uniform_card(history: History) -> Card:
     table = uniform_data(history)
     if reason := _reason(history, table):
         return Card(TITLE, f"{sentence}.", reason=reason)
-    return Card(TITLE, f"{sentence}; {rule(history)}.", table, _figure(table, main))
+    return Card(TITLE, f"{sentence}.{verdict(history)}", table, _figure(table, main))
 
 
 def findings(history: History, most: int = 3) -> list[str]:

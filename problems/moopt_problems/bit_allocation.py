@@ -25,6 +25,7 @@ from moopt.backend.text import Text
 from moopt.backend.weights import Weight
 from moopt.backend.workbench import Workbench, request
 from moopt.errors import ProblemError
+from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, Problem, Resources
 from moopt.space import Config, Ordinal, Space
 from moopt_problems import data, options
@@ -57,6 +58,7 @@ class BitAllocation(Problem):
         tokens: Tokens of an evaluation.
         context: Tokens of a sequence.
         held_out: Tokens of the measurement on held-out text at the end; 0 for none.
+        validation: Tokens of the text by which points of the front compete with baselines before that; 0 for none.
         sensitivities: A proxy's name (see `moopt.backend.proxies`) or None, for the knapsack every study opens with.
         sensitivity_tokens: Tokens it may use.
         draw: Which draw of text, and of sampled labels, the Fisher sensitivities use.
@@ -91,6 +93,7 @@ class BitAllocation(Problem):
         calibration_tokens: int = 32_768,
         external: Mapping[str, str] | None = None,
         stream: footprint.Stream = "auto",
+        validation: int = 3072,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         self.model, self.group_size = model, group_size
@@ -114,13 +117,14 @@ class BitAllocation(Problem):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ProblemError(f"Got {name}={value!r}; expected a whole number above 0.")
         self.calibration_tokens = calibration_tokens if self.quantizer.calibrated else 0
-        if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
-            raise ProblemError(f"Got draw={draw!r}; expected a whole number from 0.")
-        self.draw = draw
-        self.fidelity = Fidelity(tokens, 0)
-        whole = {max(tokens // part // context, 1) * context for part in (16, 4)}
-        self.rungs = sorted(n for n in whole if n < tokens)
-        self.measurements = {"held-out": Fidelity(held_out, "held-out")} if held_out else {}
+        for name, value in {"draw": draw, "held_out": held_out, "validation": validation}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ProblemError(f"Got {name}={value!r}; expected a whole number from 0.")
+        self.draw, self.fidelity = draw, Fidelity(tokens, 0)
+        rungs = {max(tokens // part // context, 1) * context for part in (16, 4)}
+        self.rungs = sorted(rung for rung in rungs if rung < tokens)
+        splits = ((VALIDATION, validation), ("held-out", held_out))
+        self.measurements = {split: Fidelity(count, split) for split, count in splits if count}
         if self.is_timed:
             self.measurements["latency"] = Fidelity(0, "latency")
         chosen = ("fisher" if self.is_language else "one-layer") if sensitivities == "default" else sensitivities

@@ -71,7 +71,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     met = []
     with tempfile.TemporaryDirectory() as folder:
-        problem = BitAllocation(MODEL, sensitivities=None, held_out=0)
+        problem = BitAllocation(MODEL, sensitivities=None, held_out=0, validation=0)
         uniform = problem.baselines()
         paths = {b: problem.save(uniform[f"uniform-{b}"], Path(folder) / f"{b}.safetensors") for b in (4, 8)}
         maps = {name: uniform[name] for name in ("uniform-2", "uniform-3", "uniform-4", "uniform-6", "uniform-8")}

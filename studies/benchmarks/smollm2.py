@@ -40,7 +40,7 @@ OURS = {
     "qnehvi, no trust region": partial(QNEHVI, trust_region=False),
     "qnehvi, rounding": partial(QNEHVI, rounding=True),
 }
-problem = partial(BitAllocation, "smollm2-135m", tokens=EVALUATION, held_out=0, sensitivity_tokens=4_096)
+problem = partial(BitAllocation, "smollm2-135m", tokens=EVALUATION, held_out=0, validation=0, sensitivity_tokens=4_096)
 
 
 def race(draws):

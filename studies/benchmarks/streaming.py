@@ -73,7 +73,7 @@ def search(asked):
     began = time.perf_counter()
     problem = BitAllocation(
         str(asked.folder / "model"), bits=(asked.bits,), quantizer=asked.quantizer, stream=not asked.whole, tokens=2048,
-        held_out=0, calibration_tokens=2048, sensitivities=None, skip=skipped(asked),
+        held_out=0, validation=0, calibration_tokens=2048, sensitivities=None, skip=skipped(asked),
     )  # fmt: skip
     problem.setup(moopt.Resources(device=asked.device))
     opened = time.perf_counter()

@@ -24,8 +24,8 @@ from tests.backend.test_gptq import layer
 from tests.backend.test_packed import UP, forge, placed
 
 SMALL: dict[str, Any] = {
-    "group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 256, "sensitivity_tokens": 1024,
-    "calibration_tokens": 1024,
+    "group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 256, "validation": 0,
+    "sensitivity_tokens": 1024, "calibration_tokens": 1024,
 }  # fmt: skip
 
 

@@ -27,8 +27,8 @@ from tests.backend.conftest import MIXTURES, candidate_of, make_model
 
 IDS = torch.randint(0, 320, (3, 40), generator=torch.Generator().manual_seed(0))
 SMALL: dict[str, Any] = {
-    "bits": (2, 4), "group_size": 32, "text": textwrap.__file__, "tokens": 256, "context": 64, "held_out": 0,
-    "sensitivity_tokens": 256, "calibration_tokens": 512,
+    "bits": (2, 4), "group_size": 32, "text": textwrap.__file__, "tokens": 256, "context": 64, "held_out": 0, 
+    "validation": 0, "sensitivity_tokens": 256, "calibration_tokens": 512,
 }  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from tests.backend.conftest import make_model
 CPU = torch.device("cpu")
 
 SMALL: dict[str, Any] = {
-    "group_size": 32, "text": "prose", "tokens": 64, "context": 32, "held_out": 64, "sensitivities": None,
+    "group_size": 32, "text": "prose", "tokens": 64, "context": 32, "held_out": 64, "validation": 0,
+    "sensitivities": None,
 }  # fmt: skip
 
 

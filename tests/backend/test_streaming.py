@@ -26,8 +26,8 @@ from tests.backend import files
 from tests.backend.conftest import make_model
 
 SMALL: dict[str, Any] = {
-    "bits": (2, 4), "group_size": 32, "text": textwrap.__file__, "tokens": 1280, "context": 64, "held_out": 0,
-    "sensitivity_tokens": 256, "calibration_tokens": 512,
+    "bits": (2, 4), "group_size": 32, "text": textwrap.__file__, "tokens": 1280, "context": 64, "held_out": 0, 
+    "validation": 0, "sensitivity_tokens": 256, "calibration_tokens": 512,
 }  # fmt: skip
 FIDELITY = Fidelity(1280, 0)
 """More than is run at once, so that the text goes through a block in parts."""

@@ -34,7 +34,8 @@ from moopt.history import Event, History
 from moopt_problems import BitAllocation
 
 SMALL: dict[str, Any] = {
-    "group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 256, "sensitivity_tokens": 1024,
+    "group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 256, "validation": 128,
+    "sensitivity_tokens": 1024,
 }  # fmt: skip
 
 
@@ -172,6 +173,30 @@ def test_metrics_of_ones_own_are_objectives_or_for_finalists(tiny: Path) -> None
     assert study.history.measures[number, "held-out"].values["parameters"] > 1000
 
 
+def test_the_front_is_compared_with_the_baselines_on_validation_text(tiny: Path) -> None:
+    asked: list[str] = []
+
+    def asking(name: str) -> Callable[[Any], float]:
+        return lambda model: asked.append(name) or 1.0
+
+    metrics = (CallableMetric("own", asking("own")), CallableMetric("final", asking("final"), when="finalists"))
+    arguments = {**SMALL, "tokens": 128, "metrics": metrics, "sensitivities": None}
+    study = moopt.Study("checked", BitAllocation(str(tiny), bits=(2, 4, 8), **arguments), "random").run(trials=8)
+    history = study.history
+    validated = {n: found for (n, purpose), found in history.measures.items() if purpose == "validation"}
+    pairs = [(p, b) for p in history.nondominated() for b in history.baselines() if b.number != p.number]
+    doubted = {t.number for p, b in pairs if b.values["size_mb"] <= p.values["size_mb"] for t in (p, b)}
+    assert set(validated) == doubted  # with two sequences nothing is sure
+    for number, found in validated.items():
+        assert set(found.values) == {"kl"}  # what does not depend on text, or is for finalists, is not measured again
+        assert found.values["kl"] != history.trials[number].values["kl"]
+    held_out = sum(purpose == "held-out" for _, purpose in history.measures)
+    assert (asked.count("own"), asked.count("final")) == (8 + held_out, held_out)
+    verdict = history.verdict()
+    assert verdict is not None
+    assert (verdict.points, verdict.unchecked) == (len(history.nondominated()), 0)
+
+
 def test_a_metric_that_gives_nonsense_fails_its_trial_and_the_study_goes_on(tiny: Path) -> None:
     values = iter([1.0, float("nan"), 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])
     metric = CallableMetric("odd", lambda m: next(values))
@@ -216,11 +241,14 @@ def test_a_gradient_sees_its_own_draws_whatever_was_evaluated_before(problem: Bi
     assert problem.gradient(config, fidelity)[0] == fresh
 
 
-def test_text_too_short_to_hold_out_is_said_before_any_trial(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("held_out", "validation", "split"), [(512, 0, "held-out"), (0, 512, "validation")])
+def test_text_too_short_to_split_is_said_before_any_trial(
+    tiny: Path, tmp_path: Path, held_out: int, validation: int, split: str
+) -> None:
     (tmp_path / "own.txt").write_text("short " * 100)
-    arguments = {**SMALL, "text": str(tmp_path / "own.txt"), "held_out": 512}
+    arguments = {**SMALL, "text": str(tmp_path / "own.txt"), "held_out": held_out, "validation": validation}
     study = moopt.Study("short", BitAllocation(str(tiny), bits=(4, 8), **arguments))
-    with pytest.raises(WorkerError, match=r"cannot be set up: .*its held-out split has"):
+    with pytest.raises(WorkerError, match=rf"cannot be set up: .*its {split} split has"):
         study.run(trials=3)
 
 
@@ -234,6 +262,8 @@ def test_text_too_short_to_hold_out_is_said_before_any_trial(tiny: Path, tmp_pat
         ({"context": 0}, ProblemError, "Got context=0; expected a whole number above 0"),
         ({"calibration_tokens": 0}, ProblemError, "Got calibration_tokens=0; expected a whole number above 0"),
         ({"tokens": "many"}, ProblemError, "Got tokens='many'"),
+        ({"validation": -1}, ProblemError, "Got validation=-1; expected a whole number from 0"),
+        ({"held_out": None}, ProblemError, "Got held_out=None; expected a whole number from 0"),
         ({"metrics": (CallableMetric("kl", lambda m: 1.0),)}, ProblemError, "is named 'kl', which is moopt's"),
         ({"group_size": 48}, QuantizationError, r"group size 48 does not divide the 64 inputs of model\.layers\.0"),
         ({"quantizer": "magic"}, QuantizationError, "no quantizer 'magic'"),

@@ -19,7 +19,8 @@ from tests.backend import files
 from tests.backend.conftest import make_model
 
 SMALL: dict[str, Any] = {
-    "group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 0, "sensitivity_tokens": 1024,
+    "group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 0, "validation": 0,
+    "sensitivity_tokens": 1024,
 }  # fmt: skip
 MIXED = (2, "nf4", 4, "fp4", "fp8-e4m3", 8)
 

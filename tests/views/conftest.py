@@ -78,6 +78,7 @@ class Builder:
         label: str | None = None,
         held_out: Mapping[str, float] | None = None,
         tokens: int = 1024,
+        validated: Mapping[str, float] | None = None,
     ) -> Trial:
         history, number = self.history, len(self.history.trials)
         known = {o.name for o in history.objectives if o.known}
@@ -95,6 +96,8 @@ class Builder:
         history.events += [Event(seq, job), Event(seq + 1, job, outcome, 1.5, tokens)]
         if held_out is not None:
             history.measures[number, "held-out"] = Evaluation(held_out)
+        if validated is not None:
+            history.measures[number, "validation"] = Evaluation(validated)
         return trial
 
 

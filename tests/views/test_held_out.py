@@ -6,50 +6,41 @@ from itertools import pairwise
 import pytest
 
 from moopt import History, Objective
-from moopt.views.held_out import held_out_card, held_out_data, replacements
+from moopt.views.front import front_card, front_data
+from moopt.views.held_out import held_out_card, held_out_data
 from moopt.views.uniform import findings, uniform_card, uniform_data
 
 
-def overfitted(builder: Callable) -> History:
-    """A search whose point at 88 MB beats uniform-4 on the search data and loses on the held-out data."""
-    build = builder()
+def overfitted(builder: Callable, meta: dict | None = None) -> History:
+    """A search whose point at 88 MB beats uniform-4 on the search data and loses on validation data."""
+    build = builder(meta=meta)
     build.add({"kl": 1.2, "size_mb": 75.0}, label="uniform-3", held_out={"kl": 1.25})
-    build.add({"kl": 0.33, "size_mb": 88.0}, label="uniform-4", held_out={"kl": 0.34})
+    build.add({"kl": 0.33, "size_mb": 88.0}, label="uniform-4", held_out={"kl": 0.34}, validated={"kl": 0.35})
     build.add({"kl": 0.90, "size_mb": 74.0}, held_out={"kl": 1.00})
-    build.add({"kl": 0.30, "size_mb": 88.0}, held_out={"kl": 0.40})
+    build.add({"kl": 0.30, "size_mb": 88.0}, validated={"kl": 0.41})
     return build.history
 
 
-def test_a_point_that_a_baseline_beats_on_held_out_data_is_replaced(builder: Callable) -> None:
+def test_what_a_baseline_replaced_is_named(builder: Callable) -> None:
     history = overfitted(builder)
-    assert {number: trial.label for number, trial in replacements(history).items()} == {3: "uniform-4"}
     table = held_out_data(history)
     assert table["trial"].tolist() == [2, 1]
     assert table["replaces"].tolist() == ["", "trial 3"]
-    assert "replaced 1 of the 2 points" in held_out_card(history).sentence
+    sentence = held_out_card(history).sentence
+    assert sentence.endswith(
+        "1 of 2 points of the front was replaced by a baseline that did better on validation data; "
+        "1 is still to be checked."
+    )
+    assert front_data(history)["role"].tolist() == ["dominated", "front", "front", "replaced"]
+    assert "replaced" in [trace.name for trace in front_card(history).figure.data]
 
 
-def test_a_larger_baseline_replaces_nothing(builder: Callable) -> None:
+def test_held_out_data_selects_nothing(builder: Callable) -> None:
     build = builder()
-    build.add({"kl": 0.33, "size_mb": 89.0}, label="uniform-4", held_out={"kl": 0.1})
+    build.add({"kl": 0.33, "size_mb": 88.0}, label="uniform-4", held_out={"kl": 0.1})
     build.add({"kl": 0.30, "size_mb": 88.0}, held_out={"kl": 0.4})
-    assert replacements(build.history) == {}
-    assert "replaced none of 1 point" in held_out_card(build.history).sentence
-
-
-def test_what_was_not_measured_neither_replaces_nor_is_replaced(builder: Callable) -> None:
-    build = builder()
-    build.add({"kl": 0.33, "size_mb": 88.0}, label="uniform-4")
-    build.add({"kl": 0.30, "size_mb": 88.0}, held_out={"kl": 9.0})
-    assert replacements(build.history) == {}
-
-
-def test_no_reported_point_is_worse_than_a_baseline_of_its_size(bits: History) -> None:
-    table = held_out_data(bits)
-    for trial in (t for t in bits.feasible() if t.label):
-        larger = table[table["size_mb [MB]"] >= trial.values["size_mb"]]
-        held = bits.measures[trial.number, "held-out"].values["kl"]
-        assert (larger["kl held-out [nats/token]"] <= held).all()
+    assert held_out_data(build.history)["trial"].tolist() == [1]
+    assert "replaced" not in held_out_card(build.history).sentence
 
 
 def test_the_table_has_the_held_out_figures_by_size(bits: History) -> None:

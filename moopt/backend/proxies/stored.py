@@ -15,7 +15,7 @@ from moopt.backend.proxies.base import FloatArray
 
 VERSION = 1
 """To be raised when a proxy gives other numbers: what is stored of the old ones is then made again."""
-UNRELATED = ("objectives", "metrics", "held_out", "sensitivities", "sensitivity_tokens")
+UNRELATED = ("objectives", "metrics", "held_out", "validation", "sensitivities", "sensitivity_tokens")
 """What no table depends on."""
 
 

@@ -18,7 +18,14 @@ from moopt.errors import ProblemError
 from moopt.problem import Fidelity
 from moopt_problems import BitAllocation
 
-SMALL: dict[str, Any] = {"group_size": 32, "text": "prose", "tokens": 256, "context": 64, "held_out": 0}
+SMALL: dict[str, Any] = {
+    "group_size": 32,
+    "text": "prose",
+    "tokens": 256,
+    "context": 64,
+    "held_out": 0,
+    "validation": 0,
+}
 
 
 @pytest.fixture(scope="module")
