@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moopt_problems.synthetic.bit_toy import BitToy as BitToy
     from moopt_problems.synthetic.botorch_function import BotorchFunction as BotorchFunction
+    from moopt_problems.synthetic.digits_allocation import DigitsAllocation as DigitsAllocation
     from moopt_problems.synthetic.digits_bits import DigitsBits as DigitsBits
     from moopt_problems.synthetic.noisy import Noisy as Noisy
     from moopt_problems.synthetic.ordinalised import Ordinalised as Ordinalised
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BitToy": "bit_toy",
     "BotorchFunction": "botorch_function",
+    "DigitsAllocation": "digits_allocation",
     "DigitsBits": "digits_bits",
     "Noisy": "noisy",
     "Ordinalised": "ordinalised",

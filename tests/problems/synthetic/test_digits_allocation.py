@@ -1,0 +1,68 @@
+"""Tiny networks with tables and gradients: slopes equal finite differences, tables rank, minibatches nest."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import moopt
+from moopt.errors import ProblemError
+from moopt_problems.synthetic import DigitsAllocation
+
+
+@pytest.fixture(scope="module", params=["mlp", "transformer"])
+def problem(request: pytest.FixtureRequest) -> DigitsAllocation:
+    made = DigitsAllocation(request.param)
+    made.setup(moopt.Resources())
+    return made
+
+
+def test_fewer_images_are_the_first_of_more_and_draws_are_others(problem: DigitsAllocation) -> None:
+    config = dict.fromkeys(problem.space.names, 3)
+    few, many, drawn = (problem.evaluate(config, moopt.Fidelity(*f)) for f in ((8, 0), (64, 0), (8, 5)))
+    assert few.samples is not None
+    assert many.samples is not None
+    assert few.samples["kl"] == pytest.approx(many.samples["kl"][:8], rel=1e-4, abs=1e-7)
+    assert drawn.samples != few.samples
+    assert many.values["kl"] == pytest.approx(np.mean(many.samples["kl"]))
+    assert many.variances is not None
+    assert many.variances["kl"] == pytest.approx(np.var(many.samples["kl"], ddof=1) / 64)
+    again = pickle.loads(pickle.dumps(problem)).evaluate(config, moopt.Fidelity(8, 5))
+    assert again.samples == drawn.samples
+
+
+def test_slopes_equal_finite_differences(problem: DigitsAllocation) -> None:
+    config = dict.fromkeys(problem.space.names, 4)
+    fidelity = moopt.Fidelity(64, 3)
+    values, linear, curvature = problem.gradient(config, fidelity)
+    images, step = problem._drawn(64, 1003), 0.02
+    assert (linear[:, 2] == 0).all()
+    assert (curvature >= 0).all()
+    for row, name in list(enumerate(problem.space.names))[::5]:
+        change = problem._matrices[name, 2] - problem._matrices[name, 4]
+        losses = []
+        for side in (step, -step):
+            problem._become(config)
+            weight = problem._linears[name].weight
+            weight.data = (weight.data + side * change).clone()
+            losses.append(float(problem._divergences(images).double().mean()))
+        assert linear[row, 0] == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=0.05, abs=2e-5)
+    assert values["kl"] > 0
+
+
+@pytest.mark.parametrize(("method", "least"), [("fisher", 0.6), ("hawq-v2", 0.5)])
+def test_tables_rank_single_changes_as_measuring_does(problem: DigitsAllocation, method: str, least: float) -> None:
+    estimated, measured = (problem.sensitivities(each, 256) for each in (method, "one-layer"))
+    assert estimated.shape == measured.shape == problem.costs().shape
+    ranks = [np.argsort(np.argsort(each[:, 1])) for each in (estimated, measured)]
+    assert np.corrcoef(*ranks)[0, 1] > least
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    for settings in ({"network": "cnn"}, {"bits": (3, 9)}, {"sensitivities": "guess"}, {"tokens": 1}, {"draw": -1}):
+        with pytest.raises(ProblemError, match="xpected"):
+            DigitsAllocation(**settings)  # type: ignore[arg-type]
+    with pytest.raises(ProblemError, match="no table 'guess'"):
+        DigitsAllocation("mlp").sensitivities("guess", 16)
