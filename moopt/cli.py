@@ -157,7 +157,7 @@ def plan(
         raise StudyError(
             f"{type(study.problem).__name__} has no method plan(trials, extra, resources), so there is nothing to tell."
         )
-    found = planner(trials, study.algorithm.extra_jobs(trials), study.resources)
+    found = planner(trials, study.algorithm.extra_jobs(study.problem, trials), study.resources)
     needs: Mapping[str, Any] = found if isinstance(found, Mapping) else found.as_dict()
     if as_json:
         print_json({"study": study.name, "trials": trials, "needs": needs})

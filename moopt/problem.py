@@ -160,6 +160,8 @@ class Problem(ABC):
     """What a worker asks a cluster for, in Ray's terms: "CPU", "GPU", "memory" in bytes, or resources of one's own."""
     rungs: Sequence[int] = ()
     """Tokens of screens that say something, the cheapest first, all below those of `fidelity`."""
+    gradient_tokens: int = 0
+    """Tokens of a gradient that says something; 0: as many as an evaluation has."""
     sensitivity: Fidelity | None = None
     """With `sensitivities` and `costs`: how the table a study opens with is made; its `batch` is the method."""
 

@@ -147,7 +147,7 @@ class Algorithm(ABC):
         """What the archive's trials are without their noise, [n, m], signs turned; None: what was measured."""
         return None
 
-    def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
+    def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
         """About what else so many trials will take: by kind of job, how many and the tokens of each."""
         return {}
 

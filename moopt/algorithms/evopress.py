@@ -87,12 +87,16 @@ class EvoPress(Budgeted):
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
+        self._stages = self._screens(problem)
+        self._switches = Switches(self._costs)
+        self._lanes = [Lane(budget) for budget in self._amounts]
+
+    def _screens(self, problem: Problem) -> list[int]:
+        """The tokens of each stage of screens, those of an evaluation last; none where there are no rungs."""
         rungs, most = list(problem.rungs) if self.rungs is None else self.rungs, problem.fidelity.tokens
         if rungs and rungs[-1] >= most:
             raise AlgorithmError(f"The last rung has {rungs[-1]} tokens; expected fewer than the problem's own {most}.")
-        self._stages = [*rungs, most] if rungs else []
-        self._switches = Switches(self._costs)
-        self._lanes = [Lane(budget) for budget in self._amounts]
+        return [*rungs, most] if rungs else []
 
     def ask(self, n: int) -> list[Job]:
         jobs = [Job(t, lane.configs[t], "prune") for lane in self._lanes for t in lane.doomed]
@@ -110,10 +114,10 @@ class EvoPress(Budgeted):
             return jobs
         return self._variations(n, [lane.parent.config for lane in self._lanes if lane.parent is not None])
 
-    def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
-        stages = self._stages or [0]
+    def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
+        stages = self._screens(problem)
         tokens = sum(max(1, self.offspring * self.keep**k) * stage for k, stage in enumerate(stages))
-        return {"screen": (max(0, trials - OPENING), round(tokens))} if self._stages else {}
+        return {"screen": (max(0, trials - OPENING), round(tokens))} if stages else {}
 
     def issued(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

@@ -111,9 +111,9 @@ class Ladder(Algorithm):
         asked = self.algorithm.ask(n - len(rising)) if len(rising) < n else []
         return [*pruned, *rising, *(self._first(job) for job in asked)]
 
-    def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
-        own = {"screen": (trials, sum(rung.tokens for rung in self._rungs))} if hasattr(self, "_rungs") else {}
-        return {**self.algorithm.extra_jobs(trials), **own}
+    def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
+        rungs = problem.rungs if self.rungs is None else self.rungs
+        return {**self.algorithm.extra_jobs(problem, trials), "screen": (trials, sum(rungs))}
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)

@@ -84,7 +84,7 @@ class RCO(Budgeted):
         best = self.archive.least_violating(list(self._best.values()))
         return self._variations(n, [self.archive.jobs[place].config for place in best])
 
-    def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
+    def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
         decisions = min(max(0, trials - OPENING), DECISIONS * len(self.budgets or range(BUDGETS)))
         return {"gradient": (decisions * self.steps * self.samples // DECISIONS, self.tokens)}
 

@@ -82,16 +82,16 @@ class SequentialKnapsack(Budgeted):
     """Improves candidates at several budgets, the one that promises most next.
 
     Args:
-        tokens: Tokens of each gradient.
+        tokens: Tokens of each gradient; None: as many as the problem says (`problem.gradient_tokens`).
         budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines, and
             between those what the sensitivities say.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
-    def __init__(self, tokens: int = 4608, budgets: Sequence[int] | None = None) -> None:
+    def __init__(self, tokens: int | None = None, budgets: Sequence[int] | None = None) -> None:
         super().__init__(budgets)
-        self.tokens = positive("tokens", tokens)
+        self.tokens = None if tokens is None else positive("tokens", tokens)
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
@@ -110,12 +110,15 @@ class SequentialKnapsack(Budgeted):
         if idle:
             lane = max(self._preferred(idle), key=self._worth)
             assert lane.best is not None
-            fidelity, note = Fidelity(self.tokens, self._steps), {"budget": lane.budget}
+            fidelity, note = Fidelity(self._gradient_tokens(self.problem), self._steps), {"budget": lane.budget}
             return [Job(lane.best.trial, lane.best.config, "gradient", fidelity, note=note)]
         return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n, self._best())
 
-    def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
-        return {"gradient": (max(0, trials - OPENING) // NEW_A_STEP, self.tokens)}
+    def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
+        return {"gradient": (max(0, trials - OPENING) // NEW_A_STEP, self._gradient_tokens(problem))}
+
+    def _gradient_tokens(self, problem: Problem) -> int:
+        return self.tokens or problem.gradient_tokens or problem.fidelity.tokens
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)

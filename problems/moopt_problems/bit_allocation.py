@@ -136,6 +136,7 @@ class BitAllocation(Problem):
         self._bench: Workbench | None = None
 
     exclusive = ("latency",)
+    gradient_tokens = 4608
     proxy_bench = data.SMOLLM2
     """Measured allocations that `moopt proxies` ranks by."""
 

@@ -1,0 +1,146 @@
+"""Measured allocations in one Parquet file, and what they say of the methods that chose them. Runs nothing.
+
+A row is one thing that was measured: `problem`, `method`, `budget` ("" for all in one run), `draw` and `order` say in
+which unit; `kind`, `spent` (forward tokens so far), `cost`, `choice` (an option a decision) and `loss` say what. Rows of
+kind "held-out" have `within`, the budget they were chosen for, and `samples`, the loss of each sequence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from moopt import pareto
+from moopt.errors import StorageError
+
+FloatArray = npt.NDArray[np.float64]
+
+UNIT = ["problem", "method", "budget", "draw"]
+"""What no two units of a file share."""
+DRAWS = 2000
+"""Bootstrap draws of an interval."""
+
+
+class Gain(NamedTuple):
+    """By what share one method's held-out loss is below another's, pooled over the draws both have.
+
+    Attributes:
+        pooled: Of the mean losses over all sequences and draws.
+        median: The median of the draws' own shares.
+        low: The 2.5% quantile of `pooled` where sequences are drawn again, the same ones for both and for all draws.
+        high: The 97.5% quantile.
+        draws: How many draws both have.
+    """
+
+    pooled: float
+    median: float
+    low: float
+    high: float
+    draws: int
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The rows of a file; none if there is no file.
+
+    Raises:
+        StorageError: it is no such file.
+    """
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        return pd.DataFrame(columns=[*UNIT, "order", "kind", "spent", "within", "cost", "loss", "choice", "samples"])
+    except (ValueError, OSError) as error:
+        raise StorageError(f"{path} holds no allocations ({error}); delete it to begin anew.") from None
+
+
+def has(path: Path, problem: str, method: str, budget: str, draw: int) -> bool:
+    """Whether a unit is kept in a file."""
+    rows = read(path)
+    own = (rows["problem"] == problem) & (rows["method"] == method) & (rows["budget"] == budget)
+    return bool((own & (rows["draw"] == draw)).any())
+
+
+def add(path: Path, unit: pd.DataFrame) -> None:
+    """Put the rows of units into a file, whole or not at all; units that are there already are replaced."""
+    before = read(path)
+    if len(before):
+        replaced = pd.MultiIndex.from_frame(before[UNIT]).isin(pd.MultiIndex.from_frame(unit[UNIT]))
+        unit = pd.concat([before[~replaced], unit], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    unit.sort_values([*UNIT, "order"]).to_parquet(temporary, index=False, compression="zstd", compression_level=15)
+    temporary.replace(path)
+
+
+def held_out(rows: pd.DataFrame, problem: str, method: str, within: str) -> dict[int, FloatArray]:
+    """What a method's choices within a budget lost on each held-out sequence, [s], by draw."""
+    own = rows[(rows["problem"] == problem) & (rows["kind"] == "held-out")]
+    own = own[(own["method"] == method) & (own["within"] == within)]
+    return {int(d): np.asarray(s, dtype=float) for d, s in zip(own["draw"], own["samples"], strict=True)}
+
+
+def gain(ours: dict[int, FloatArray], theirs: dict[int, FloatArray]) -> Gain | None:
+    """By what share our losses [s], by draw, are below theirs; None without a draw that both have."""
+    draws = sorted(ours.keys() & theirs.keys())
+    if not draws:
+        return None
+    a, b = (np.array([each[draw] for draw in draws]) for each in (ours, theirs))
+    taken = np.random.default_rng(0).integers(a.shape[1], size=(DRAWS, a.shape[1]))
+    drawn = 1 - a[:, taken].mean(axis=(0, 2)) / b[:, taken].mean(axis=(0, 2))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    each = 1 - a.mean(axis=1) / b.mean(axis=1)
+    return Gain(float(1 - a.mean() / b.mean()), float(np.median(each)), float(low), float(high), len(draws))
+
+
+def points(rows: pd.DataFrame, problem: str, method: str, draw: int) -> FloatArray:
+    """The front of what a run evaluated, cost and loss, [n, 2]."""
+    own = rows[(rows["problem"] == problem) & (rows["method"] == method) & (rows["draw"] == draw)]
+    values = own[own["kind"] == "evaluate"][["cost", "loss"]].dropna().to_numpy(dtype=float)
+    return values[pareto.nondominated(values)] if len(values) else values
+
+
+def dominated(ours: FloatArray, theirs: FloatArray) -> float:
+    """The share of their points [k, 2] that one of ours [n, 2] equals or is better than."""
+    covered = (ours[:, None] <= theirs[None]).all(axis=2).any(axis=0)
+    return float(covered.mean())
+
+
+def table(rows: pd.DataFrame, problem: str, against: str) -> pd.DataFrame:
+    """A line each budget and method: draws, median held-out loss and its range, tokens, and how far `against` is below.
+
+    Args:
+        rows: What `read` gives.
+        problem: Which problem.
+        against: The method that the others are compared with.
+    """
+    own = rows[(rows["problem"] == problem) & (rows["kind"] == "held-out")]
+    found = []
+    for (within, method), chosen in own.groupby(["within", "method"]):
+        ours, theirs = (held_out(rows, problem, name, str(within)) for name in (against, str(method)))
+        better = gain(ours, theirs) if method != against else None
+        losses = chosen["loss"]
+        found.append({
+            "budget": within, "method": method, "draws": len(chosen), "loss": losses.median(), "least": losses.min(),
+            "most": losses.max(), "tokens": chosen["spent"].median(),
+            f"{against} below": "" if better is None else f"{better.pooled:.1%} [{better.low:.1%}, {better.high:.1%}]",
+        })  # fmt: skip
+    return pd.DataFrame(found).sort_values(["budget", "loss"], ignore_index=True)
+
+
+def picture(rows: pd.DataFrame, problem: str, path: Path) -> None:
+    """Draw the held-out loss of every method's choices, a panel each budget, as one offline HTML file."""
+    import plotly.express as px
+
+    own = rows[(rows["problem"] == problem) & (rows["kind"] == "held-out")].sort_values(["within", "loss"])
+    figure = px.strip(
+        own, x="loss", y="method", color="method", facet_row="within", log_x=True, hover_data=["draw", "spent"],
+        labels={"loss": "held-out loss of each draw's choice", "method": "", "within": "budget"},
+        title=f"{problem}: the best within a budget", template="plotly_white",
+    )  # fmt: skip
+    figure.update_layout(showlegend=False, height=120 + 260 * own["within"].nunique())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.write_html(path, include_plotlyjs=True)

@@ -1,0 +1,245 @@
+"""The best model in exactly so many bytes, for the same forward tokens: our search against every way to allocate bits.
+
+    python studies/benchmarks/allocation.py                          what problems and methods there are
+    python studies/benchmarks/allocation.py digits-mlp --draws 11    run them; again, and it goes on where it stopped
+    python studies/benchmarks/allocation.py smollm2 --only 'auto; fisher' --draws 1
+    python studies/benchmarks/allocation.py --show                   run nothing, show what is finished
+
+All that a method does is counted in forward tokens: sensitivities, screens and gradients too (a backward pass counts
+two). A draw is of the text and labels that tables are made of, and the seed of the search. What a method chose by the
+search's text is measured on held-out text, sequence by sequence; nothing is selected there. All that was measured is
+kept in a Parquet file beside this script. Prints tables and what we ask as PASS or FAIL, and draws a picture.
+"""
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import moopt
+from moopt.algorithms import NSGA2, QNEHVI, RCO, EvoPress, SequentialKnapsack, SurrogateEvolution
+from moopt.algorithms.opening import configuration
+from moopt.bench import allocations
+from moopt.budgets import Knapsack
+from moopt.problem import Fidelity
+from moopt_problems import BitAllocation
+from moopt_problems.synthetic import DigitsAllocation
+
+KEPT = Path(__file__).parent / "kept" / "allocations.parquet"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A problem, what a run may spend, and the uniform widths whose sizes are the budgets."""
+
+    make: Callable[..., moopt.Problem]
+    tokens: int
+    table: int
+    held_out: int
+    budgets: tuple[int, ...] = (3, 4)
+    tables: tuple[str, ...] = ("fisher", "hawq-v2", "one-layer")
+
+    def amounts(self, problem):
+        """The budgets in the problem's unit of cost, by name."""
+        columns = {int(name.removeprefix("uniform-")): config for name, config in problem.baselines().items()}
+        return {f"{b} bits": cost(problem, columns[b]) for b in self.budgets}
+
+
+smollm2 = partial(BitAllocation, "smollm2-135m", tokens=2_048, held_out=0, validation=0, sensitivity_tokens=4_096)
+minilm = partial(
+    BitAllocation, "minilm-l6", tokens=2_048, context=128, held_out=0, validation=0, sensitivity_tokens=512
+)
+digits = partial(DigitsAllocation, tokens=300, sensitivity_tokens=300)
+SETTINGS = {
+    "digits-mlp": Setting(partial(digits, "mlp"), 43_800, 300, 247),
+    "digits-transformer": Setting(partial(digits, "transformer"), 43_800, 300, 247),
+    "minilm": Setting(minilm, 300_000, 512, 16_384, tables=("one-layer", "output-error")),
+    "smollm2": Setting(smollm2, 300_000, 12_288, 32_768, tables=("fisher", "hawq-v2")),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A search: what makes its algorithm, given the budget or None for all, and the share of the tokens it gets."""
+
+    make: Callable[..., object]
+    alone: bool = False
+    share: float = 1.0
+
+
+def rco(budget, setting, tokens):
+    """The paper's 200 steps of 4 candidates, scaled down to what the tokens allow."""
+    problem = setting.make()
+    each = problem.forward_tokens("gradient", Fidelity(problem.fidelity.tokens // 4))
+    steps = int(0.7 * tokens / (2 * each))
+    return RCO([budget], steps=max(steps, 10), samples=2, tokens=problem.fidelity.tokens // 4)
+
+
+METHODS = {
+    "auto": Method(lambda budget, setting, tokens: "auto"),
+    "qnehvi": Method(lambda budget, setting, tokens: QNEHVI()),
+    "surrogate-evolution": Method(lambda budget, setting, tokens: SurrogateEvolution()),
+    "nsga2": Method(lambda budget, setting, tokens: NSGA2(20)),
+    "evopress": Method(lambda budget, setting, tokens: EvoPress([budget]), alone=True),
+    "evopress, all budgets": Method(lambda budget, setting, tokens: EvoPress()),
+    "sequential-knapsack": Method(
+        lambda budget, setting, tokens: SequentialKnapsack(budgets=[budget]), True, 220 / 300
+    ),
+    "rco, a third": Method(rco, True, 1 / 3),
+}
+RIVAL = "evopress, all budgets"
+GRADIENTS = {"sequential-knapsack", "rco, a third"}
+
+
+def cost(problem, config):
+    """What a configuration costs, in the problem's unit."""
+    levels = [int(problem.space[n].encode(config[n]) - problem.space[n].lower) for n in problem.space.names]
+    return Knapsack(np.zeros(problem.costs().shape), problem.costs()).cost(levels)
+
+
+def units(name, draws, only):
+    """What there is to run: problem, method, budget and draw; low draws first."""
+    setting = SETTINGS[name]
+    problem = setting.make()
+    able = "gradient" in moopt.problem.capabilities(problem)
+    for draw in range(draws):
+        for table in ("uniform", *setting.tables):
+            if not only or table in only:
+                yield table, None, draw
+        for method, how in METHODS.items():
+            if (not only or method in only) and (able or method not in GRADIENTS):
+                yield from ((method, b, draw) for b in (setting.amounts(problem) if how.alone else (None,)))
+
+
+def run(name, method, budget, draw, folder):
+    """One unit: everything that was measured, and the choices on held-out text, as rows."""
+    setting = SETTINGS[name]
+    problem = setting.make(draw=draw)
+    amounts = setting.amounts(problem)
+    wanted = amounts if budget is None else {budget: amounts[budget]}
+    if method not in METHODS:
+        problem.setup(moopt.Resources(threads=1))
+        rows, best = tabled(problem, method, wanted, setting.table)
+    else:
+        how = METHODS[method]
+        tokens = int(how.share * setting.tokens)
+        algorithm = how.make(wanted.get(budget), setting, tokens)
+        place = folder / f"{name}, {method}, {budget}, {draw}.journal" if name == "smollm2" else None
+        study = moopt.Study(method, problem, algorithm, place, seed=draw, resources=moopt.Resources(threads=1))
+        study.run(tokens=tokens)
+        rows, best = searched(study.history, problem, wanted, tokens)
+    job = Fidelity(setting.held_out, "held-out")
+    spent = max((row["spent"] for row in rows), default=0)
+    for within, config in best.items():
+        found = problem.evaluate(config, job)
+        loss = problem.objectives[0].name
+        samples = (found.samples or {})[loss]
+        rows.append(row(problem, config, "held-out", spent, found.values[loss], within, samples))
+    day = datetime.now(UTC).date().isoformat()
+    key = {"problem": name, "method": method, "budget": budget or "", "draw": draw, "day": day}
+    return [{**key, "order": i, **each} for i, each in enumerate(rows)]
+
+
+def tabled(problem, method, amounts, tokens):
+    """The knapsacks on a table at each budget; for "uniform" the uniform widths."""
+    if method == "uniform":
+        return [], {within: problem.baselines()[f"uniform-{within.split()[0]}"] for within in amounts}
+    spent = problem.forward_tokens("sensitivity", Fidelity(tokens, method))
+    knapsack = Knapsack(problem.sensitivities(method, tokens), problem.costs())
+    best = {within: configuration(problem, knapsack.at(amount)) for within, amount in amounts.items()}
+    return [row(problem, config, "table", spent, np.nan, within) for within, config in best.items()], best
+
+
+def searched(history, problem, amounts, tokens):
+    """What a search measured, and its best within each budget by that."""
+    rows, spent, loss = [], 0, problem.objectives[0].name
+    for event in history.events:
+        spent += event.tokens
+        if event.outcome is not None and event.job.config and hasattr(event.outcome, "values"):
+            value = event.outcome.values.get(loss, np.nan)
+            rows.append(row(problem, event.job.config, event.job.kind, spent, value))
+    done, best = history.feasible(), {}
+    for within, amount in amounts.items():
+        fitting = [t for t in done if cost(problem, t.config) <= amount]
+        best[within] = min(fitting, key=lambda t: t.values[loss]).config
+    return rows, best
+
+
+def row(problem, config, kind, spent, loss, within="", samples=None):
+    choice = [int(problem.space[n].encode(config[n]) - problem.space[n].lower) for n in problem.space.names]
+    found = {"kind": kind, "spent": int(spent), "within": within, "cost": cost(problem, config), "loss": float(loss)}
+    return {**found, "choice": choice, "samples": None if samples is None else list(map(float, samples))}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", nargs="*", choices=[[], *SETTINGS], metavar="PROBLEM", help=", ".join(SETTINGS))
+    parser.add_argument("--only", default="", help=f"methods, with semicolons between: {'; '.join(METHODS)}; tables")
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--kept", type=Path, default=KEPT, help="the file of what was measured, read and added to")
+    parser.add_argument("--out", type=Path, default=Path("runs/allocation"), help="where studies under way are")
+    parser.add_argument("--show", action="store_true", help="run nothing; show what is kept")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    only = [each.strip() for each in asked.only.split(";") if each.strip()]
+    for name in asked.problems if not asked.show else ():
+        for method, budget, draw in units(name, asked.draws, only):
+            if not allocations.has(asked.kept, name, method, budget or "", draw):
+                allocations.add(asked.kept, pd.DataFrame(run(name, method, budget, draw, asked.out)))
+                gc.collect()  # a study holds gigabytes, and refers to itself
+                print(f"{name}, {method}, {budget or 'all budgets'}, draw {draw}: done", file=sys.stderr)
+    kept = allocations.read(asked.kept)
+    names = [name for name in asked.problems or SETTINGS if (kept["problem"] == name).any()]
+    sys.exit(0 if all([report(kept, name, asked.out) for name in names]) else 1)
+
+
+def report(kept, name, out):
+    """Print a problem's table and what we ask of it, and draw it; whether nothing of what was measured falls short."""
+    print(f"\n== {name}\n{allocations.table(kept, name, 'auto').to_string(index=False, float_format='{:.5g}'.format)}")
+    allocations.picture(kept, name, out / f"{name}.html")
+    good = True
+    for text, value, low, bound in asks(kept, name):
+        held = value >= bound and low > 0
+        good &= held
+        print(f"{'PASS' if held else 'FAIL'} {text}: {value:.3f}, interval from {low:.3f} (>= {bound}, above 0)")
+    for text, value, bound in whole_fronts(kept, name):
+        good &= value >= bound
+        print(f"{'PASS' if value >= bound else 'FAIL'} {text}: {value:.3f} (>= {bound})")
+    return good
+
+
+def asks(kept, name):
+    """What is asked of held-out losses: by what share one method is to be below another."""
+    wanted = [
+        ("auto", "evopress", "3 bits", 0.05), ("auto", "evopress", "4 bits", 0.05),
+        ("auto", "hawq-v2", "3 bits", 0.1), ("auto", "hawq-v2", "4 bits", 0.1),
+        ("auto", "fisher", "3 bits", 0.075), ("auto", "fisher", "4 bits", 0.02),
+        ("sequential-knapsack", "fisher", "3 bits", 0.075),
+    ]  # fmt: skip
+    for ours, theirs, within, bound in wanted:
+        found = allocations.gain(*(allocations.held_out(kept, name, each, within) for each in (ours, theirs)))
+        if found is not None:
+            yield f"{within}: {ours} below {theirs}, median of {found.draws} draws", found.median, found.low, bound
+
+
+def whole_fronts(kept, name):
+    """What is asked of losses without an interval, and of whole fronts; by what the search measured."""
+    for within in ("3 bits", "4 bits"):
+        pair = [allocations.held_out(kept, name, each, within) for each in ("rco, a third", "evopress")]
+        if found := allocations.gain(*pair):
+            yield f"{within}: rco with a third of the tokens below evopress, median", found.median, 0.0
+    fronts = [[allocations.points(kept, name, each, draw) for each in ("auto", RIVAL)] for draw in range(11)]
+    shares = [allocations.dominated(ours, theirs) for ours, theirs in fronts if len(ours) and len(theirs)]
+    if shares:
+        yield f"share of the points of {RIVAL} that auto has or beats, median", float(np.median(shares)), 0.9
+
+
+if __name__ == "__main__":
+    main()
