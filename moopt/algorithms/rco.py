@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt.algorithms.base import positive, share
-from moopt.algorithms.budgeted import BUDGETS, Budgeted
+from moopt.algorithms.budgeted import Budgeted, Budgets
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
@@ -40,7 +40,8 @@ class RCO(Budgeted):
     next budget begins from the logits of this one.
 
     Args:
-        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines.
+        budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
+            `problem.costs()`; None: the costs of the problem's baselines.
         steps: Steps at every budget.
         samples: Candidates of a step, each a job of its own.
         tokens: Tokens of each gradient.
@@ -51,7 +52,7 @@ class RCO(Budgeted):
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
     def __init__(
-        self, budgets: Sequence[int] | None = None, steps: int = 200, samples: int = 4, tokens: int = 2048,
+        self, budgets: Budgets = None, steps: int = 200, samples: int = 4, tokens: int = 2048,
         hot: float = 1.0, cold: float = 0.01,
     ) -> None:  # fmt: skip
         super().__init__(budgets)
@@ -69,7 +70,7 @@ class RCO(Budgeted):
         self._place, self._step = 0, 0
         self._asked: set[int] = set()
         self._found: dict[int, FloatArray | None] = {}
-        self._decided: list[Config] = []
+        self._decided: list[Config] = list(self._ends)
         self._best: dict[int, int] = {}
         self._relaxation: Relaxation | None = None
 
@@ -85,7 +86,7 @@ class RCO(Budgeted):
         return self._variations(n, [self.archive.jobs[place].config for place in best])
 
     def extra_jobs(self, trials: int) -> dict[str, tuple[int, int]]:
-        decisions = min(max(0, trials - OPENING), DECISIONS * len(self.budgets or range(BUDGETS)))
+        decisions = min(max(0, trials - OPENING), DECISIONS * self._lowered())
         return {"gradient": (decisions * self.steps * self.samples // DECISIONS, self.tokens)}
 
     def issued(self, jobs: Sequence[Job]) -> None:
