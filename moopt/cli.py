@@ -62,13 +62,7 @@ def run(
     patience: given.Patience = None,
     model: given.Model = None,
     storage: Annotated[str | None, typer.Option(help="A file or a database URL; made when it is missing.")] = None,
-    algorithm: Annotated[
-        str | None,
-        typer.Option(
-            help="auto, chebyshev, map-elites, nsga2, nsga3, parego, qnehvi, random, rco, sequential-knapsack, sobol, "
-            "tpe, or a plug-in."
-        ),
-    ] = None,
+    algorithm: given.Algorithm = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
     prefer: given.Prefer = None,
     weights: given.Weights = None,
@@ -102,6 +96,8 @@ def run(
       moopt run my_study.py --seconds 3600 --patience 50
 
       moopt run my_study.py --prefer "size_mb <= 80" --weight kl=2 --weight size_mb=1
+
+      moopt run bit-allocation --model smollm2-135m --algorithm "rco@budgets.size_mb=80,88"
 
       moopt run my_study.py:study --set bits=2,4,8 --set group_size=32
 
@@ -140,8 +136,8 @@ def run(
 
 @command
 def plan(
-    target: given.Target, trials: given.Trials = 100, model: given.Model = None, changes: given.Changes = None,
-    as_json: given.AsJson = False, debug: given.Debug = False,
+    target: given.Target, trials: given.Trials = 100, model: given.Model = None, algorithm: given.Algorithm = None,
+    changes: given.Changes = None, as_json: given.AsJson = False, debug: given.Debug = False,
 ) -> None:  # fmt: skip
     """What a run will need, before anything runs: memory, disk and minutes, and how each was found.
 
@@ -150,8 +146,11 @@ def plan(
       moopt plan bit-allocation --model smollm2-135m --trials 120
 
       moopt plan my_study.py --model ./my-model --json
+
+      moopt plan bit-allocation --model smollm2-135m --algorithm "rco@budgets.size_mb=80,88"
     """
-    study = _study(target, changes, model=model)
+    study = _study(target, changes, model=model, algorithm=algorithm)
+    study.algorithm.start(study.problem, study.seed)  # what it cannot search, such as a budget, is refused here too
     planner = getattr(study.problem, "plan", None)
     if planner is None:
         raise StudyError(

@@ -28,6 +28,13 @@ Changes = Annotated[
         "or of its problem: --set bits=2,4,8 --set group_size=32. May be repeated.",
     ),
 ]
+Algorithm = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, chebyshev, evopress, ladder, map-elites, nsga2, nsga3, parego, qnehvi, random, rco, "
+        'sequential-knapsack, sobol, surrogate-evolution, tpe, or a plug-in. With settings after an @: "rco@steps=50,budgets.size_mb=80,88".'
+    ),
+]
 Prefer = Annotated[
     list[str] | None,
     typer.Option(

@@ -15,8 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from moopt import conditions
-from moopt.errors import MooptError, StudyError
+from moopt import algorithms, conditions
+from moopt.algorithms import Algorithm
+from moopt.errors import AlgorithmError, MooptError, StudyError
 from moopt.preference import Preference
 from moopt.problem import Problem, Resources
 from moopt.study import Study
@@ -71,6 +72,22 @@ def problem(target: str) -> Problem:
     return study(where, settings).problem
 
 
+def algorithm(text: str) -> Algorithm:
+    """The algorithm of a name, with settings after an @ if need be: "nsga2@population_size=20".
+
+    An entry of a mapping has a dot: "rco@budgets.size_mb=80,88".
+
+    Raises:
+        AlgorithmError: there is no such algorithm, or a setting that it lacks or cannot take.
+    """
+    name, given = with_settings(text)
+    made = algorithms.create(name)
+    known = [key for key in inspect.signature(type(made)).parameters if given]
+    if unknown := [key for key in given if key not in known]:
+        raise AlgorithmError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}.")
+    return type(made)(**given) if given else made
+
+
 def plugin(name: str) -> Any:
     """What a plug-in registers as a problem of that name.
 
@@ -95,6 +112,8 @@ def with_overrides(found: Study, changes: Mapping[str, Any]) -> Study:
     arguments = {key: asked.pop(key, value) for key, value in zip(STUDY_ARGUMENTS, present, strict=True)}
     for key in ("name", "storage"):  # digits are a name too
         arguments[key] = _like("" if arguments[key] is not None else None, arguments[key])
+    if isinstance(arguments["algorithm"], str) and "@" in arguments["algorithm"]:
+        arguments["algorithm"] = algorithm(arguments["algorithm"])
     resources = Resources(**{key: asked.pop(key, getattr(found.resources, key)) for key in RESOURCES})
     preference = asked.pop("preference", found.preference)
     problem = _rebuilt(found.problem, asked) if asked else found.problem

@@ -17,8 +17,11 @@ from moopt.errors import BudgetError
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-FIRST, SECOND, TINY = 0.9, 0.999, 1e-8
-"""Adam's decay rates, and what keeps it from dividing by nothing."""
+FIRST, SECOND, TINY = 0.9, 0.95, 1e-8
+"""Adam's decay rates, and what keeps it from dividing by nothing.
+
+Gradients grow as the temperature falls; what is remembered of squares for a thousand steps (0.999) would come too late.
+"""
 
 
 class Relaxation:

@@ -100,7 +100,7 @@ def test_the_only_study_of_a_file_needs_no_name(moopt: Moopt) -> None:
 def test_running_again_goes_on_to_the_same_total(moopt: Moopt) -> None:
     moopt("run", "toy.py", "--trials", "5")
     again = json.loads(moopt("run", "toy.py", "--trials", "8", "--json").stdout)
-    assert again["trials"] == {"complete": 8, "failed": 0, "running": 0}
+    assert again["trials"] == {"complete": 8, "failed": 0, "running": 0, "pruned": 0}
 
 
 @pytest.mark.parametrize("name", ["study", "Toy", "made"])
@@ -182,6 +182,8 @@ def test_entries_of_a_mapping_are_set_one_by_one() -> None:
         (["toy.py", "--set", "scale=-1"], "ValueError: scale is -1"),
         (["toy.py:Toy", "--set", "width=2"], "did you mean 'widths'"),
         (["toy.py", "--algorithm", "magic"], "There is no algorithm 'magic'"),
+        (["toy.py", "--algorithm", "nsga2@size=3"], "nsga2 has no setting 'size'; it has population_size"),
+        (["toy.py", "--algorithm", "rco@budgets.size=two"], "The budgets of 'size' are 'two'; expected numbers"),
         (["toy.py", "--model", "m"], "has no argument 'model'"),
         (["toy.py", "--set", "threads=abc"], "threads is 'abc'; expected a whole number from 1"),
         (["toy.py", "--storage", ""], "The storage is ''; expected a path"),
@@ -295,6 +297,12 @@ def test_plan_tells_how_each_figure_was_found(moopt: Moopt) -> None:
     assert result.exit_code == 0
     assert "one second a trial" in result.stdout
     assert json.loads(moopt("plan", "toy.py", "--trials", "120", "--json").stdout)["needs"]["minutes"]["value"] == 2
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_budget_that_nothing_meets_is_refused(moopt: Moopt, command: str) -> None:
+    said = refused(moopt(command, "bit-toy", "--algorithm", "rco@budgets.size=1"))
+    assert "no configuration is within it: expected one from" in said
 
 
 def test_front_writes_csv_and_json(moopt: Moopt, folder: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from moopt import known_budgets
 from moopt.algorithms.base import Algorithm, positive
 from moopt.algorithms.opening import configuration, discrete_names
 from moopt.budgets import Knapsack
@@ -19,6 +20,9 @@ from moopt.space import Config
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+Budgets: TypeAlias = Sequence[int] | Mapping[str, float | Sequence[float]] | None
+"""Costs, or bounds by the name of a known objective, such as {"size_mb": [80, 88]}; None: those of the baselines."""
+
 BUDGETS = 5
 """Budgets, evenly between the least and the most, where no baseline lies between those."""
 
@@ -27,16 +31,25 @@ class Budgeted(Algorithm):
     """Lowers one measured objective, the loss, at several budgets. Costs are whole numbers, decisions discrete.
 
     Args:
-        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines.
+        budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
+            `problem.costs()`; None: the costs of the problem's baselines. Where a bound leaves the cheapest or the
+            dearest configuration no choice, that one is evaluated and nothing is searched.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs"})
 
-    def __init__(self, budgets: Sequence[int] | None = None) -> None:
+    def __init__(self, budgets: Budgets = None) -> None:
         given: object = budgets  # whatever is given, a string too
         if isinstance(given, str) or not isinstance(given, Iterable | None):
-            raise AlgorithmError(f"budgets is {budgets!r}; expected a list of whole numbers above 0, or None.")
-        self.budgets = None if budgets is None else [positive("a budget", b) for b in budgets]
+            raise AlgorithmError(
+                f"budgets is {budgets!r}; expected a list of whole numbers above 0, bounds by the name of a known "
+                "objective, such as {'size_mb': [80, 88]}, or None."
+            )
+        self.budgets: list[int] | dict[str, list[float]] | None
+        if isinstance(budgets, Mapping):
+            self.budgets = known_budgets.checked(budgets)
+        else:
+            self.budgets = None if budgets is None else [positive("a budget", b) for b in budgets]
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
@@ -50,23 +63,39 @@ class Budgeted(Algorithm):
         if not measured:
             raise AlgorithmError(f"{mine} improves a measured objective; all of the problem's are known.")
         self._loss = measured[0]
+        self._ends: list[Config] = []
         self._amounts = self._chosen_budgets(problem)
 
     def _chosen_budgets(self, problem: Problem) -> list[int]:
         """The costs to search at, strictly between the cheapest and the dearest configuration."""
-        knapsack = Knapsack(np.zeros(self._costs.shape), self._costs)
+        knapsack = Knapsack(-self._costs, self._costs)
         given = self.budgets
         if given is None:
             given = sorted({self._cost(config) for config in problem.baselines().values()})
+        elif isinstance(given, dict):
+            given = known_budgets.amounts(problem, given)
+            ends = [self._configuration(knapsack.at(b)) for b in given if b in (knapsack.least, knapsack.most)]
+            self._ends = [config for config in ends if self.within_known_bounds(config)]
         found = [b for b in given if knapsack.least < b < knapsack.most]
         if not found and self.budgets is None:
             between = np.linspace(knapsack.least, knapsack.most, BUDGETS + 2)[1:-1]
             found = sorted({int(b) for b in between if knapsack.least < int(b)})
+        if not found and isinstance(self.budgets, dict):
+            raise AlgorithmError(
+                f"{type(self).__name__} has nothing to search: within {self.budgets} are the cheapest or the dearest "
+                "configuration alone; expected a budget between them."
+            )
         if not found:
             raise AlgorithmError(
                 f"{type(self).__name__} has no budget between {knapsack.least} and {knapsack.most}; got {given}."
             )
         return found
+
+    def _lowered(self) -> int:
+        """At about how many budgets it will search."""
+        if isinstance(self.budgets, dict):
+            return sum(map(len, self.budgets.values()))
+        return len(self.budgets or range(BUDGETS))
 
     def _configuration(self, choice: IntArray) -> Config:
         """The configuration of options [decisions]."""

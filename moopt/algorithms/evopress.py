@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moopt.algorithms.base import positive, share
-from moopt.algorithms.budgeted import Budgeted
+from moopt.algorithms.budgeted import Budgeted, Budgets
 from moopt.algorithms.switches import Switches
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
@@ -67,14 +67,15 @@ class EvoPress(Budgeted):
     rungs, all offspring are evaluated, and the best becomes the parent if it is better.
 
     Args:
-        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines.
+        budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
+            `problem.costs()`; None: the costs of the problem's baselines.
         offspring: Candidates of a generation.
         keep: The share of them that goes on from each rung to the next, one at least.
         rungs: Tokens of the screens before the last, the fewest first; None: `problem.rungs`. Empty: no screens.
     """
 
     def __init__(
-        self, budgets: Sequence[int] | None = None, offspring: int = 16, keep: float = 0.25,
+        self, budgets: Budgets = None, offspring: int = 16, keep: float = 0.25,
         rungs: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(budgets)
@@ -99,6 +100,9 @@ class EvoPress(Budgeted):
         return [*rungs, most] if rungs else []
 
     def ask(self, n: int) -> list[Job]:
+        ends = [config for config in self._ends if not self.seen(config)]
+        if ends:
+            return self.jobs(ends[:n])
         jobs = [Job(t, lane.configs[t], "prune") for lane in self._lanes for t in lane.doomed]
         busy = [lane for lane in self._lanes if lane.running]
         for lane in busy:

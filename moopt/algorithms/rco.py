@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt.algorithms.base import positive, share
-from moopt.algorithms.budgeted import BUDGETS, Budgeted
+from moopt.algorithms.budgeted import Budgeted, Budgets
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
@@ -19,8 +19,8 @@ from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
 
-TRAVEL = 20.0
-"""How far logits move at most in all steps together: with the paper's 200 steps, a tenth each."""
+TRAVEL = 30.0
+"""About how far logits move at most in all steps together: with the paper's 200 steps, 0.15 each on average."""
 DECISIONS = 5
 """How often the likeliest choice at a budget is evaluated."""
 OPENING = 15
@@ -40,7 +40,8 @@ class RCO(Budgeted):
     next budget begins from the logits of this one.
 
     Args:
-        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines.
+        budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
+            `problem.costs()`; None: the costs of the problem's baselines.
         steps: Steps at every budget.
         samples: Candidates of a step, each a job of its own.
         tokens: Tokens of each gradient.
@@ -51,7 +52,7 @@ class RCO(Budgeted):
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
     def __init__(
-        self, budgets: Sequence[int] | None = None, steps: int = 200, samples: int = 4, tokens: int = 2048,
+        self, budgets: Budgets = None, steps: int = 200, samples: int = 4, tokens: int = 2048,
         hot: float = 1.0, cold: float = 0.01,
     ) -> None:  # fmt: skip
         super().__init__(budgets)
@@ -69,7 +70,7 @@ class RCO(Budgeted):
         self._place, self._step = 0, 0
         self._asked: set[int] = set()
         self._found: dict[int, FloatArray | None] = {}
-        self._decided: list[Config] = []
+        self._decided: list[Config] = list(self._ends)
         self._best: dict[int, int] = {}
         self._relaxation: Relaxation | None = None
 
@@ -85,7 +86,7 @@ class RCO(Budgeted):
         return self._variations(n, [self.archive.jobs[place].config for place in best])
 
     def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
-        decisions = min(max(0, trials - OPENING), DECISIONS * len(self.budgets or range(BUDGETS)))
+        decisions = min(max(0, trials - OPENING), DECISIONS * self._lowered())
         return {"gradient": (decisions * self.steps * self.samples // DECISIONS, self.tokens)}
 
     def issued(self, jobs: Sequence[Job]) -> None:
@@ -131,6 +132,10 @@ class RCO(Budgeted):
         spent = self._step / max(self.steps - 1, 1)
         return float(self.hot * (self.cold / self.hot) ** spent)
 
+    def _rate(self) -> float:
+        """How far logits move at most in the present step: half a cosine, so that the last ones settle."""
+        return float(TRAVEL / self.steps * (1 + np.cos(np.pi * (self._step + 0.5) / self.steps)))
+
     def _noise(self, sample: int) -> np.random.Generator:
         """The noise of a candidate of the present step: the same whenever asked."""
         return np.random.default_rng([self.seed, self._place, self._step, sample])
@@ -151,7 +156,7 @@ class RCO(Budgeted):
             return
         known = [found for _, found in sorted(self._found.items()) if found is not None]
         if known:
-            self._relaxation.step(np.mean(known, axis=0), TRAVEL / self.steps)
+            self._relaxation.step(np.mean(known, axis=0), self._rate())
         self._step += 1
         self._asked, self._found = set(), {}
         if self._step % max(self.steps // DECISIONS, 1) == 0 or self._step == self.steps:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt.algorithms.base import positive
-from moopt.algorithms.budgeted import Budgeted
+from moopt.algorithms.budgeted import Budgeted, Budgets
 from moopt.budgets import Knapsack
 from moopt.errors import BudgetError
 from moopt.jobs import Failure, Job, Outcome
@@ -83,20 +83,20 @@ class SequentialKnapsack(Budgeted):
 
     Args:
         tokens: Tokens of each gradient; None: as many as the problem says (`problem.gradient_tokens`).
-        budgets: Costs (in the unit of `problem.costs()`) to search at; None: those of the problem's baselines, and
-            between those what the sensitivities say.
+        budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
+            `problem.costs()`; None: the costs of the problem's baselines, and between those what the sensitivities say.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
-    def __init__(self, tokens: int | None = None, budgets: Sequence[int] | None = None) -> None:
+    def __init__(self, tokens: int | None = None, budgets: Budgets = None) -> None:
         super().__init__(budgets)
         self.tokens = None if tokens is None else positive("tokens", tokens)
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
         self._predicted: FloatArray | None = None
-        self._predicted_best: list[Config] = []
+        self._predicted_best: list[Config] = list(self._ends)
         self._steps = 0
         self._lanes = [Lane(budget) for budget in self._amounts]
 
@@ -136,7 +136,7 @@ class SequentialKnapsack(Budgeted):
             super().tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
                 self._predicted = np.array(outcome.attributes["table"])
-                self._predicted_best = self._knapsacks(self._predicted)
+                self._predicted_best = [*self._ends, *self._knapsacks(self._predicted)]
             elif job.kind == "gradient":
                 self._linearised(self._lane(job), job, outcome)
             elif job.kind == "evaluate":

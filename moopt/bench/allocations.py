@@ -1,8 +1,8 @@
 """Measured allocations in one Parquet file, and what they say of the methods that chose them. Runs nothing.
 
-A row is one thing that was measured: `problem`, `method`, `budget` ("" for all in one run), `draw` and `order` say in
-which unit; `kind`, `spent` (forward tokens so far), `cost`, `choice` (an option a decision) and `loss` say what. Rows of
-kind "held-out" have `within`, the budget they were chosen for, and `samples`, the loss of each sequence.
+A row is one thing that was measured: `problem`, `method`, `budget` ("" for all at once), `draw` and `order` say in
+which unit; `kind`, `spent` (forward tokens so far), `cost`, `choice` (an option a decision) and `loss` say what. Those
+of kind "held-out" have `within`, the budget they were chosen for, and `samples`, the loss of each sequence.
 """
 
 from __future__ import annotations

@@ -109,11 +109,9 @@ def searcher(name: str, problem: Problem, evaluations: int, seed: int) -> Search
 
 def algorithm(name: str) -> Algorithm:
     """One of our algorithms by its name, with settings if need be: "nsga2@population_size=20,other=3"."""
-    from moopt.cli_targets import with_settings
+    from moopt import cli_targets
 
-    plain, settings = with_settings(name)
     try:
-        made = algorithms.create(plain)
-        return type(made)(**settings) if settings else made
+        return cli_targets.algorithm(name)
     except (AlgorithmError, TypeError) as error:
         raise AlgorithmError(f"{error} Or {AUTO}; the peers are {', '.join(PEERS)}.") from None

@@ -77,11 +77,11 @@ def test_it_goes_on_where_gradients_fail_or_all_is_found(problem: BitToy) -> Non
 
 
 def test_it_says_about_how_many_gradients_it_will_take() -> None:
-    assert quick().extra_jobs(10) == {"gradient": (0, 512)}
-    assert quick([700]).extra_jobs(500) == {"gradient": (80, 512)}
+    assert quick().extra_jobs(BitToy(8), 10) == {"gradient": (0, 512)}
+    assert quick([700]).extra_jobs(BitToy(8), 500) == {"gradient": (80, 512)}
     taken = drive(quick(), BitToy(8, interaction=1.0), 500)
     gradients = sum(isinstance(entry, tuple) and entry[0].kind == "gradient" for entry in taken)
-    assert 0.5 * gradients < quick().extra_jobs(500)["gradient"][0] < 2 * gradients
+    assert 0.5 * gradients < quick().extra_jobs(BitToy(8), 500)["gradient"][0] < 2 * gradients
 
 
 def test_what_it_cannot_search_is_refused() -> None:

@@ -21,6 +21,7 @@ from moopt.backend import packed
 from moopt.backend.grid import Grid
 from moopt.backend.metrics import CallableMetric
 from moopt.backend.quantizers import MatGPTQ
+from moopt.budgets import Knapsack
 from moopt.errors import (
     MetricError,
     ModelNotFound,
@@ -31,6 +32,7 @@ from moopt.errors import (
     WorkerError,
 )
 from moopt.history import Event, History
+from moopt.known_budgets import amounts
 from moopt_problems import BitAllocation
 
 SMALL: dict[str, Any] = {
@@ -51,6 +53,20 @@ def test_the_bytes_are_those_of_the_file(problem: BitAllocation, tmp_path: Path)
     matrices = packed.read(path).matrices
     assert {name: matrix.bits for name, matrix in matrices.items()} == {**problem.widths(config), **problem.fixed}
     assert path.stat().st_size == problem.bytes(config) == problem.known(config)["size_mb"] * 1e6
+
+
+def test_a_budget_in_megabytes_is_kept_by_the_file(problem: BitAllocation, tmp_path: Path) -> None:
+    costs = problem.costs()
+    sizes = [problem.known(problem.baselines()[name])["size_mb"] for name in ("uniform-2", "uniform-8")]
+    bound = sum(sizes) / 2
+    (amount,) = amounts(problem, {"size_mb": [bound]})
+    choice = Knapsack(-costs, costs).at(amount)
+    path = problem.save(problem.space.decode(choice), tmp_path / "model.safetensors")
+    step = np.diff(np.sort(costs, axis=1), axis=1).min()
+    assert bound * 1e6 - step < path.stat().st_size <= bound * 1e6
+    assert path.stat().st_size == round(sizes[0] * 1e6) - Knapsack(costs, costs).least + Knapsack(costs, costs).cost(
+        choice
+    )
 
 
 def test_a_saved_candidate_generates_with_its_tokenizer_beside_it(problem: BitAllocation, tmp_path: Path) -> None:
