@@ -32,7 +32,8 @@ Algorithm = Annotated[
     str | None,
     typer.Option(
         help="auto, chebyshev, evopress, ladder, map-elites, nsga2, nsga3, parego, qnehvi, random, rco, "
-        'sequential-knapsack, sobol, surrogate-evolution, tpe, or a plug-in. With settings after an @: "rco@steps=50,budgets.size_mb=80,88".'
+        "sequential-knapsack, sobol, surrogate-evolution, tpe, or a plug-in. With settings after an @: "
+        '"rco@steps=50,budgets.size_mb=80,88".'
     ),
 ]
 Prefer = Annotated[
