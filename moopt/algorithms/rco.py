@@ -21,8 +21,6 @@ FloatArray = npt.NDArray[np.float64]
 
 TRAVEL = 30.0
 """About how far logits move at most in all steps together: with the paper's 200 steps, 0.15 each on average."""
-DECISIONS = 5
-"""How often the likeliest choice at a budget is evaluated."""
 OPENING = 15
 """About how many trials come before the first step."""
 SMALLEST = 1e-8
@@ -47,17 +45,18 @@ class RCO(Budgeted):
         tokens: Tokens of each gradient.
         hot: The temperature of the first step at a budget.
         cold: That of the last; in between it falls exponentially.
+        decisions: How often at each budget the likeliest candidate is evaluated.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
     def __init__(
         self, budgets: Budgets = None, steps: int = 200, samples: int = 4, tokens: int = 2048,
-        hot: float = 1.0, cold: float = 0.01,
+        hot: float = 1.0, cold: float = 0.01, decisions: int = 10,
     ) -> None:  # fmt: skip
         super().__init__(budgets)
         self.steps, self.samples = positive("steps", steps), positive("samples", samples)
-        self.tokens = positive("tokens", tokens)
+        self.tokens, self.decisions = positive("tokens", tokens), positive("decisions", decisions)
         self.hot, self.cold = share("hot", hot), share("cold", cold)
         if not 0 < self.cold <= self.hot:
             raise AlgorithmError(f"cold is {cold!r} and hot {hot!r}; expected 0 < cold <= hot.")
@@ -86,8 +85,8 @@ class RCO(Budgeted):
         return self._variations(n, [self.archive.jobs[place].config for place in best])
 
     def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
-        decisions = min(max(0, trials - OPENING), DECISIONS * self._lowered())
-        return {"gradient": (decisions * self.steps * self.samples // DECISIONS, self.tokens)}
+        decisions = min(max(0, trials - OPENING), self.decisions * self._lowered())
+        return {"gradient": (decisions * self.steps * self.samples // self.decisions, self.tokens)}
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
@@ -159,7 +158,7 @@ class RCO(Budgeted):
             self._relaxation.step(np.mean(known, axis=0), self._rate())
         self._step += 1
         self._asked, self._found = set(), {}
-        if self._step % max(self.steps // DECISIONS, 1) == 0 or self._step == self.steps:
+        if self._step % max(self.steps // self.decisions, 1) == 0 or self._step == self.steps:
             self._decide(self._relaxation)
         if self._step == self.steps:
             self._logits, self._relaxation, self._budget = self._relaxation.logits, None, None

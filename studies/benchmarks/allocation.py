@@ -79,7 +79,7 @@ def rco(budget, setting, tokens):
     problem = setting.make()
     each = problem.forward_tokens("gradient", Fidelity(problem.fidelity.tokens // 4))
     steps = int(0.7 * tokens / (2 * each))
-    return RCO([budget], steps=max(steps, 10), samples=2, tokens=problem.fidelity.tokens // 4)
+    return RCO([budget], steps=max(steps, 10), samples=2, tokens=problem.fidelity.tokens // 4, decisions=5)
 
 
 METHODS = {

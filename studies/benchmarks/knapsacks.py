@@ -10,7 +10,7 @@ what is worse.
 Everyone starts from equal odds and takes 200 steps with 4 draws each. A penalty's choice is each group's likeliest
 option: scored 0 where that is over the budget ("as it is"), and after a greedy repair within it, by the odds that the
 search found ("repaired"). A penalty gets its best multiplier in the mean of all seeds, and like RCO the best of the
-five choices of a search. The last line of a size needs no search: the same repair of 8 bits everywhere by the losses
+ten choices of a search. The last line of a size needs no search: the same repair of 8 bits everywhere by the losses
 themselves, which only an additive problem has. Prints what we ask as PASS or FAIL; exits with an error if one fails.
 """
 
@@ -24,7 +24,6 @@ import numpy as np
 
 import moopt
 from moopt.algorithms import RCO
-from moopt.algorithms.rco import DECISIONS
 from moopt.budgets import Knapsack
 from moopt.jobs import Job, perform
 from moopt.problem import Fidelity
@@ -124,7 +123,7 @@ def penalised(problem, seed, multiplier, squared):
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         moved = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
         logits = logits - 0.1 * moved[0] / (np.sqrt(moved[1]) + 1e-8)
-        if (step + 1) % (steps // DECISIONS) == 0:
+        if (step + 1) % (steps // RCO().decisions) == 0:
             choice = logits.argmax(1)
             scores.append((problem.score(choice), problem.score(repaired(problem, -logits, choice))))
     return np.max(scores, axis=0)

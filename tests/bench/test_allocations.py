@@ -1,0 +1,80 @@
+"""Measured allocations: kept whole and once, compared by paired draws of sequences, fronts by dominance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moopt.bench import allocations
+from moopt.errors import StorageError
+
+
+def unit(method: str, draw: int, samples: list[float], points: list[tuple[int, float]] = ()) -> pd.DataFrame:  # type: ignore[assignment]
+    key = {"problem": "p", "method": method, "budget": "", "draw": draw}
+    rows = [
+        {**key, "order": i, "kind": "evaluate", "spent": 10 * (i + 1), "within": "", "cost": cost, "loss": loss,
+         "choice": [0, 1], "samples": None}
+        for i, (cost, loss) in enumerate(points)
+    ]  # fmt: skip
+    held = {"order": len(rows), "kind": "held-out", "spent": 100, "within": "3 bits", "cost": 5}
+    rows.append({**key, **held, "loss": float(np.mean(samples)), "choice": [1, 1], "samples": samples})
+    return pd.DataFrame(rows)
+
+
+def test_units_are_kept_once_and_read_back_whole(tmp_path: Path) -> None:
+    path = tmp_path / "kept" / "a.parquet"
+    assert not allocations.has(path, "p", "a", "", 0)
+    allocations.add(path, unit("a", 0, [1.0, 2.0], [(3, 0.5)]))
+    allocations.add(path, unit("b", 0, [3.0, 4.0]))
+    allocations.add(path, unit("a", 0, [5.0, 6.0], [(4, 0.25)]))
+    assert allocations.has(path, "p", "a", "", 0)
+    assert not allocations.has(path, "p", "a", "", 1)
+    rows = allocations.read(path)
+    assert len(rows) == 3
+    assert allocations.held_out(rows, "p", "a", "3 bits")[0].tolist() == [5.0, 6.0]
+    assert allocations.points(rows, "p", "a", 0).tolist() == [[4.0, 0.25]]
+    assert rows[rows["kind"] == "evaluate"]["choice"].iloc[0].tolist() == [0, 1]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"not one")
+    with pytest.raises(StorageError, match=r"bad\.parquet holds no allocations"):
+        allocations.read(tmp_path / "bad.parquet")
+
+
+def test_a_gain_is_of_pairs_and_its_interval_knows_what_sequences_share() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.lognormal(0, 1, 64)
+    theirs = {draw: hard * (1 + 0.01 * rng.standard_normal(64)) for draw in range(3)}
+    ours = {draw: 0.9 * each for draw, each in theirs.items()}
+    found = allocations.gain(ours, {**theirs, 7: hard})
+    assert found is not None
+    assert found.pooled == pytest.approx(0.1)
+    assert found.median == pytest.approx(0.1)
+    assert found.low == pytest.approx(0.1, abs=1e-6)
+    assert found.draws == 3
+    apart = allocations.gain({0: hard}, {0: rng.permutation(hard)})
+    assert apart is not None
+    assert apart.low < 0 < apart.high
+    assert allocations.gain({0: hard}, {1: hard}) is None
+
+
+def test_a_point_is_covered_by_one_that_is_no_worse() -> None:
+    ours = np.array([[1.0, 5.0], [3.0, 2.0]])
+    assert allocations.dominated(ours, np.array([[1.0, 5.0], [2.0, 5.5], [2.0, 3.0], [4.0, 2.0]])) == 0.75
+
+
+def test_the_table_says_how_far_one_method_is_below_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    for draw in range(2):
+        allocations.add(path, unit("auto", draw, [1.0, 2.0, 3.0]))
+        allocations.add(path, unit("other", draw, [2.0, 4.0, 6.0]))
+    table = allocations.table(allocations.read(path), "p", "auto")
+    assert table["method"].tolist() == ["auto", "other"]
+    assert table["draws"].tolist() == [2, 2]
+    assert table["auto below"].tolist() == ["", "50.0% [50.0%, 50.0%]"]
+    allocations.picture(allocations.read(path), "p", tmp_path / "p.html")
+    assert "the best within a budget" in (tmp_path / "p.html").read_text()
