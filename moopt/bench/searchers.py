@@ -19,6 +19,7 @@ from moopt.problem import Problem, capabilities
 FloatArray = npt.NDArray[np.float64]
 
 PEERS: Mapping[str, tuple[str, str, str]] = {
+    "amq": ("amq_loop", "AMQLoop", "amq"),
     "botorch-qlognehvi": ("botorch_loop", "BotorchLoop", "qlognehvi"),
     "optuna-gp": ("optuna_loop", "OptunaLoop", "gp"),
     "optuna-nsga2": ("optuna_loop", "OptunaLoop", "nsga2"),

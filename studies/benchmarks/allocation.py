@@ -24,10 +24,13 @@ import numpy as np
 import pandas as pd
 
 import moopt
+from moopt import pareto
 from moopt.algorithms import NSGA2, QNEHVI, RCO, EvoPress, SequentialKnapsack, SurrogateEvolution
 from moopt.algorithms.opening import configuration
 from moopt.bench import allocations
+from moopt.bench.searchers import searcher
 from moopt.budgets import Knapsack
+from moopt.jobs import perform
 from moopt.problem import Fidelity
 from moopt_problems import BitAllocation
 from moopt_problems.synthetic import DigitsAllocation
@@ -96,6 +99,8 @@ METHODS = {
 }
 RIVAL = "evopress, all budgets"
 GRADIENTS = {"sequential-knapsack", "rco, a third"}
+AMQ, AMQ_TIMES = "amq, 5 times", 5
+"""A peer's name, and how often it gets the tokens that the others have."""
 
 
 def cost(problem, config):
@@ -113,6 +118,8 @@ def units(name, draws, only):
         for table in ("uniform", *setting.tables):
             if not only or table in only:
                 yield table, None, draw
+        if not only or AMQ in only:
+            yield AMQ, None, draw
         for method, how in METHODS.items():
             if (not only or method in only) and (able or method not in GRADIENTS):
                 yield from ((method, b, draw) for b in (setting.amounts(problem) if how.alone else (None,)))
@@ -124,7 +131,10 @@ def run(name, method, budget, draw, folder):
     problem = setting.make(draw=draw)
     amounts = setting.amounts(problem)
     wanted = amounts if budget is None else {budget: amounts[budget]}
-    if method not in METHODS:
+    if method == AMQ:
+        problem.setup(moopt.Resources(threads=1))
+        rows, best = peer(problem, setting, draw, wanted)
+    elif method not in METHODS:
         problem.setup(moopt.Resources(threads=1))
         rows, best = tabled(problem, method, wanted, setting.table)
     else:
@@ -157,6 +167,23 @@ def tabled(problem, method, amounts, tokens):
     return [row(problem, config, "table", spent, np.nan, within) for within, config in best.items()], best
 
 
+def peer(problem, setting, draw, amounts):
+    """AMQ's search with more tokens, and its best within each budget."""
+    count, loss = AMQ_TIMES * setting.tokens // problem.fidelity.tokens, problem.objectives[0].name
+    search, rows, configs = searcher("amq", problem, count, draw), [], []
+    for spent in range(1, count + 1):
+        job = search.ask()
+        outcome = perform(problem, job)
+        search.tell(job, outcome)
+        rows.append(row(problem, job.config, "evaluate", spent * problem.fidelity.tokens, outcome.values[loss]))
+        configs.append(job.config)
+    best = {}
+    for within, amount in amounts.items():
+        fitting = [i for i, each in enumerate(rows) if each["cost"] <= amount]
+        best[within] = configs[min(fitting, key=lambda i: rows[i]["loss"])]
+    return rows, best
+
+
 def searched(history, problem, amounts, tokens):
     """What a search measured, and its best within each budget by that."""
     rows, spent, loss = [], 0, problem.objectives[0].name
@@ -176,6 +203,16 @@ def row(problem, config, kind, spent, loss, within="", samples=None):
     choice = [int(problem.space[n].encode(config[n]) - problem.space[n].lower) for n in problem.space.names]
     found = {"kind": kind, "spent": int(spent), "within": within, "cost": cost(problem, config), "loss": float(loss)}
     return {**found, "choice": choice, "samples": None if samples is None else list(map(float, samples))}
+
+
+def volumes_over_amq(kept, name, draw):
+    """The hypervolume of auto's front over that of AMQ's, of log loss and cost, up to the worst of either; or None."""
+    fronts = [allocations.points(kept, name, each, draw) for each in ("auto", AMQ)]
+    if not all(map(len, fronts)):
+        return None
+    logs = [np.column_stack([front[:, 0], np.log(front[:, 1])]) for front in fronts]
+    ours, theirs = (pareto.hypervolume(each, np.vstack(logs).max(axis=0)) for each in logs)
+    return ours / theirs
 
 
 def main():
@@ -237,6 +274,9 @@ def whole_fronts(kept, name):
             yield f"{within}: rco with a third of the tokens below evopress, median", found.median, 0.0
     fronts = [[allocations.points(kept, name, each, draw) for each in ("auto", RIVAL)] for draw in range(11)]
     shares = [allocations.dominated(ours, theirs) for ours, theirs in fronts if len(ours) and len(theirs)]
+    volumes = [volumes_over_amq(kept, name, draw) for draw in range(11)]
+    if known := [each for each in volumes if each is not None]:
+        yield f"volume of log loss and cost, auto over {AMQ} the tokens, median", float(np.median(known)), 1.0
     if shares:
         yield f"share of the points of {RIVAL} that auto has or beats, median", float(np.median(shares)), 0.9
 

@@ -23,7 +23,7 @@ from moopt.jobs import perform
 from moopt_problems.synthetic import BitToy, Noisy, Ordinalised, PymooFunction
 
 TOY = partial(BitToy, 6, scale="log", sensitivities=False)
-LIGHT = [name for name in PEERS if name not in ("botorch-qlognehvi", "optuna-gp")]
+LIGHT = [name for name in PEERS if name not in ("botorch-qlognehvi", "optuna-gp", "amq")]
 
 
 class Mixed(moopt.Problem):
@@ -61,6 +61,20 @@ def test_every_search_spends_what_it_may_and_repeats(name: str, make: type[moopt
     assert first.values == again.values
     assert first.truth == first.values
     assert runner.search(race, name, seed=4).values != first.values
+
+
+def test_amq_searches_bit_allocations_better_than_chance_and_refuses_what_it_cannot() -> None:
+    race = small(algorithms=["amq", "random"], evaluations=150, seeds=range(1))
+    found, again, chance = (
+        runner.search(race, "amq", 0),
+        runner.search(race, "amq", 0),
+        runner.search(race, "random", 0),
+    )
+    assert found.values == again.values
+    target = scores.target(race, [found, chance])
+    assert target.share(found.front(150)) > target.share(chance.front(150))
+    with pytest.raises(StudyError, match="one measured objective and then a known one"):
+        runner.search(small(make=Mixed), "amq", 0)
 
 
 @pytest.mark.parametrize("make", [partial(BitToy, 3, uniform=False), Mixed], ids=["levels", "mixed"])
