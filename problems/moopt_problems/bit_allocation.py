@@ -28,7 +28,7 @@ from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, Problem, Resources
 from moopt.space import Config, Ordinal, Space
-from moopt_problems import data, options
+from moopt_problems import checks, data, options
 from moopt_problems import objectives as measured
 
 FloatArray = npt.NDArray[np.float64]
@@ -112,14 +112,10 @@ class BitAllocation(Problem):
         self.objectives = measured.chosen(objectives, model, self.is_language, context, self._metrics, untimed)
         self.stream = footprint.check(stream, self)
         self.space = Space({name: Ordinal(*decision.options) for name, decision in self.decided.items()})
-        counts = {"tokens": tokens, "context": context, "sensitivity_tokens": sensitivity_tokens}
-        for name, value in {**counts, "calibration_tokens": calibration_tokens}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ProblemError(f"Got {name}={value!r}; expected a whole number above 0.")
+        checks.whole(1, tokens=tokens, context=context, sensitivity_tokens=sensitivity_tokens)
+        checks.whole(1, calibration_tokens=calibration_tokens)
+        checks.whole(0, draw=draw, held_out=held_out, validation=validation)
         self.calibration_tokens = calibration_tokens if self.quantizer.calibrated else 0
-        for name, value in {"draw": draw, "held_out": held_out, "validation": validation}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ProblemError(f"Got {name}={value!r}; expected a whole number from 0.")
         self.draw, self.fidelity = draw, Fidelity(tokens, 0)
         rungs = {max(tokens // part // context, 1) * context for part in (16, 4)}
         self.rungs = sorted(rung for rung in rungs if rung < tokens)

@@ -20,6 +20,7 @@ from torch.nn.functional import log_softmax
 import moopt
 from moopt.backend.quantizers import rtn
 from moopt.errors import ProblemError
+from moopt_problems import checks
 from moopt_problems.synthetic.digits_bits import GROUP_BYTES
 from moopt_problems.synthetic.digits_networks import NETWORKS, digits, linears, trained
 from moopt_problems.synthetic.level_switch import level_switch
@@ -67,8 +68,8 @@ class DigitsAllocation(moopt.Problem):
             raise ProblemError(f"Got the width {wrong[0]!r}; expected whole numbers from 1 to 8.")
         if sensitivities is not None and sensitivities not in PASSES:
             raise ProblemError(f"There is no table {sensitivities!r}; expected one of {', '.join(PASSES)}, or None.")
-        if min(tokens, sensitivity_tokens) < 4 or draw < 0:
-            raise ProblemError("Expected at least 4 images for evaluations and tables, and a draw from 0.")
+        checks.whole(4, tokens=tokens, sensitivity_tokens=sensitivity_tokens)
+        checks.whole(0, draw=draw)
         self.network, self.bits, self.draw = network, tuple(bits), draw
         self.shapes = linears(network)
         self.space = moopt.Space({name: moopt.Ordinal(*bits) for name in self.shapes})
