@@ -52,7 +52,7 @@ class RCO(Budgeted):
 
     def __init__(
         self, budgets: Budgets = None, steps: int = 200, samples: int = 4, tokens: int = 2048,
-        hot: float = 1.0, cold: float = 0.01, decisions: int = 10,
+        hot: float = 1.0, cold: float = 0.01, decisions: int = 5,
     ) -> None:  # fmt: skip
         super().__init__(budgets)
         self.steps, self.samples = positive("steps", steps), positive("samples", samples)

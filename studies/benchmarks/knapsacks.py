@@ -10,7 +10,7 @@ what is worse.
 Everyone starts from equal odds and takes 200 steps with 4 draws each. A penalty's choice is each group's likeliest
 option: scored 0 where that is over the budget ("as it is"), and after a greedy repair within it, by the odds that the
 search found ("repaired"). A penalty gets its best multiplier in the mean of all seeds, and like RCO the best of the
-ten choices of a search. The last line of a size needs no search: the same repair of 8 bits everywhere by the losses
+five choices of a search. The last line of a size needs no search: the same repair of 8 bits everywhere by the losses
 themselves, which only an additive problem has. Prints what we ask as PASS or FAIL; exits with an error if one fails.
 """
 
