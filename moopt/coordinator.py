@@ -138,10 +138,10 @@ class Coordinator:
 
     def rest(self, why: str) -> None:
         """Say that the run is over, and why: "finished", "stopped" or "failed"."""
-        for trial in self._history.trials:  # what was under way is not to blame: this process lives
-            if trial.state == "running" and not self._executor.isolated:
-                trial.failures -= 1
-                self._stored.attempt(trial)
+        under_way = () if self._executor.isolated else self._history.under_way()
+        for trial in filter(None, map(self._open, under_way)):  # what runs is not to blame: this process lives
+            trial.failures -= 1
+            self._stored.attempt(trial)
         self._history.workers = ()
         self._note(ended=why)
 

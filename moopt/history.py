@@ -112,9 +112,7 @@ class History:
 
     def nondominated(self) -> list[Trial]:
         """The feasible trials that no other dominates by what the search measured, in the order of `front`."""
-        trials = self.feasible()
-        kept = pareto.nondominated(self.values(trials))
-        return self._ordered(t for t, on in zip(trials, kept, strict=True) if on)
+        return self._undominated(self.feasible())
 
     def replaced(self) -> dict[int, Trial]:
         """The trials that a baseline beats on validation data, by number, each with the baseline in its place.
@@ -131,11 +129,9 @@ class History:
     def front(self) -> list[Trial]:
         """The best trade-offs, by the first known objective, else by the first.
 
-        They are the non-dominated feasible trials, baselines in the place of those that are `replaced`.
+        They are the feasible trials that no other dominates, those left out that are `replaced`: so baselines come in.
         """
-        replaced = self.replaced()
-        shown = [replaced.get(trial.number, trial) for trial in self.nondominated()]
-        return self._ordered({trial.number: trial for trial in shown}.values())
+        return self._undominated(self._shown())
 
     def reference(self, given: Mapping[str, float] | None = None) -> pareto.FloatArray:
         """The reference point [m], signs turned: given, preferred, declared by the objectives, else inferred.
@@ -176,7 +172,7 @@ class History:
         """The best trial under a bound, such as "size_mb <= 80" or "kl <= 0.1 and size_mb <= 100".
 
         Best is the least of the first objective that the condition does not bound (in its direction); ties go to the
-        next objectives. A baseline stands for what is `replaced`, if it satisfies the condition as well.
+        next objectives. What is `replaced` is never it.
 
         Raises:
             StudyError: the condition cannot be read.
@@ -185,12 +181,10 @@ class History:
         bounds = list(conditions.bounds(condition, self._names, f"objective or constraint of {self.name!r}"))
         bounded = {bound.name for bound in bounds}
         order = sorted(self.objectives, key=lambda o: o.name in bounded)
-        replaced = self.replaced()
-        for trial in sorted(self.feasible(), key=lambda t: [t.values[o.name] * o.sign for o in order]):
-            found = replaced.get(trial.number, trial)
-            if all(bound.holds(t.values[bound.name]) for bound in bounds for t in (trial, found)):
-                return found
-        raise NoFeasibleTrial(f"No trial of {self.name!r} satisfies {condition!r}; {self._ranges()}.")
+        trials = [t for t in self._shown() if all(bound.holds(t.values[bound.name]) for bound in bounds)]
+        if not trials:
+            raise NoFeasibleTrial(f"No trial of {self.name!r} satisfies {condition!r}; {self._ranges()}.")
+        return min(trials, key=lambda t: [t.values[o.name] * o.sign for o in order])
 
     def frame(self, trials: Sequence[Trial] | None = None) -> pd.DataFrame:
         """A table of trials: number, baseline, state, objectives, constraints, measurements, seconds and tokens."""
@@ -226,6 +220,15 @@ class History:
         """By the first known objective, else by the first."""
         by = next((o for o in self.objectives if o.known), self.objectives[0])
         return sorted(trials, key=lambda trial: trial.values[by.name] * by.sign)
+
+    def _shown(self) -> list[Trial]:
+        """The feasible trials that are not replaced."""
+        replaced = self.replaced()
+        return [trial for trial in self.feasible() if trial.number not in replaced]
+
+    def _undominated(self, trials: Sequence[Trial]) -> list[Trial]:
+        kept = pareto.nondominated(self.values(trials))
+        return self._ordered(t for t, on in zip(trials, kept, strict=True) if on)
 
     @property
     def _names(self) -> list[str]:

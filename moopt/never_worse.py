@@ -49,9 +49,11 @@ class Verdict:
 
 def verdict(history: History) -> Verdict | None:
     """What the rule did to a study's front; None before there is one, and where the problem has no validation data."""
-    validated = {number for number, purpose in history.measures if purpose == VALIDATION}
+    names = {o.name for o in history.objectives if not o.known}
+    found = {number: each for (number, purpose), each in history.measures.items() if purpose == VALIDATION}
+    validated = {number for number, each in found.items() if names & each.values.keys()}
     front = history.nondominated()
-    if not front or not (validated or VALIDATION in history.meta.get("measurements", ())):
+    if not front or not (found or VALIDATION in history.meta.get("measurements", ())):
         return None
     replaced = history.replaced()
     doubted = _in_doubt(front, history.baselines(), history.objectives)
@@ -74,7 +76,7 @@ def replacements(
     """The trials that are not to be reported, by number, each with the baseline to report in its place.
 
     A trial loses to a baseline that costs no more in any known objective, is worse in no measured one and better in
-    one, on validation data; in an objective that is not measured there, the search's values count. What was not
+    one, on validation data; in an objective that one of them lacks there, the search's values count. What was not
     measured itself, and is dominated by a loser by what the search saw, shares its fate, or it would take its place.
 
     Args:
@@ -83,19 +85,20 @@ def replacements(
         validated: What was measured on validation data, by the trial's number.
     """
     measured = [o for o in objectives if not o.known]
+    there = {n: f.values for n, f in validated.items() if any(o.name in f.values for o in measured)}
 
-    def figures(trial: Trial) -> tuple[float, ...]:
-        there = validated[trial.number].values
-        return tuple((there if o.name in everywhere else trial.values)[o.name] * o.sign for o in measured)
+    def figures(trial: Trial, beside: Trial) -> tuple[float, ...]:
+        both = there[trial.number].keys() & there[beside.number].keys()
+        return tuple((there[trial.number] if o.name in both else trial.values)[o.name] * o.sign for o in measured)
 
-    everywhere = {o.name for o in measured if all(o.name in found.values for found in validated.values())}
-    judged = {t.number: figures(t) for t in trials if t.number in validated}
+    judged = {t.number: figures(t, t) for t in trials if t.number in there}
     found: dict[int, Trial] = {}
     for trial in (t for t in trials if t.number in judged):
-        own = judged[trial.number]
         rivals = [t for t in trials if t.label and t.number in judged and _no_dearer(t, trial, objectives)]
-        if better := [t for t in rivals if _dominates(judged[t.number], own)]:
+        if better := [t for t in rivals if _dominates(figures(t, trial), figures(trial, t))]:
             found[trial.number] = min(better, key=lambda t: judged[t.number])
+    for _ in range(len(found)):  # a baseline may lose to another one
+        found = {number: found.get(heir.number, heir) for number, heir in found.items()}
     return {**found, **_followers(trials, objectives, found, judged)}
 
 

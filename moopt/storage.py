@@ -248,14 +248,16 @@ class StoredStudy:
         self._storage.place.check_room()
         if job.kind in SIZING and job.trial not in self._trial_ids:
             self._create(job, entry, space, known)
-        elif job.trial in self._open and job.kind in (*SIZING, "prune"):
+        elif job.kind == "prune":
+            with self._storage.together():
+                self._optuna.set_trial_user_attr(self._trial_ids[job.trial], _trial_key(job), entry)
+                self._optuna.set_trial_state_values(self._trial_ids[job.trial], TrialState.PRUNED)
+            self._open.discard(job.trial)
+        elif job.trial in self._open and job.kind in SIZING:
             self._optuna.set_trial_user_attr(self._trial_ids[job.trial], _trial_key(job), entry)
         else:
             self._optuna.set_study_user_attr(self._id, _side_key(job), entry)
-        if job.kind == "prune":
-            self._open.discard(job.trial)
-            self._optuna.set_trial_state_values(self._trial_ids[job.trial], TrialState.PRUNED)
-        elif job.kind != "evaluate":
+        if job.kind not in ("evaluate", "prune"):
             self._sides[_side_key(job)] = entry
 
     def _create(self, job: Job, entry: Mapping[str, Any], space: Space, known: Mapping[str, float]) -> None:

@@ -194,9 +194,10 @@ class Tables(RDBStorage):
                 execute(connection)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        if template_trial is None or "moopt:issue" not in template_trial.user_attrs:
+        if template_trial is None or "moopt:known" not in template_trial.user_attrs:
             return super().create_new_trial(study_id, template_trial)
-        number, template = template_trial.user_attrs["moopt:issue"]["trial"], template_trial
+        template, first = template_trial, [e for k, e in template_trial.user_attrs.items() if k != "moopt:known"]
+        number = first[0]["trial"]  # of the job that begins it
         found: list[int] = []
 
         def create(connection: sql.Connection) -> None:

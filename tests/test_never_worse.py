@@ -214,9 +214,10 @@ def test_no_shown_or_picked_point_loses_to_a_baseline(rows: list) -> None:
         assert not any(beats(history, baseline, trial) for baseline in history.baselines())
         assert trial.number not in replaced
     for trial in history.nondominated():
-        assert trial in front or replaced[trial.number] in front
+        heir = replaced.get(trial.number, trial)
+        assert any((history.values([shown]) <= history.values([heir])).all() for shown in front)
         if trial.number in replaced:
-            assert beats(history, replaced[trial.number], trial)
+            assert beats(history, heir, trial)
 
 
 def test_a_baseline_that_is_better_in_one_of_two_measured_objectives_replaces_nothing() -> None:
@@ -238,6 +239,21 @@ def test_a_baseline_that_violates_a_constraint_replaces_nothing() -> None:
     assert list(history.replaced()) == [0]
     history.trials[1].violations = {"peak": 1.0}
     assert history.replaced() == {}
+
+
+def test_a_baseline_takes_the_place_of_a_loser_only_where_nothing_else_is_better() -> None:
+    loser, better = ((0.7, 2.0, 10.0), False, (0.45, 2.0)), ((0.69, 2.0, 9.0), False, (0.65, 2.0))
+    history = given_history([((0.5, 2.0, 9.5), True, (0.50, 2.0)), loser, better])
+    assert list(history.replaced()) == [1]
+    assert history.front() == [history.trials[2]]
+    assert history.pick("size <= 10") == history.trials[2]
+
+
+def test_what_one_trial_lacks_on_validation_data_does_not_excuse_others() -> None:
+    history = given_history([((0.9, 2.0, 1.0), False, (0.5, 2.0)), ((0.8, 2.0, 1.0), True, (0.7, 2.0))])
+    history.trials.append(moopt.Trial(2, {}, "complete", dict(accuracy=0.1, ms=9.0, size=9.0)))
+    history.measures[2, VALIDATION] = moopt.Evaluation({"other": 1.0})
+    assert history.replaced()[0] == history.trials[1]
 
 
 def test_what_was_hidden_behind_a_replaced_point_does_not_take_its_place() -> None:

@@ -114,6 +114,9 @@ class Algorithm(ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
     """The optional methods of a problem (see `moopt.problem.CAPABILITIES`) it cannot do without."""
 
+    screens: ClassVar[bool] = False
+    """Whether it screens candidates by itself."""
+
     problem: Problem
     seed: int
     archive: Archive
@@ -248,6 +251,15 @@ def positive(name: str, value: Any) -> int:
     if number < 1:
         raise AlgorithmError(f"{name} is {value!r}; expected a whole number above 0.")
     return number
+
+
+def rungs_of(value: Any) -> list[int]:
+    """`value`, if it is a list of whole numbers above 0, each larger than the one before."""
+    listed = isinstance(value, Iterable) and not isinstance(value, str)
+    found = [positive("a rung", tokens) for tokens in value] if listed else []
+    if not listed or sorted(set(found)) != found:
+        raise AlgorithmError(f"rungs is {value!r}; expected ever more tokens, such as (512, 2048).")
+    return found
 
 
 def share(name: str, value: Any) -> float:

@@ -64,7 +64,9 @@ class Budgeted(Algorithm):
             raise AlgorithmError(f"{mine} improves a measured objective; all of the problem's are known.")
         self._loss = measured[0]
         self._ends: list[Config] = []
+        self._most: int | None = None
         self._amounts = self._chosen_budgets(problem)
+        self._most = None if self.budgets is None else max(self._amounts)
 
     def _chosen_budgets(self, problem: Problem) -> list[int]:
         """The costs to search at, strictly between the cheapest and the dearest configuration."""
@@ -76,7 +78,7 @@ class Budgeted(Algorithm):
             given = known_budgets.amounts(problem, given)
             ends = [self._configuration(knapsack.at(b)) for b in given if b in (knapsack.least, knapsack.most)]
             self._ends = [config for config in ends if self.within_known_bounds(config)]
-        found = [b for b in given if knapsack.least < b < knapsack.most]
+        found = sorted({b for b in given if knapsack.least < b < knapsack.most})
         if not found and self.budgets is None:
             between = np.linspace(knapsack.least, knapsack.most, BUDGETS + 2)[1:-1]
             found = sorted({int(b) for b in between if knapsack.least < int(b)})
@@ -90,6 +92,11 @@ class Budgeted(Algorithm):
                 f"{type(self).__name__} has no budget between {knapsack.least} and {knapsack.most}; got {given}."
             )
         return found
+
+    def within_known_bounds(self, config: Config) -> bool:
+        """Whether a candidate costs no more than the largest budget that was given, beside what is known otherwise."""
+        affordable = self._most is None or config in self._ends or self._cost(config) <= self._most
+        return affordable and super().within_known_bounds(config)
 
     def _lowered(self) -> int:
         """At about how many budgets it will search."""

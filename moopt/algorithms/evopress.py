@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moopt.algorithms.base import positive, share
+from moopt.algorithms.base import positive, rungs_of, share
 from moopt.algorithms.budgeted import Budgeted, Budgets
 from moopt.algorithms.switches import Switches
 from moopt.errors import AlgorithmError
@@ -74,6 +74,8 @@ class EvoPress(Budgeted):
         rungs: Tokens of the screens before the last, the fewest first; None: `problem.rungs`. Empty: no screens.
     """
 
+    screens = True
+
     def __init__(
         self, budgets: Budgets = None, offspring: int = 16, keep: float = 0.25,
         rungs: Sequence[int] | None = None,
@@ -82,9 +84,7 @@ class EvoPress(Budgeted):
         self.offspring, self.keep = positive("offspring", offspring), share("keep", keep)
         if not 0 < self.keep < 1:
             raise AlgorithmError(f"keep is {keep!r}; expected a share between 0 and 1, such as 0.25.")
-        self.rungs = None if rungs is None else [positive("a rung", tokens) for tokens in rungs]
-        if self.rungs is not None and sorted(set(self.rungs)) != self.rungs:
-            raise AlgorithmError(f"rungs is {rungs!r}; expected ever more tokens, such as (512, 2048).")
+        self.rungs = None if rungs is None else rungs_of(rungs)
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
@@ -211,19 +211,21 @@ class EvoPress(Budgeted):
     def _advance(self, lane: Lane) -> None:
         """All of a stage are known: the best go on, and the others are pruned."""
         assert lane.parent is not None
-        ranked = sorted(lane.found, key=lambda trial: lane.found[trial])
-        screens, lane.found = lane.stage < len(self._stages), dict[int, float]()
+        parent, found, lane.found = lane.parent.trial, lane.found, {}
+        ranked = sorted(found, key=lambda trial: (found[trial], trial != parent))
+        screens = lane.stage < len(self._stages)
         if not screens:
             self._inherit(lane, ranked)
             return
         last = lane.stage + 1 == len(self._stages)
-        kept = ranked[: 1 if last else max(1, round(len(ranked) * self.keep))]
-        lane.doomed += [trial for trial in ranked if trial not in kept and trial != lane.parent.trial]
+        good = [trial for trial in ranked if found[trial] < np.inf]
+        kept = good[: 1 if last else max(1, round(len(ranked) * self.keep))]
+        lane.doomed += [trial for trial in ranked if trial not in kept and trial != parent]
         lane.stage += 1
-        lane.waiting = [] if last and kept == [lane.parent.trial] else list(kept)
-        if lane.stage + 1 == len(self._stages):
-            lane.configs[lane.parent.trial] = lane.parent.config
-            lane.waiting.append(lane.parent.trial)
+        lane.waiting = [] if last and kept == [parent] else list(kept)
+        if lane.waiting and lane.stage + 1 == len(self._stages):
+            lane.configs[parent] = lane.parent.config
+            lane.waiting.append(parent)
         if not lane.waiting:
             self._end(lane)
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt import paired
-from moopt.algorithms.base import Algorithm, Archive, positive
-from moopt.errors import AlgorithmError
+from moopt.algorithms.base import Algorithm, Archive, rungs_of
+from moopt.errors import AlgorithmError, ProblemError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem, known_values
 
@@ -34,7 +34,6 @@ class Climber:
         rung: The next one: a number of the ladder's rungs, or how many there are for the evaluation.
         open: Whether a job of it is under way.
         dominated: What it was found to be at most, once it is to be pruned.
-        failed: Why a screen failed; it is then pruned.
     """
 
     job: Job
@@ -42,12 +41,6 @@ class Climber:
     rung: int = 0
     open: bool = True
     dominated: Evaluation | None = None
-    failed: Failure | None = None
-
-    @property
-    def doomed(self) -> bool:
-        """Whether it is to be pruned."""
-        return self.dominated is not None or self.failed is not None
 
 
 class Ladder(Algorithm):
@@ -58,13 +51,16 @@ class Ladder(Algorithm):
     objective and is lower in every measured one, by a paired test over the sequences. The wrapped algorithm is then
     told what the pairs say of it: the other's values, and the mean differences from them.
 
-    A problem's evaluations must have `samples` of all measured objectives, or nothing is ever sure.
+    What cannot be screened is evaluated. The problem's evaluations must have `samples` of all measured objectives, or
+    nothing is ever sure.
 
     Args:
         algorithm: An algorithm, or the name of one.
         rungs: Tokens of the screens, the fewest first; None: `problem.rungs`.
         confidence: What the paired test has to reach, between 0.5 and 1.
     """
+
+    screens = True
 
     def __init__(
         self,
@@ -77,8 +73,10 @@ class Ladder(Algorithm):
         self.algorithm = create(algorithm) if isinstance(algorithm, str) else algorithm
         if not isinstance(self.algorithm, Algorithm):
             raise AlgorithmError(f"algorithm is {algorithm!r}; expected an algorithm, or the name of one.")
+        if self.algorithm.screens:
+            raise AlgorithmError(f"{type(self.algorithm).__name__} screens by itself; expected an algorithm without.")
         self.requires = self.algorithm.requires  # type: ignore[misc]  # what it wraps decides
-        self.rungs = None if rungs is None else [positive("a rung", tokens) for tokens in rungs]
+        self.rungs = None if rungs is None else rungs_of(rungs)
         if isinstance(confidence, bool) or not isinstance(confidence, float) or not 0.5 < confidence < 1:
             raise AlgorithmError(f"confidence is {confidence!r}; expected a number above 0.5 and below 1.")
         self.confidence = confidence
@@ -106,8 +104,8 @@ class Ladder(Algorithm):
         """Started with the wrapped algorithm."""
 
     def ask(self, n: int) -> list[Job]:
-        pruned = [replace(c.job, kind="prune") for c in self._climbers.values() if c.doomed and not c.open]
-        rising = [self._step(c) for c in self._climbers.values() if not c.doomed and not c.open][:n]
+        pruned = [replace(c.job, kind="prune") for c in self._climbers.values() if c.dominated and not c.open]
+        rising = [self._step(c) for c in self._climbers.values() if not c.dominated and not c.open][:n]
         asked = self.algorithm.ask(n - len(rising)) if len(rising) < n else []
         return [*pruned, *rising, *(self._first(job) for job in asked)]
 
@@ -122,12 +120,15 @@ class Ladder(Algorithm):
             climber = self._climbers.get(job.trial) if job.kind in ("evaluate", "screen", "prune") else None
             if job.kind == "prune" and climber is not None:
                 del self._climbers[job.trial]
-                self.algorithm.tell([(climber.job, climber.dominated or climber.failed)])  # type: ignore[list-item]
+                assert climber.dominated is not None
+                self.algorithm.tell([(climber.job, climber.dominated)])
             elif climber is not None:
                 climber.open = True
             elif job.kind == "screen":
                 first = replace(job, kind="evaluate", fidelity=self.problem.fidelity)
-                self._climbers[job.trial] = Climber(first, self._known(job))
+                known = self._known(job)
+                assert known is not None
+                self._climbers[job.trial] = Climber(first, known)
                 new.append(first)
             else:
                 new.append(job)
@@ -142,16 +143,18 @@ class Ladder(Algorithm):
                 continue
             if job.kind == "evaluate":
                 self._climbers.pop(job.trial, None)
-                if isinstance(outcome, Evaluation) and not self._broken(job, outcome):
-                    self._rivals.append((self._known(job), outcome))
+                known = self._known(job)
+                if isinstance(outcome, Evaluation) and known is not None and not self._broken(job, outcome):
+                    self._rivals.append((known, outcome))
             self.algorithm.tell([(job, outcome)])
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "algorithm": "Ladder", "wrapped": self.algorithm.settings()}
 
     def _first(self, job: Job) -> Job:
-        """What a candidate that is asked for begins with."""
-        return replace(job, kind="screen", fidelity=self._rungs[0]) if job.kind == "evaluate" else job
+        """What a candidate that is asked for begins with; one without known values fails when it is evaluated."""
+        screened = job.kind == "evaluate" and self._known(job) is not None
+        return replace(job, kind="screen", fidelity=self._rungs[0]) if screened else job
 
     def _step(self, climber: Climber) -> Job:
         """A candidate's next job."""
@@ -162,7 +165,7 @@ class Ladder(Algorithm):
     def _screened(self, climber: Climber, outcome: Outcome) -> None:
         climber.open, climber.rung = False, climber.rung + 1
         if isinstance(outcome, Failure):
-            climber.failed = outcome
+            climber.rung = len(self._rungs)  # says nothing: the evaluation, which counts, will tell
             return
         for known, rival in self._rivals:
             if (known <= climber.known).all() and (found := self._beaten(outcome, rival)):
@@ -194,8 +197,12 @@ class Ladder(Algorithm):
             return None
         return np.array(ours, dtype=float), np.array(theirs[: len(ours)], dtype=float)
 
-    def _known(self, job: Job) -> FloatArray:
-        values = known_values(self.problem, job.config)
+    def _known(self, job: Job) -> FloatArray | None:
+        """The known objectives of a candidate, signs turned to be minimised, [k]; None where they cannot be had."""
+        try:
+            values = known_values(self.problem, job.config)
+        except ProblemError:
+            return None
         return np.array([values[o.name] * o.sign for o in self.problem.objectives if o.known])
 
     def _broken(self, job: Job, outcome: Evaluation) -> bool:

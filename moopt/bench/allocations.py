@@ -15,12 +15,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from moopt import pareto
-from moopt.errors import StorageError
+from moopt.bench import parquet
 
 FloatArray = npt.NDArray[np.float64]
 
 UNIT = ["problem", "method", "budget", "draw"]
 """What no two units of a file share."""
+COLUMNS = [*UNIT, "order", "kind", "spent", "within", "cost", "loss", "choice", "samples"]
 DRAWS = 2000
 """Bootstrap draws of an interval."""
 
@@ -49,12 +50,7 @@ def read(path: Path) -> pd.DataFrame:
     Raises:
         StorageError: it is no such file.
     """
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        return pd.DataFrame(columns=[*UNIT, "order", "kind", "spent", "within", "cost", "loss", "choice", "samples"])
-    except (ValueError, OSError) as error:
-        raise StorageError(f"{path} holds no allocations ({error}); delete it to begin anew.") from None
+    return parquet.read(path, COLUMNS, "allocations")
 
 
 def has(path: Path, problem: str, method: str, budget: str, draw: int) -> bool:
@@ -66,14 +62,15 @@ def has(path: Path, problem: str, method: str, budget: str, draw: int) -> bool:
 
 def add(path: Path, unit: pd.DataFrame) -> None:
     """Put the rows of units into a file, whole or not at all; units that are there already are replaced."""
-    before = read(path)
-    if len(before):
+
+    def together() -> pd.DataFrame:
+        before = read(path)
+        if not len(before):
+            return unit.sort_values([*UNIT, "order"])
         replaced = pd.MultiIndex.from_frame(before[UNIT]).isin(pd.MultiIndex.from_frame(unit[UNIT]))
-        unit = pd.concat([before[~replaced], unit], ignore_index=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    unit.sort_values([*UNIT, "order"]).to_parquet(temporary, index=False, compression="zstd", compression_level=15)
-    temporary.replace(path)
+        return pd.concat([before[~replaced], unit], ignore_index=True).sort_values([*UNIT, "order"])
+
+    parquet.update(path, together)
 
 
 def held_out(rows: pd.DataFrame, problem: str, method: str, within: str) -> dict[int, FloatArray]:
@@ -128,7 +125,8 @@ def table(rows: pd.DataFrame, problem: str, against: str) -> pd.DataFrame:
             "most": losses.max(), "tokens": chosen["spent"].median(),
             f"{against} below": "" if better is None else f"{better.pooled:.1%} [{better.low:.1%}, {better.high:.1%}]",
         })  # fmt: skip
-    return pd.DataFrame(found).sort_values(["budget", "loss"], ignore_index=True)
+    columns = ["budget", "method", "draws", "loss", "least", "most", "tokens", f"{against} below"]
+    return pd.DataFrame(found, columns=columns).sort_values(["budget", "loss"], ignore_index=True)
 
 
 def picture(rows: pd.DataFrame, problem: str, path: Path) -> None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from moopt.bench import units
+from moopt.bench import parquet, units
 from moopt.bench.units import Unit
-from moopt.errors import StorageError
 
 KEY = ["race", "algorithm", "seed"]
 """What no two units of a file share."""
@@ -27,13 +26,8 @@ def read(path: Path) -> list[Unit]:
     Raises:
         StorageError: it is no such file.
     """
-    try:
-        rows = pd.read_parquet(path).to_dict("records")
-        return [_unit({str(name): value for name, value in row.items()}) for row in rows]
-    except FileNotFoundError:
-        return []
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise StorageError(f"{path} holds no units of a benchmark ({error}); delete it to begin anew.") from None
+    rows = parquet.read(path, [field.name for field in fields(Unit)], "units of a benchmark").to_dict("records")
+    return [_unit({str(name): value for name, value in row.items()}) for row in rows]
 
 
 def restore(path: Path, folder: Path) -> int:
@@ -46,11 +40,14 @@ def restore(path: Path, folder: Path) -> int:
 
 def add(path: Path, found: Iterable[Unit]) -> None:
     """Put units into a file, in place of those of the same search; whole or not at all."""
-    frame = pd.DataFrame([_row(each) for each in [*read(path), *found]]).drop_duplicates(KEY, keep="last")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    frame.sort_values(KEY).to_parquet(temporary, index=False, compression="zstd", compression_level=15)
-    temporary.replace(path)
+    new = list(found)
+
+    def together() -> pd.DataFrame:
+        frame = pd.DataFrame([_row(each) for each in [*read(path), *new]], columns=[f.name for f in fields(Unit)])
+        return frame.drop_duplicates(KEY, keep="last").sort_values(KEY)
+
+    if new:
+        parquet.update(path, together)
 
 
 def _row(unit: Unit) -> dict[str, object]:

@@ -86,10 +86,11 @@ def test_replay_at_any_point_asks_the_same(workers: int) -> None:
     replays(lambda: EvoPress(offspring=5), Sequences(6), trials=150, workers=workers, every=13)
 
 
-@pytest.mark.parametrize("stop", [9, 23, 60])
-def test_a_study_that_is_cut_short_goes_on_as_if_it_had_not_been(tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "kind"), [(9, "journal"), (23, "journal"), (60, "journal"), (30, "sqlite")])
+def test_a_study_that_is_cut_short_goes_on_as_if_it_had_not_been(tmp_path: Path, stop: int, kind: str) -> None:
     def study(path: Path) -> moopt.Study:
-        return moopt.Study("s", Sequences(6), EvoPress(offspring=5), path, seed=1)
+        place = path if kind == "journal" else f"sqlite:///{path}.db"
+        return moopt.Study("s", Sequences(6), EvoPress(offspring=5), place, seed=1)
 
     class Cut(Exception):
         pass
@@ -102,9 +103,9 @@ def test_a_study_that_is_cut_short_goes_on_as_if_it_had_not_been(tmp_path: Path,
 
     left = stop
     with pytest.raises(Cut):
-        study(tmp_path / "cut.journal").run(tokens=1500, watch=cut)
-    resumed = study(tmp_path / "cut.journal").run(tokens=1500).history
-    whole = study(tmp_path / "whole.journal").run(tokens=1500).history
+        study(tmp_path / "cut.journal").run(tokens=900, watch=cut)
+    resumed = study(tmp_path / "cut.journal").run(tokens=900).history
+    whole = study(tmp_path / "whole.journal").run(tokens=900).history
     assert [(t.config, t.state, t.values) for t in resumed.trials] == [
         (t.config, t.state, t.values) for t in whole.trials
     ]
@@ -116,6 +117,27 @@ def test_trials_are_counted_where_they_are_complete(tmp_path: Path) -> None:
     assert sum(trial.state == "complete" for trial in study.history.trials) == 12
     again = moopt.Study("s", Sequences(), EvoPress(offspring=8), tmp_path / "s.journal").run(trials=12)
     assert len(again.history.trials) == len(study.history.trials)
+
+
+def test_a_budget_that_is_named_twice_is_one_and_nothing_costs_more_than_it() -> None:
+    problem = Sequences(3)
+    history = moopt.Study("s", problem, EvoPress([10, 10], offspring=4)).run(trials=40).history
+    assert len(history.trials) > 20
+    assert all(t.values["size"] <= 10 for t in history.trials if t.state == "complete" and not t.label)
+
+
+def test_where_no_screen_can_be_had_the_parent_stays() -> None:
+    class Failing(Sequences):
+        def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+            if fidelity.batch:
+                raise ArithmeticError("no")
+            return super().evaluate(config, fidelity)
+
+    algorithm = EvoPress([40], offspring=4)
+    history = moopt.Study("s", Failing(), algorithm).run(tokens=600).history
+    assert {t.label for t in history.trials if t.state == "complete"} == {f"uniform-{b}" for b in Sequences.bits}
+    assert algorithm._lanes[0].parent is not None
+    assert algorithm._lanes[0].parent.label == "uniform-4"
 
 
 def test_a_candidate_that_cannot_be_screened_is_pruned_and_the_search_goes_on() -> None:

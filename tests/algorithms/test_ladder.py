@@ -10,7 +10,7 @@ import pytest
 
 import moopt
 from moopt import pareto
-from moopt.algorithms import Ladder
+from moopt.algorithms import EvoPress, Ladder
 from moopt.errors import AlgorithmError, CapabilityError
 from moopt.testing.algorithms import replays
 from moopt.testing.problems import Landscape, Sequences
@@ -101,17 +101,34 @@ def test_without_samples_everything_is_evaluated() -> None:
     assert {trial.state for trial in history.trials} == {"complete"}
 
 
-def test_a_candidate_whose_screen_fails_is_pruned() -> None:
+def test_a_candidate_that_cannot_be_screened_is_evaluated() -> None:
     class Failing(Sequences):
         def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
             if fidelity.tokens < 16 and config["layer0"] == 2:
                 raise ArithmeticError("no")
             return super().evaluate(config, fidelity)
 
-    told = Told()
-    history = moopt.Study("s", Failing(6), Ladder(told, rungs=(4,))).run(trials=30).history
-    assert all(t.state == "pruned" for t in history.trials if t.config["layer0"] == 2 and not t.label)
-    assert None in told.told.values()
+    history = moopt.Study("s", Failing(6), Ladder("random", rungs=(4,))).run(trials=30).history
+    assert sum(trial.state == "complete" for trial in history.trials) == 30
+    assert all(t.state == "complete" for t in history.trials if t.config["layer0"] == 2)
+
+
+def test_a_candidate_without_known_values_fails_and_the_study_goes_on(tmp_path: Path) -> None:
+    class Unknown(Sequences):
+        def known(self, config: moopt.Config) -> Mapping[str, float]:
+            return {"size": float("nan")} if config["layer0"] == 3 and config["layer1"] > 3 else super().known(config)
+
+    for trials in (20, 40):
+        study = moopt.Study("s", Unknown(6), Ladder("nsga2", rungs=(4,)), tmp_path / "s.journal").run(trials=trials)
+    states = [trial.state for trial in study.history.trials]
+    assert states.count("complete") + states.count("failed") == 40
+    assert "failed" in states
+
+
+def test_what_screens_by_itself_is_not_put_on_a_ladder() -> None:
+    for inner in (EvoPress(), Ladder("nsga2")):
+        with pytest.raises(AlgorithmError, match="screens by itself"):
+            Ladder(inner)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +137,7 @@ def test_a_candidate_whose_screen_fails_is_pruned() -> None:
         ({"algorithm": 3}, "expected an algorithm, or the name of one"),
         ({"algorithm": "none"}, "There is no algorithm 'none'"),
         ({"rungs": (0,)}, "a rung is 0"),
+        ({"rungs": 5}, "rungs is 5; expected ever more tokens"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"confidence": "high"}, "confidence is 'high'"),
     ],
@@ -129,7 +147,7 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, object], said: str) 
         Ladder(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("rungs", [(), (8, 4), (4, 16), (4, 4)])
+@pytest.mark.parametrize("rungs", [(), (4, 16), (32,)])
 def test_rungs_that_are_no_ladder_are_refused(rungs: tuple[int, ...]) -> None:
     with pytest.raises(AlgorithmError, match="all below the problem's own 16"):
         Ladder("random", rungs=rungs).start(problem(), 0)

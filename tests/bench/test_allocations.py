@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,17 @@ def test_units_are_kept_once_and_read_back_whole(tmp_path: Path) -> None:
     assert rows[rows["kind"] == "evaluate"]["choice"].iloc[0].tolist() == [0, 1]
 
 
+def test_nothing_is_lost_when_two_processes_add(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        list(pool.map(allocations.add, [path] * 8, [unit("a", draw, [1.0]) for draw in range(8)]))
+    assert sorted(allocations.read(path)["draw"]) == list(range(8))
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    pd.DataFrame({"other": [1]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(StorageError, match="it lacks problem, method"):
+        allocations.read(tmp_path / "other.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"not one")
     with pytest.raises(StorageError, match=r"bad\.parquet holds no allocations"):
         allocations.read(tmp_path / "bad.parquet")

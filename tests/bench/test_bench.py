@@ -186,7 +186,7 @@ class Cooler(Mixed):
 
 
 def test_names_and_needs_are_checked() -> None:
-    with pytest.raises(AlgorithmError, match=r"no algorithm 'nsga-2'.*Or auto; the peers are botorch-qlognehvi"):
+    with pytest.raises(AlgorithmError, match=r"no algorithm 'nsga-2'.*Or auto; the peers are amq, botorch-qlognehvi"):
         runner.run([small(algorithms=["nsga-2"])], Path("nowhere"))
     with pytest.raises(AlgorithmError, match="population"):
         runner.run([small(algorithms=["nsga2@populations=3"])], Path("nowhere"))
