@@ -7,7 +7,8 @@ import moopt
 from moopt import algorithms
 
 from moopt.algorithms import (  # isort: skip
-    NSGA2, NSGA3, QNEHVI, RCO, ChebyshevAnnealing, MAPElites, OptunaSampler, ParEGO, Random, SequentialKnapsack, Sobol,
+    NSGA2, NSGA3, QNEHVI, RCO, ChebyshevAnnealing, EvoPress, MAPElites, OptunaSampler, ParEGO, Random,
+    SequentialKnapsack, Sobol, SurrogateEvolution,
 )  # fmt: skip
 from moopt.errors import StudyError, StudyMismatch
 from moopt.testing.problems import Landscape
@@ -23,20 +24,22 @@ ALGORITHMS = {
     "nsga3": (lambda: NSGA3(8), 40),
     "parego": (lambda: ParEGO(opening=6, candidates=60), 14),
     "qnehvi": (lambda: QNEHVI(initial=5), 11),
+    "evopress": (lambda: EvoPress(offspring=4), 40),
     "random": (Random, 20),
     "rco": (lambda: RCO(steps=20, samples=1), 40),
     "sequential-knapsack": (SequentialKnapsack, 25),
     "sobol": (Sobol, 20),
+    "surrogate-evolution": (lambda: SurrogateEvolution(generations=5), 24),
     "tpe": (lambda: OptunaSampler(lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)), 24),
 }
 """Every algorithm, and how many trials show where it goes."""
 
-BUDGETED = {"rco", "sequential-knapsack"}
-"""Allocate levels, by gradients."""
+BUDGETED = {"evopress", "rco", "sequential-knapsack"}
+"""Allocate levels."""
 
 
 def test_every_algorithm_is_tried():
-    assert ALGORITHMS.keys() == algorithms.NAMES.keys()
+    assert ALGORITHMS.keys() | {"ladder"} == algorithms.NAMES.keys()  # a ladder goes where what it wraps goes
 
 
 def problem_for(algorithm: str) -> BitToy:
