@@ -208,7 +208,9 @@ class Coordinator:
             self._stored.issue(self._seq, job, space, self._known(job))
             if job.kind in SIZING and job.trial == len(trials):
                 trials.append(Trial(job.trial, job.config, label=job.label, screened=job.kind == "screen"))
+                self._history.unbegun += trials[-1].screened
             elif job.kind == "evaluate":
+                self._history.unbegun -= trials[job.trial].screened
                 trials[job.trial].screened = False
             elif job.kind == "prune":
                 trials[job.trial].state = "pruned"

@@ -84,6 +84,7 @@ class History:
         trials: All trials by number.
         events: The log, in the order of `seq`.
         measures: What finished trials measured on other data, by (number, purpose).
+        unbegun: How many trials have been screened, and never evaluated.
         workers: What the workers do, if the study runs.
         pulse: How the run stood when that was last noted: `at`, `host`, `process`, `ended` if it has.
     """
@@ -95,6 +96,7 @@ class History:
     trials: list[Trial] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     measures: dict[tuple[int, str], Evaluation] = field(default_factory=dict)
+    unbegun: int = 0
     workers: Sequence[WorkerState] = ()
     pulse: Mapping[str, Any] = field(default_factory=dict)
 
@@ -209,7 +211,7 @@ class History:
     @property
     def begun(self) -> int:
         """How many trials have been evaluated or are being so: those that are screened or were pruned do not count."""
-        return sum(not trial.screened for trial in self.trials)
+        return len(self.trials) - self.unbegun
 
     @property
     def tokens(self) -> int:

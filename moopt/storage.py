@@ -323,6 +323,7 @@ class StoredStudy:
             screens = (event for event in events if event.job.kind == "screen" and event.outcome is None)
             self._sides |= {_side_key(e.job): {"seq": e.seq, **job_entry(e.job)} for e in screens}
             history.trials.append(trial)
+            history.unbegun += trial.screened
             history.events += events
         for key, entry in self._optuna.get_study_user_attrs(self._id).items():
             if key.startswith("moopt:job:"):

@@ -53,9 +53,8 @@ def read(path: Path) -> pd.DataFrame:
     return parquet.read(path, COLUMNS, "allocations")
 
 
-def has(path: Path, problem: str, method: str, budget: str, draw: int) -> bool:
-    """Whether a unit is kept in a file."""
-    rows = read(path)
+def has(rows: pd.DataFrame, problem: str, method: str, budget: str, draw: int) -> bool:
+    """Whether a unit is among rows."""
     own = (rows["problem"] == problem) & (rows["method"] == method) & (rows["budget"] == budget)
     return bool((own & (rows["draw"] == draw)).any())
 

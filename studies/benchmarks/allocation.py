@@ -226,9 +226,10 @@ def main():
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     only = [each.strip() for each in asked.only.split(";") if each.strip()]
+    before = allocations.read(asked.kept)
     for name in asked.problems if not asked.show else ():
         for method, budget, draw in units(name, asked.draws, only):
-            if not allocations.has(asked.kept, name, method, budget or "", draw):
+            if not allocations.has(before, name, method, budget or "", draw):
                 allocations.add(asked.kept, pd.DataFrame(run(name, method, budget, draw, asked.out)))
                 gc.collect()  # a study holds gigabytes, and refers to itself
                 print(f"{name}, {method}, {budget or 'all budgets'}, draw {draw}: done", file=sys.stderr)

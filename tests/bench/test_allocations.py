@@ -28,13 +28,13 @@ def unit(method: str, draw: int, samples: list[float], points: list[tuple[int, f
 
 def test_units_are_kept_once_and_read_back_whole(tmp_path: Path) -> None:
     path = tmp_path / "kept" / "a.parquet"
-    assert not allocations.has(path, "p", "a", "", 0)
+    assert not allocations.has(allocations.read(path), "p", "a", "", 0)
     allocations.add(path, unit("a", 0, [1.0, 2.0], [(3, 0.5)]))
     allocations.add(path, unit("b", 0, [3.0, 4.0]))
     allocations.add(path, unit("a", 0, [5.0, 6.0], [(4, 0.25)]))
-    assert allocations.has(path, "p", "a", "", 0)
-    assert not allocations.has(path, "p", "a", "", 1)
     rows = allocations.read(path)
+    assert allocations.has(rows, "p", "a", "", 0)
+    assert not allocations.has(rows, "p", "a", "", 1)
     assert len(rows) == 3
     assert allocations.held_out(rows, "p", "a", "3 bits")[0].tolist() == [5.0, 6.0]
     assert allocations.points(rows, "p", "a", 0).tolist() == [[4.0, 0.25]]
