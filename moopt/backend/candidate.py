@@ -236,6 +236,12 @@ def room_for_variants(device: torch.device) -> int:
     return int(FRACTION_OF_MEMORY * memory.free(device))
 
 
+def choose_type(device: torch.device) -> torch.dtype:
+    """What a language model computes in: bfloat16, or float32 on a CPU without bfloat16 products."""
+    fast = device.type != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
+
+
 def choose_device(device: str) -> torch.device:
     """The device that "auto" stands for, or the named one.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moopt.backend import blocks, language, memory, models, weights
 from moopt.backend.calibration import Calibration
-from moopt.backend.candidate import Candidate, choose_device
+from moopt.backend.candidate import Candidate, choose_device, choose_type
 from moopt.backend.language import Head
 from moopt.backend.options import Option, Options
 from moopt.backend.quantizers import Quantizer
@@ -68,10 +68,11 @@ class Evaluator(ABC):
         device = choose_device(resources.device)
         matrices = weights.inventory(models.outline(models.load_config(model))).weights
         self._version = models.version(model)
-        streamed = Streamed(model, device, self.dtype) if stream else None
+        dtype = self.compute_type(device)
+        streamed = Streamed(model, device, dtype) if stream else None
         self.candidate = Candidate(
             models.load_model(model) if streamed is None else streamed.model, matrices, quantizer, group_size, device,
-            self.dtype, None if stream else partial(models.load_model, model), VariantStore(self._version), simulated,
+            dtype, None if stream else partial(models.load_model, model), VariantStore(self._version), simulated,
             streamed,
         )  # fmt: skip
         memory.give_back()  # the originals run from the store
@@ -82,7 +83,9 @@ class Evaluator(ABC):
             ids = self.tokens.draws("search", calibration_tokens, min(length, calibration_tokens), seed=0).to(device)
             self.candidate.calibrate(self.calibration(ids))
 
-    dtype = torch.bfloat16
+    def compute_type(self, device: torch.device) -> torch.dtype:
+        """What the model computes in on a device."""
+        return choose_type(device)
 
     def use(self, widths: Options) -> None:
         """Become the candidate with these options of the decided matrices."""
@@ -176,11 +179,12 @@ class LanguageEvaluator(Evaluator):
 class EncoderEvaluator(Evaluator):
     """A model without a vocabulary, measured by how far its outputs move: mean-pooled last hidden states."""
 
-    dtype = torch.float32
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._references: dict[tuple[Fidelity, None], Tensor] = {}
+
+    def compute_type(self, device: torch.device) -> torch.dtype:
+        return torch.float32
 
     def measure(self, widths: Options, fidelity: Fidelity) -> Measured:
         ids, key, extra = self.ids(fidelity), (fidelity, None), 0

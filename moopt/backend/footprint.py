@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from moopt.backend import memory, models
+from moopt.backend.candidate import choose_type
 from moopt.backend.weights import block_number
 from moopt.backend.workbench import Allocation
 from moopt.errors import BackendError, ProblemError
@@ -55,7 +56,7 @@ def footprint(problem: Allocation, device: torch.device) -> Footprint:
     """What a problem's model takes on a device."""
     on_cpu = device.type == "cpu"
     sizes = dict(_sizes(problem))
-    total, item = sum(sizes.values()), 2 if problem.is_language else 4
+    total, item = sum(sizes.values()), choose_type(device).itemsize if problem.is_language else 4
     stored = _on_disk(problem.model) or item * total
     linears = problem.inventory.linears()
     tables = [w for w in problem.inventory.weights if w.kind != "linear"]

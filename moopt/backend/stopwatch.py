@@ -6,6 +6,8 @@ import json
 from functools import partial
 from typing import Any
 
+import torch
+
 from moopt.backend import models
 from moopt.backend.convert import convert, plain
 from moopt.backend.evaluator import Evaluator
@@ -57,7 +59,7 @@ class Stopwatch:
     def packed(self, widths: Options) -> Any:
         """The candidate as `moopt.load` would give it."""
         candidate = self._evaluator.candidate
-        model = empty(json.loads(self._config), candidate.dtype)
+        model = empty(json.loads(self._config), torch.bfloat16)
         replaced = {f"{name}.weight" for name in widths}
         named = candidate.model.named_parameters()
         fill(model, {name: value.data for name, value in named if name not in replaced})

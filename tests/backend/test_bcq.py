@@ -86,7 +86,9 @@ def test_candidates_are_measured_from_values_marked_and_not_saved(tiny: Path, tm
     calibration = evaluator.candidate.calibration
     assert calibration is not None
     inputs = calibration.inputs(weight.name)
-    expected = BCQ().quantize(evaluator.candidate.stored(weight.name), 3, 32, inputs).dequantize(torch.bfloat16)
+    expected = (
+        BCQ().quantize(evaluator.candidate.stored(weight.name), 3, 32, inputs).dequantize(evaluator.candidate.dtype)
+    )
     assert torch.equal(evaluator.candidate.weight(weight.name, 3), expected)
     with pytest.raises(QuantizationError, match="No kernel runs the codes of 'bcq'"):
         problem.save(problem.baselines()["uniform-3"], tmp_path / "model.safetensors")

@@ -122,9 +122,26 @@ def test_a_sliced_candidate_is_what_is_saved_alone_and_as_a_slice(tiny: Path, tm
     ids = torch.tensor([[1, 2, 3]])
     assert torch.allclose(alone(ids).logits, slice_(ids).logits, atol=1e-2)
     for weight in problem.inventory.linears():
-        measured = problem._ready.evaluator.candidate.weight(weight.name, problem.widths(config)[weight.name])
+        measured = problem._ready.evaluator.candidate.weight(
+            weight.name, problem.widths(config)[weight.name]
+        ).bfloat16()
         assert torch.equal(alone.get_submodule(weight.name).weight, measured)
         assert torch.equal(slice_.get_submodule(weight.name).weight, measured)
+
+
+def test_the_type_a_cpu_computes_in_changes_no_codes_and_hardly_the_loss(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, files = [], []
+    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"avx512_bf16": fast})
+        problem = BitAllocation(str(tiny), **SMALL)
+        config = problem.space.sample(np.random.default_rng(1))
+        losses.append(problem.evaluate(config, problem.fidelity).values["kl"])
+        assert problem._ready.evaluator.candidate.dtype == dtype
+        files.append(problem.save(config, tmp_path / str(fast) / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
 
 def test_a_study_improves_on_its_baselines_and_resumes(problem: BitAllocation, tmp_path: Path) -> None:

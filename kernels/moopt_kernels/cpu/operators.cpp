@@ -30,6 +30,14 @@ Paths g_avx2; // lent by a library of its own
 Paths g_avx2{&kAvx2, &kAttentionAvx2};
 #endif
 
+bool has_bfloat16_products() {
+#if defined(__x86_64__) || defined(__i386__)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return true;
+#endif
+}
+
 // No paths where this CPU needs those for AVX2 and nobody has lent them yet.
 Machine machine(const std::string& most) {
 #ifdef MOOPT_AVX512
@@ -127,10 +135,12 @@ Tensor dequantized(const Matrix& w, ScalarType type) {
   return values;
 }
 
-// Weights of float16 would leave its range, and lose the bits of small ones: they are multiplied in float32.
+// Multiplied in float32: float16, whose range weights would leave, and bfloat16 where the CPU has no products of it.
 Tensor many_through_torch(const Tensor& x, const Matrix& w, const OptionalTensor& bias) {
   using torch::stable::detail::from;
-  const ScalarType type = x.scalar_type(), wide = type == ScalarType::Half ? ScalarType::Float : type;
+  const ScalarType type = x.scalar_type();
+  const bool narrow = type == ScalarType::BFloat16 && has_bfloat16_products();
+  const ScalarType wide = narrow ? type : ScalarType::Float;
   const Tensor inputs = to_type(x, wide), weight = dequantized(w, wide);
   OptionalTensor added;
   if (bias) added = to_type(*bias, wide);
