@@ -7,6 +7,7 @@ of kind "held-out" have `within`, the budget they were chosen for, and `samples`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +98,42 @@ def points(rows: pd.DataFrame, problem: str, method: str, draw: int) -> FloatArr
     own = rows[(rows["problem"] == problem) & (rows["method"] == method) & (rows["draw"] == draw)]
     values = own[own["kind"] == "evaluate"][["cost", "loss"]].dropna().to_numpy(dtype=float)
     return values[pareto.nondominated(values)] if len(values) else values
+
+
+def volumes(rows: pd.DataFrame, problem: str, tokens: Sequence[int]) -> pd.DataFrame:
+    """The hypervolumes of whole fronts at some numbers of tokens, a line each: medians, as shares of the best there is.
+
+    Of cost and loss, and of cost and the logarithm of the loss, which weighs all costs alike; up to the reference point
+    of the uniform allocations. A method that spent more than all these numbers has a line at what it spent.
+
+    Args:
+        rows: What `read` gives.
+        problem: Which problem.
+        tokens: Where to look.
+    """
+    own = rows[(rows["problem"] == problem) & (rows["kind"] == "evaluate") & (rows["budget"] == "")]
+    own = own.dropna(subset=["loss"])
+    columns = ["method", "draws", "tokens", "volume", "volume of log loss"]
+    uniform = own[[len(set(choice)) == 1 for choice in own["choice"]]]
+    if not len(uniform):
+        return pd.DataFrame(columns=columns)
+    log = (False, True)
+    corners = [pareto.reference_point(_losses(uniform, each)) for each in log]
+    found = []
+    for method, searched in own.groupby("method"):
+        most = int(searched["spent"].max())
+        for spent in sorted({*tokens, *([most] if most > 2 * max(tokens) else [])}):
+            so_far = [search[search["spent"] <= spent] for _, search in searched.groupby("draw")]
+            each = [[pareto.hypervolume(_losses(s, g), c) for g, c in zip(log, corners, strict=True)] for s in so_far]
+            found.append([method, len(each), spent, *np.median(each, axis=0)])
+    table = pd.DataFrame(found, columns=columns)
+    table[columns[3:]] /= table[columns[3:]].max()
+    return table.sort_values(["tokens", "volume of log loss"], ascending=[True, False], ignore_index=True)
+
+
+def _losses(rows: pd.DataFrame, log: bool) -> FloatArray:
+    loss = rows["loss"].to_numpy(dtype=float)
+    return np.column_stack([rows["cost"].to_numpy(dtype=float), np.log(loss) if log else loss])
 
 
 def dominated(ours: FloatArray, theirs: FloatArray) -> float:

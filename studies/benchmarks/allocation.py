@@ -47,6 +47,7 @@ class Setting:
     table: int
     held_out: int
     budgets: tuple[int, ...] = (3, 4)
+    ablations: tuple[str, ...] = ()
     tables: tuple[str, ...] = ("fisher", "hawq-v2", "one-layer")
 
     def amounts(self, problem):
@@ -64,8 +65,11 @@ SETTINGS = {
     "digits-mlp": Setting(partial(digits, "mlp"), 43_800, 300, 247),
     "digits-transformer": Setting(partial(digits, "transformer"), 43_800, 300, 247),
     "minilm": Setting(minilm, 300_000, 512, 16_384, tables=("one-layer", "output-error")),
-    "smollm2": Setting(smollm2, 300_000, 12_288, 32_768, tables=("fisher", "hawq-v2")),
-}
+    "smollm2": Setting(
+        smollm2, 300_000, 12_288, 32_768, tables=("fisher", "hawq-v2"),
+        ablations=("qnehvi, no prior mean", "qnehvi, no trust region", "qnehvi, rounding"),
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ def rco(budget, setting, tokens):
 METHODS = {
     "auto": Method(lambda budget, setting, tokens: "auto"),
     "qnehvi": Method(lambda budget, setting, tokens: QNEHVI()),
+    "qnehvi, no prior mean": Method(lambda budget, setting, tokens: QNEHVI(prior=False)),
+    "qnehvi, no trust region": Method(lambda budget, setting, tokens: QNEHVI(trust_region=False)),
+    "qnehvi, rounding": Method(lambda budget, setting, tokens: QNEHVI(rounding=True)),
     "surrogate-evolution": Method(lambda budget, setting, tokens: SurrogateEvolution()),
     "nsga2": Method(lambda budget, setting, tokens: NSGA2(20)),
     "evopress": Method(lambda budget, setting, tokens: EvoPress([budget]), alone=True),
@@ -99,6 +106,7 @@ METHODS = {
 }
 RIVAL = "evopress, all budgets"
 GRADIENTS = {"sequential-knapsack", "rco, a third"}
+ABLATIONS = {name for setting in SETTINGS.values() for name in setting.ablations}
 AMQ, AMQ_TIMES = "amq, 5 times", 5
 """A peer's name, and how often it gets the tokens that the others have."""
 
@@ -121,7 +129,8 @@ def units(name, draws, only):
         if not only or AMQ in only:
             yield AMQ, None, draw
         for method, how in METHODS.items():
-            if (not only or method in only) and (able or method not in GRADIENTS):
+            possible = (able or method not in GRADIENTS) and method not in ABLATIONS - set(setting.ablations)
+            if possible and (not only or method in only):
                 yield from ((method, b, draw) for b in (setting.amounts(problem) if how.alone else (None,)))
 
 
@@ -241,6 +250,9 @@ def main():
 def report(kept, name, out):
     """Print a problem's table and what we ask of it, and draw it; whether nothing of what was measured falls short."""
     print(f"\n== {name}\n{allocations.table(kept, name, 'auto').to_string(index=False, float_format='{:.5g}'.format)}")
+    spent = [SETTINGS[name].tokens // 5, SETTINGS[name].tokens]
+    fronts = allocations.volumes(kept, name, spent)
+    print(f"\n{fronts.to_string(index=False, float_format='{:.4f}'.format)}\n")
     allocations.picture(kept, name, out / f"{name}.html")
     good = True
     for text, value, low, bound in asks(kept, name):

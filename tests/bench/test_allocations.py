@@ -90,3 +90,18 @@ def test_the_table_says_how_far_one_method_is_below_the_others(tmp_path: Path) -
     assert table["auto below"].tolist() == ["", "50.0% [50.0%, 50.0%]"]
     allocations.picture(allocations.read(path), "p", tmp_path / "p.html")
     assert "the best within a budget" in (tmp_path / "p.html").read_text()
+
+
+def test_volumes_are_of_what_was_measured_so_far_and_shares_of_the_best() -> None:
+    fronts = {"a": [(1, 8.0), (9, 1.0), (5, 2.0)], "b": [(1, 8.0), (9, 1.0), (5, 4.0)]}
+    rows = pd.concat([unit(name, 0, [1.0], points) for name, points in fronts.items()], ignore_index=True)
+    uniform = rows["kind"] == "evaluate"
+    rows["choice"] = [[0, 0] if u and c != 5 else [0, 1] for u, c in zip(uniform, rows["cost"], strict=True)]
+    found = allocations.volumes(rows, "p", [20, 30]).set_index(["method", "tokens"])
+    # up to cost 9.8 and loss 8.7; (5, y) adds what is right of it, up to the other end, and below the first one
+    both = 0.8 * 7.7 + 8.0 * 0.7
+    assert found["volume"]["a", 20] == pytest.approx(found["volume"]["b", 20])
+    assert found["volume"]["a", 30] == 1
+    assert found["volume"]["b", 30] == pytest.approx((both + 4.0 * 4.0) / (both + 4.0 * 6.0))
+    assert (found["volume of log loss"] <= 1).all()
+    assert not len(allocations.volumes(rows[~uniform], "p", [20]))
