@@ -27,6 +27,7 @@ _HOMES = {
     "load": "backend.loading",
     "load_history": "study",
     "optuna_sampler": "samplers",
+    "packed_cache": "backend.kv",
 }
 
 __all__ = ["__version__", "algorithms", "errors", *_HOMES]
@@ -34,6 +35,7 @@ __all__ = ["__version__", "algorithms", "errors", *_HOMES]
 if TYPE_CHECKING:
     from moopt import algorithms as algorithms
     from moopt import errors as errors
+    from moopt.backend.kv import packed_cache as packed_cache
     from moopt.backend.loading import load as load
     from moopt.history import History as History
     from moopt.history import Trial as Trial

@@ -10,7 +10,7 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.mark.parametrize("page", ["how-to/use-the-kernels.md"])
+@pytest.mark.parametrize("page", ["how-to/use-the-kernels.md", "how-to/kv-cache.md"])
 def test_the_examples_of_a_page_run_one_after_the_other(page: str) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
     assert blocks

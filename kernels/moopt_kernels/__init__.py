@@ -1,6 +1,16 @@
 """Low-bit storage and kernels. Knows torch and triton, not moopt; importing it compiles nothing."""
 
-from moopt_kernels.attention import KVCache, kv_append, kv_cache, quantized_kv_attention
+from moopt_kernels.attention import (
+    KVCache,
+    kv_append,
+    kv_cache,
+    kv_crop,
+    kv_dequantize,
+    kv_move,
+    kv_reserve,
+    kv_select,
+    quantized_kv_attention,
+)
 from moopt_kernels.dispatch import KernelError, calls, choose_layout, reset_calls
 from moopt_kernels.layout import Prepacked, layout_name, prepack, rearrange, unprepack
 from moopt_kernels.linear import quantized_linear, sliced_linear
@@ -18,6 +28,11 @@ __all__ = [
     "dequantize_rows",
     "kv_append",
     "kv_cache",
+    "kv_crop",
+    "kv_dequantize",
+    "kv_move",
+    "kv_reserve",
+    "kv_select",
     "layout_name",
     "pack",
     "packed_columns",

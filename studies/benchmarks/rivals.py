@@ -49,7 +49,9 @@ def library(folder):
     if folder is None:
         spec = importlib.util.find_spec("llama_cpp")
         if spec is None or spec.origin is None:
-            sys.exit("There is no llama.cpp: pip install llama-cpp-python, or name a folder of its library by --library.")
+            sys.exit(
+                "There is no llama.cpp: pip install llama-cpp-python, or name a folder of its library by --library."
+            )
         folder = Path(spec.origin).parent / "lib"
     for name in ("libggml-base", "libggml-cpu", "libggml", "libllama"):
         for file in sorted(folder.glob(f"{name}.so*")) or sorted(folder.glob(f"{name}.*so*")):

@@ -34,6 +34,12 @@ class Store:
     bits: int
     group: int
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, room that is not used yet included."""
+        packed = 0 if self.bits == 16 else self.scales.nbytes + self.lows.nbytes
+        return self.codes.nbytes + packed
+
 
 @dataclass
 class KVCache:
@@ -61,6 +67,11 @@ class KVCache:
     def length(self) -> int:
         """How many tokens it holds."""
         return self.packed + self.key_window.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, room that is not used yet included."""
+        return self.keys.nbytes + self.values.nbytes + self.key_window.nbytes + self.value_window.nbytes
 
 
 def kv_cache(like: Tensor, k_bits: int, v_bits: int, group_size: int | None = 32, residual_length: int = 32) -> KVCache:
@@ -119,7 +130,8 @@ def kv_append(cache: KVCache, keys: Tensor, values: Tensor) -> None:
     if old:
         write = _write_cpu if cache.layout == "cpu" else _write
         for store, window in ((cache.keys, key_window), (cache.values, value_window)):
-            _make_room(store, cache.packed + old)
+            if store.codes.shape[2] < cache.packed + old:
+                make_room(store, max(cache.packed + old, store.codes.shape[2] * 9 // 8))
             if store.bits == 16:
                 store.codes[:, :, cache.packed : cache.packed + old] = window[:, :, :old]
             else:
@@ -175,18 +187,17 @@ def _write_cpu(store: Store, tokens: Tensor, at: int) -> None:
     torch.ops.moopt.cpu_kv_append(tokens, store.codes, store.scales, store.lows, at, store.bits, store.group)
 
 
-def _make_room(store: Store, count: int) -> None:
-    """Room for `count` tokens, twice what there was when it runs out."""
-    step, room = store.group or 1, store.codes.shape[2]
-    if count <= room:
-        return
-    room = -(-max(count, 2 * room) // step) * step
-    store.codes = _grown(store.codes, room)
+def make_room(store: Store, count: int) -> None:
+    """Have room for `count` tokens, whole groups of them, and no more."""
+    step = store.group or 1
+    room = -(-count // step) * step
+    store.codes = _resized(store.codes, room)
     if store.bits < 16:
-        store.scales, store.lows = _grown(store.scales, room // step), _grown(store.lows, room // step)
+        store.scales, store.lows = _resized(store.scales, room // step), _resized(store.lows, room // step)
 
 
-def _grown(tensor: Tensor, room: int) -> Tensor:
-    grown = tensor.new_zeros(*tensor.shape[:2], room, tensor.shape[3])
-    grown[:, :, : tensor.shape[2]] = tensor
-    return grown
+def _resized(tensor: Tensor, room: int) -> Tensor:
+    found = tensor.new_zeros(*tensor.shape[:2], room, tensor.shape[3])
+    kept = min(room, tensor.shape[2])
+    found[:, :, :kept] = tensor[:, :, :kept]
+    return found

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moopt_kernels import KernelError, KVCache, kv_append, kv_cache
+from moopt_kernels import (
+    KernelError,
+    KVCache,
+    choose_layout,
+    kv_append,
+    kv_cache,
+    kv_crop,
+    kv_dequantize,
+    kv_move,
+    kv_reserve,
+    kv_select,
+)
 from moopt_kernels.attention.cache import read
 
 
@@ -134,3 +147,90 @@ def test_what_cannot_be_packed_is_refused() -> None:
         kv_cache(keys[..., :12], 4, 4)
     with pytest.raises(ValueError, match=r"expected both \[B, H, n, D\]"):
         kv_append(kv_cache(keys, 4, 4), keys, values[:, :, :1])
+
+
+def held(keys: Tensor, values: Tensor, **how: Any) -> KVCache:
+    cache = kv_cache(keys, **({"k_bits": 4, "v_bits": 2} | how))
+    kv_append(cache, keys, values)
+    return cache
+
+
+def same(mine: KVCache, other: KVCache) -> bool:
+    pairs = zip(kv_dequantize(mine), kv_dequantize(other), strict=True)
+    return mine.packed == other.packed and all(torch.equal(a, b) for a, b in pairs)
+
+
+@given(
+    count=st.integers(1, 100), left=st.integers(0, 100), more=st.integers(1, 60),
+    group=st.sampled_from([None, 8, 32]), residual=st.sampled_from([0, 5, 32]),
+)  # fmt: skip
+def test_a_cropped_cache_holds_the_first_tokens_and_goes_on(
+    count: int, left: int, more: int, group: int | None, residual: int
+) -> None:
+    left = min(left, count)
+    keys, values = tokens(count + more)
+    cache = held(keys[:, :, :count], values[:, :, :count], group_size=group, residual_length=residual)
+    before = kv_dequantize(cache)
+    kv_crop(cache, left)
+    for found, whole in zip(kv_dequantize(cache), before, strict=True):
+        assert torch.equal(found, whole[:, :, :left])
+    kept = cache.packed
+    kv_append(cache, keys[:, :, count:], values[:, :, count:])
+    assert cache.length == left + more
+    assert cache.key_window.shape[2] < residual + (group or 1)
+    newest = min(more, cache.key_window.shape[2])
+    assert torch.equal(cache.key_window[:, :, -newest:], keys[:, :, count + more - newest :]) or not newest
+    assert all(
+        torch.equal(found[:, :, :kept], whole[:, :, :kept])
+        for found, whole in zip(kv_dequantize(cache), before, strict=True)
+    )
+
+
+def test_cropping_what_was_not_packed_leaves_no_trace() -> None:
+    keys, values = tokens(100)
+    cache, plain = held(keys, values), held(keys[:, :, :70], values[:, :, :70])
+    kv_crop(cache, 70)
+    kv_append(cache, keys[:, :, 70:], values[:, :, 70:])
+    kv_append(plain, keys[:, :, 70:], values[:, :, 70:])
+    assert same(cache, plain)
+
+
+def test_sequences_are_selected_repeated_and_reordered() -> None:
+    keys, values = tokens(70)
+    cache, picked = held(keys, values), torch.tensor([1, 1, 0])
+    kv_select(cache, picked)
+    assert same(cache, held(keys[picked], values[picked]))
+    kv_append(cache, keys[picked][:, :, :40], values[picked][:, :, :40])
+    assert cache.length == 110
+
+
+def test_room_is_what_was_reserved_and_appending_moves_nothing() -> None:
+    keys, values = tokens(100)
+    cache = kv_cache(keys, 4, 2, 32, 32)
+    kv_reserve(cache, 100)
+    codes = cache.keys.codes.data_ptr()
+    for k, v in zip(keys.split(7, 2), values.split(7, 2), strict=True):
+        kv_append(cache, k, v)
+    assert same(cache, held(keys, values))
+    assert cache.keys.codes.data_ptr() == codes
+    # 64 tokens packed at 4 + 2 bits, with a scale and a smallest value a channel and 32 tokens, and a token; 36 as came
+    each = 64 * 16 * 6 // 8 + 2 * 16 * 4 + 64 * 4 + 2 * 36 * 16 * 4
+    assert cache.nbytes == 2 * 3 * each
+    with pytest.raises(ValueError, match="Got room for 99 tokens; the cache holds 100"):
+        kv_reserve(cache, 99)
+
+
+def test_a_moved_cache_is_read_by_the_kernels_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, values = tokens(70)
+    cache = held(keys, values)
+    monkeypatch.delenv("MOOPT_KERNELS")
+    kv_move(cache, torch.device("cpu"))
+    assert cache.layout == choose_layout("cpu")
+    assert same(cache, held(keys, values))
+
+
+def test_what_cannot_be_cropped_is_refused() -> None:
+    cache = held(*tokens(9))
+    for length in (-1, 10):
+        with pytest.raises(ValueError, match=f"Got {length} tokens to keep; the cache holds 9"):
+            kv_crop(cache, length)

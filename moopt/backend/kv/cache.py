@@ -1,0 +1,94 @@
+"""A packed cache for a transformers model: what goes in as `past_key_values`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from moopt.backend.kv import attention
+from moopt.backend.kv.layer import PackedLayer
+from moopt.backend.kv.pairs import Pair, Scheme, scheme_of
+from moopt.errors import BackendError
+
+KV16 = Pair(16, 16)
+
+
+class PackedCache(Cache):
+    """Keys and values of all layers, packed as they come."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory: codes, scales, the newest tokens as they came, and room that is not used yet."""
+        return sum(_bytes(layer) for layer in self.layers)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The widths of each layer."""
+        return tuple(layer.pair if isinstance(layer, PackedLayer) else KV16 for layer in self.layers)
+
+
+def packed_cache(
+    model: Any, pairs: Any, scheme: str | Scheme = "kivi", room: int = 0, fused: bool | Literal["auto"] = "auto",
+    offload: bool = False,
+) -> PackedCache:  # fmt: skip
+    """An empty cache for one call of `model(...)` or `model.generate(...)`, and for those that go on from it.
+
+    Args:
+        model: A transformers model. With a fused cache its attention is set to one that reads packed keys and values;
+            over other caches that is PyTorch's own.
+        pairs: The widths of each layer, such as ["K8V4", (4, 2), 4]; or one for all.
+        scheme: "kivi", "per-token", or how else they are packed.
+        room: Tokens to have room for from the beginning; more may come.
+        fused: Whether attention reads the packed codes; "auto": where the model lets its attention be replaced. Else
+            it gets them dequantized: the same values, and more memory while it runs.
+        offload: Whether layers are on the CPU while they are not needed.
+
+    Raises:
+        BackendError: there is not a pair for each layer, or a layer's attention is none that looks at all tokens.
+        QuantizationError: a width or a scheme that there is none of.
+    """
+    layers = DynamicCache(config=model.config).layers
+    if not layers:
+        raise BackendError(f"{type(model).__name__} says of no layers what they cache; a packed cache needs that.")
+    widths = _of_layers(pairs, len(layers))
+    how = scheme_of(scheme)
+    replaceable = bool(getattr(model, "_supports_attention_backend", False))
+    if fused is True and not replaceable:
+        raise BackendError(f"{type(model).__name__} does not let its attention be replaced; say fused=False.")
+    fuses = replaceable if fused == "auto" else bool(fused)
+    found: list[Any] = []
+    for number, (layer, pair) in enumerate(zip(layers, widths, strict=True)):
+        if type(layer) is DynamicLayer:
+            found.append(PackedLayer(pair, how, room, fuses))
+        elif pair == KV16:
+            found.append(layer)
+        else:
+            raise BackendError(
+                f"Layer {number} caches as a {type(layer).__name__}, which cannot be packed; give it the pair 'KV16'."
+            )
+    if fuses:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    return PackedCache(layers=found, offloading=offload)
+
+
+def _of_layers(pairs: Any, layers: int) -> list[Pair]:
+    """A pair for each layer."""
+    if isinstance(pairs, Sequence) and not isinstance(pairs, str) and not _is_one(pairs):
+        if len(pairs) != layers:
+            raise BackendError(f"Got {len(pairs)} pairs; the model has {layers} layers that cache.")
+        return [Pair.of(each) for each in pairs]
+    return [Pair.of(pairs)] * layers
+
+
+def _is_one(pairs: Sequence[Any]) -> bool:
+    """Whether that is a pair by itself: (8, 4). Of a model with two layers it would be two pairs, [8, 4]."""
+    return isinstance(pairs, tuple) and len(pairs) == 2 and all(type(each) is int for each in pairs)
+
+
+def _bytes(layer: Any) -> int:
+    if isinstance(layer, PackedLayer):
+        return layer.nbytes
+    return sum(each.nbytes for each in (layer.keys, layer.values) if each is not None)
