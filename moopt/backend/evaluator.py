@@ -162,11 +162,12 @@ class LanguageEvaluator(Evaluator):
         finally:
             self.candidate.use(widths)
 
-    def measure(self, widths: Options, fidelity: Fidelity) -> Measured:
+    def measure(self, widths: Options, fidelity: Fidelity, run: language.Run | None = None) -> Measured:
+        """As for every evaluator; `run` takes the candidate through a text in another way than the original."""
         self.use(widths)
         ids = self.ids(fidelity)
         reference, extra = self.reference(fidelity, ids)
-        found = language.compare(self.candidate.model, reference, self.head(), self._run)
+        found = language.compare(self.candidate.model, reference, self.head(), run or self._run)
         samples = {"kl": found.kl.mean(1), "nll": found.nll.mean(1), "top1_agreement": found.agrees.float().mean(1)}
         values = {
             "kl": float(found.kl.double().mean()),
