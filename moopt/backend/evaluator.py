@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,11 @@ class Measured:
     values: dict[str, float]
     samples: dict[str, Tensor]
     tokens: int
+
+    def statistics(self, names: Collection[str]) -> tuple[dict[str, list[float]], dict[str, float]]:
+        """What sequences have of some figures, as far as they have, and the variances of those figures' means."""
+        samples = {n: [round(float(v), 6) for v in s] for n, s in self.samples.items() if n in names}
+        return samples, {n: float(np.var(s, ddof=1)) / len(s) for n, s in samples.items() if len(s) > 1}
 
 
 class Evaluator(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from torch import nn
 from moopt.errors import MetricError
 from moopt.leash import leashed, temporary_folder
 
+logger = logging.getLogger("moopt")
 When = Literal["every", "finalists"]
 
 
@@ -122,6 +124,16 @@ class CommandMetric:
 
 
 Metric = CallableMetric | CommandMetric
+
+
+def of_finalist(metric: Metric, model: Any, tokenizer: Any, attributes: dict[str, Any]) -> dict[str, float]:
+    """What a metric finds, by its name; nothing where it fails, which is logged and noted in attributes."""
+    try:
+        return {metric.name: metric.measure(model, tokenizer)}
+    except MetricError as error:  # the other figures are good
+        logger.warning("%s was not measured: %s", metric.name, error)
+        attributes[f"{metric.name} failed"] = str(error)
+        return {}
 
 
 def _number(name: str, value: object) -> float:

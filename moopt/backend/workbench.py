@@ -14,7 +14,7 @@ from moopt.backend import memory, proxies, sensitivity, weights
 from moopt.backend.evaluator import EncoderEvaluator, Evaluator, LanguageEvaluator
 from moopt.backend.grid import Grid, find_grid
 from moopt.backend.latency import where
-from moopt.backend.metrics import Metric
+from moopt.backend.metrics import Metric, of_finalist
 from moopt.backend.options import Option
 from moopt.backend.proxies import Request
 from moopt.backend.quantizers import Quantizer
@@ -23,7 +23,6 @@ from moopt.backend.simulated import Simulated, packable
 from moopt.backend.stopwatch import Stopwatch
 from moopt.backend.taps import SEQUENCE, Decision
 from moopt.backend.text import Text
-from moopt.errors import MetricError
 from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, Objective, Resources
 from moopt.space import Config
@@ -133,14 +132,8 @@ class Workbench:
         for metric in problem.search_metrics if not validates else ():
             values[metric.name] = metric.measure(evaluator.candidate.model, evaluator.tokenizer)
         for metric in problem.finalist_metrics if final else ():
-            try:
-                values[metric.name] = metric.measure(evaluator.candidate.model, evaluator.tokenizer)
-            except MetricError as error:  # the other figures are good
-                logger.warning("%s was not measured: %s", metric.name, error)
-                attributes[f"{metric.name} failed"] = str(error)
-        samples = {n: [round(float(v), 6) for v in s] for n, s in found.samples.items() if n in wanted}
-        count = {n: len(s) for n, s in samples.items()}
-        variances = {n: float(np.var(s, ddof=1)) / count[n] for n, s in samples.items() if count[n] > 1}
+            values |= of_finalist(metric, evaluator.candidate.model, evaluator.tokenizer, attributes)
+        samples, variances = found.statistics(wanted)
         return Evaluation(values, variances, samples, attributes)
 
     @cached_property

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moopt_problems.bit_allocation import BitAllocation as BitAllocation
+    from moopt_problems.kv_precision import KVCachePrecision as KVCachePrecision
 
-_HOMES = {"BitAllocation": "bit_allocation"}
+_HOMES = {"BitAllocation": "bit_allocation", "KVCachePrecision": "kv_precision"}
 
-__all__ = ["BitAllocation"]
+__all__ = ["BitAllocation", "KVCachePrecision"]
 
 
 def __getattr__(name: str) -> Any:

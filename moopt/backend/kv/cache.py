@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from moopt.backend.kv import attention
 from moopt.backend.kv.layer import PackedLayer
 from moopt.backend.kv.pairs import Pair, Scheme, scheme_of
+from moopt.backend.kv.presets import Preset
 from moopt.errors import BackendError
 
 KV16 = Pair(16, 16)
@@ -38,7 +39,7 @@ def packed_cache(
     Args:
         model: A transformers model. With a fused cache its attention is set to one that reads packed keys and values;
             over other caches that is PyTorch's own.
-        pairs: The widths of each layer, such as ["K8V4", (4, 2), 4]; or one for all.
+        pairs: The widths of each layer, such as ["K8V4", (4, 2), 4]; or one for all; or a preset, with its scheme.
         scheme: "kivi", "per-token", or how else they are packed.
         room: Tokens to have room for from the beginning; more may come.
         fused: Whether attention reads the packed codes; "auto": where the model lets its attention be replaced. Else
@@ -52,6 +53,8 @@ def packed_cache(
     layers = DynamicCache(config=model.config).layers
     if not layers:
         raise BackendError(f"{type(model).__name__} says of no layers what they cache; a packed cache needs that.")
+    if isinstance(pairs, Preset):
+        pairs, scheme = pairs.pairs, pairs.scheme
     widths = _of_layers(pairs, len(layers))
     how = scheme_of(scheme)
     replaceable = bool(getattr(model, "_supports_attention_backend", False))

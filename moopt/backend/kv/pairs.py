@@ -86,12 +86,19 @@ class Scheme:
             batch: Sequences.
             itemsize: Bytes of a number that is not packed.
         """
+        halves = self.half_bytes("k", pair.k, tokens, size, itemsize) + self.half_bytes(
+            "v", pair.v, tokens, size, itemsize
+        )
+        return batch * heads * halves
+
+    def half_bytes(self, part: str, bits: int, tokens: int, size: int, itemsize: int = 2) -> int:
+        """What a head's keys ("k") or values ("v") take."""
         packed = self.packed(tokens)
-        shared = packed * SCALE_BYTES if self.group_size is None else packed // self.group_size * size * SCALE_BYTES
-        total = 2 * (tokens - packed) * size * itemsize
-        for bits, scales in ((pair.k, shared), (pair.v, packed * SCALE_BYTES)):
-            total += packed * size * itemsize if bits == 16 else packed * size * bits // 8 + scales
-        return batch * heads * total
+        if bits == 16:
+            return tokens * size * itemsize
+        grouped = part == "k" and self.group_size is not None
+        scales = packed // (self.group_size or 1) * size if grouped else packed
+        return (tokens - packed) * size * itemsize + packed * size * bits // 8 + scales * SCALE_BYTES
 
     def effective_bits(self, pairs: Iterable[Pair], tokens: int, size: int) -> float:
         """Bits of memory for each number that some layers hold of so many tokens, in heads of one size."""

@@ -1,0 +1,50 @@
+"""Profiles of models by name, each made once: it is the model, the text and the scheme that decide them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from moopt.backend import cache, models
+from moopt.backend.candidate import choose_device, choose_type
+from moopt.backend.kv.pairs import Pair, Scheme
+from moopt.backend.kv.profile import ERRORS, Profile, profile
+from moopt.backend.text import Text, Tokens
+from moopt.problem import Resources
+
+
+def profiled(
+    model: str, pairs: Sequence[Pair], scheme: Scheme, text: Text, tokens: int, context: int,
+    resources: Resources | None = None, loaded: tuple[Any, Tokens] | None = None,
+) -> Profile:  # fmt: skip
+    """The profile of a model on the beginning of the search text, from the cache or made and put there.
+
+    Args:
+        model: A name as `BitAllocation` takes it.
+        pairs: The pairs to profile.
+        scheme: How keys and values are packed.
+        text: The text.
+        tokens: Tokens of it.
+        context: Tokens of a sequence.
+        resources: Where to run it.
+        loaded: The model and the tokens, if somebody has them already.
+    """
+    described = [models.identity(model), text.identity, tokens, context, str(scheme), *map(str, pairs)]
+    place = cache.folder() / "kv-profiles" / f"{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]}.json"
+    if not place.exists():
+        if loaded is None:
+            device = choose_device((resources or Resources()).device)
+            original = models.load_model(model).to(device=device, dtype=choose_type(device))
+            loaded = original, text.tokenized(models.load_tokenizer(model))
+        ran, ids = loaded
+        found = profile(ran, ids.batch("search", 0, tokens, context).to(ran.device), pairs, scheme)
+        kept = {"pairs": [str(pair) for pair in found.pairs], **{name: found.of(name).tolist() for name in ERRORS}}
+        with cache.whole_file(place) as temporary:
+            temporary.write_text(json.dumps(kept))
+    read = json.loads(place.read_text())
+    errors = (np.array(read[name]) for name in ERRORS)
+    return Profile(tuple(map(Pair.of, read["pairs"])), *errors)
