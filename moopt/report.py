@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -39,6 +39,20 @@ def write_report(history: History, path: str | os.PathLike[str]) -> Path:
     return _replace(Path(path), lambda place: place.write_text(page(history), encoding="utf-8"))
 
 
+def write_cards(shown: Sequence[Card], path: str | os.PathLike[str], title: str) -> Path:
+    """Write some cards as one HTML file that needs no network; an existing file is replaced in one step.
+
+    Args:
+        shown: The cards, in order.
+        path: The file to write; its folder is made if there is none.
+        title: What the page is called.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    return _replace(Path(path), lambda place: place.write_text(_page(title, "", shown), encoding="utf-8"))
+
+
 def front_csv(history: History, path: str | os.PathLike[str]) -> Path:
     """Write the front as CSV: one line a point, with its objectives, measurements and decisions (`config.<name>`).
 
@@ -55,11 +69,17 @@ def front_csv(history: History, path: str | os.PathLike[str]) -> Path:
 
 def page(history: History) -> str:
     """The report as text."""
+    lead = "".join(f'<p class="lead">{escape(line)}</p>' for line in summary.lines(history))
+    found = "".join(f"<li>{escape(line)}</li>" for line in summary.findings(history))
+    under = f"{lead}\n{f'<ul class=findings>{found}</ul>' if found else ''}"
+    return _page(history.name, under, cards(history))
+
+
+def _page(title: str, under: str, shown: Sequence[Card]) -> str:
+    """A page of cards as text; `under` is what stands under its title, as HTML."""
     resources = files("moopt.views")
     style, script = (resources.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     templates = {name: template.to_plotly_json() for name, template in look.TEMPLATES.items()}
-    lead = "".join(f'<p class="lead">{escape(line)}</p>' for line in summary.lines(history))
-    found = "".join(f"<li>{escape(line)}</li>" for line in summary.findings(history))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -67,7 +87,7 @@ def page(history: History) -> str:
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="generator" content="moopt {__version__}">
-<title>{escape(history.name)}</title>
+<title>{escape(title)}</title>
 <style>
 {style}</style>
 </head>
@@ -75,11 +95,10 @@ def page(history: History) -> str:
 <main>
 <header>
 <p class="kicker">A moopt study</p>
-<h1>{escape(history.name)}</h1>
-{lead}
-{f'<ul class="findings">{found}</ul>' if found else ""}
+<h1>{escape(title)}</h1>
+{under}
 </header>
-{"".join(map(_section, cards(history)))}
+{"".join(map(_section, shown))}
 <footer>Written by moopt {__version__}. This file needs no network.</footer>
 </main>
 <script type="application/json" id="templates">{_inline(json.dumps(templates))}</script>

@@ -1,6 +1,7 @@
 """Cards: what a study shows, each a title, a sentence, a table and a figure. No server and no models in it.
 
-A package adds its own through the entry point group `moopt.views`, whose objects are `View`s.
+A package adds its own through the entry point group `moopt.views`, whose objects are `View`s; they give None for
+studies that they are not for.
 """
 
 from __future__ import annotations
@@ -36,21 +37,24 @@ def cards(history: History) -> list[Card]:
     """Every card of a study, moopt's own and the plug-ins', the settings last."""
     algorithm = history.meta.get("identity", {}).get("algorithm", {}).get("algorithm", "")
     own = [*VIEWS, *OF_ALGORITHM.get(algorithm, ())]
-    return [*(view(history) for view in own), *_plugged(history), run_card(history)]
+    shown = (view(history) for view in own)
+    return [*(card for card in shown if card is not None), *_plugged(history), run_card(history)]
 
 
 def _plugged(history: History) -> Iterator[Card]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        yield _from_plugin(point, history)
+        card = _from_plugin(point, history)
+        if card is not None:
+            yield card
 
 
-def _from_plugin(point: EntryPoint, history: History) -> Card:
+def _from_plugin(point: EntryPoint, history: History) -> Card | None:
     """A plug-in's card; a plug-in that fails says so in its place, and the others are shown all the same."""
     try:
         card = point.load()(history)
-        if isinstance(card, Card):
+        if card is None or isinstance(card, Card):
             return card
-        problem = f"it gave {type(card).__name__}, expected moopt.views.Card"
+        problem = f"it gave {type(card).__name__}, expected moopt.views.Card or None"
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     logger.warning("The view %r of %s failed: %s.", point.name, point.value, problem)

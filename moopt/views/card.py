@@ -36,8 +36,9 @@ class Card:
         return not self.reason
 
 
-View = Callable[[History], Card]
-"""What the entry point group `moopt.views` names: it gets a study's history and gives a card, and never raises."""
+View = Callable[[History], Card | None]
+"""What the entry point group `moopt.views` names: gets a study's history and gives a card, or None where it is not for
+that study; it never raises."""
 
 
 def nothing_yet(history: History) -> str:
