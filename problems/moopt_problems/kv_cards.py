@@ -80,8 +80,8 @@ def profile_card(profile: Profile, error: str = "o_norm") -> Card:
 def pruning_card(profile: Profile, pruned: Sequence[tuple[Pair, ...]]) -> Card:
     """The pairs that are left in each layer."""
     sentence = (
-        "Each line is a layer: pairs with a mark are left in the search, because no other has as few bits and as small an "
-        "error there."
+        "Each line is a layer: pairs with a mark are left in the search, because no other has as few bits and as small "
+        "an error there."
     )
     names = list(map(str, profile.pairs))
     kept = np.array([[pair in pairs for pair in profile.pairs] for pairs in pruned])

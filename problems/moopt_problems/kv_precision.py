@@ -20,6 +20,7 @@ from moopt.backend.candidate import choose_device
 from moopt.backend.kv import groups as grouping
 from moopt.backend.kv.pairs import WIDTHS, Pair, Scheme, scheme_of
 from moopt.backend.kv.presets import Preset
+from moopt.backend.kv.profile import Profile
 from moopt.backend.kv.profiles import profiled
 from moopt.backend.kv.shape import shape_of
 from moopt.backend.kv.workbench import KV16, KVWorkbench
@@ -187,6 +188,11 @@ class KVCachePrecision(Problem):
         """What a profile has: every pair of the widths, and each of them beside 16 bits."""
         return [Pair(*each) for each in itertools.product(sorted({*self.bits, 16}), repeat=2)]
 
+    def profile(self) -> Profile:
+        """What each pair does to each layer by itself, on `profile_tokens`; made once, and kept in the cache."""
+        every = profiled(self.model, self.profiled_pairs, self.scheme, self.text, self.profile_tokens, self.context)
+        return every.only(self._pairs)
+
     def baselines(self) -> dict[str, Config]:
         named = {}
         for pair in sorted(self._pairs, key=lambda pair: (-pair.bits, pair)):
@@ -245,9 +251,7 @@ class KVCachePrecision(Problem):
             each = [grouping.Group((layer,), tuple(self._pairs)) for layer in layers]
             return tuple(Decision(group, part, self.bits) for group in each for part in ("k", "v"))
         if self.is_profiled:
-            made = profiled(
-                self.model, self.profiled_pairs, self.scheme, self.text, self.profile_tokens, self.context
-            ).only(self._pairs)
+            made = self.profile()
             how: grouping.Clusters = "dbscan" if groups == "kvtuner" else "none"
             found = grouping.cluster(made, grouping.prune(made, error), eps, error, how, layers)
         elif isinstance(groups, str):
