@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -20,6 +20,36 @@ from moopt.leash import leashed, temporary_folder
 
 logger = logging.getLogger("moopt")
 When = Literal["every", "finalists"]
+
+
+class Metric(Protocol):
+    """A number that a candidate is measured by; the classes below are such, and so is any class that has all this."""
+
+    @property
+    def name(self) -> str:
+        """What the objective is called."""
+
+    @property
+    def direction(self) -> Literal["min", "max"]:
+        """Which numbers are better."""
+
+    @property
+    def unit(self) -> str:
+        """What it is measured in."""
+
+    @property
+    def when(self) -> When:
+        """Whether it is an objective of the search, "every", or for "finalists"."""
+
+    def measure(self, model: nn.Module, tokenizer: Any) -> float:
+        """The number for a candidate.
+
+        Raises:
+            MetricError: there is none.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """JSON for a study's identity."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +151,6 @@ class CommandMetric:
             except (ValueError, KeyError, TypeError, IndexError):
                 continue
         raise MetricError(f"The command {self.command!r} printed no {self.metric!r}; its last line is {lines[-1]!r}.")
-
-
-Metric = CallableMetric | CommandMetric
 
 
 def of_finalist(metric: Metric, model: Any, tokenizer: Any, attributes: dict[str, Any]) -> dict[str, float]:

@@ -105,6 +105,11 @@ class KVCachePrecision(Problem):
         self.is_profiled = groups in ("pruned", "kvtuner")
         self.decided = self._decided(groups, error, eps)
         self.metrics = tuple(metrics)
+        if commands := [metric.name for metric in self.metrics if isinstance(metric, user.CommandMetric)]:
+            raise ProblemError(
+                f"The metric {commands[0]!r} is a command, which gets a folder of weights and nothing of the cache; "
+                "expected functions of the model."
+            )
         self.objectives = self._objectives(objectives)
         self.space = Space({decision.name: Ordinal(*decision.options) for decision in self.decided})
         self.fidelity = Fidelity(tokens, 0)

@@ -1,5 +1,6 @@
 """Caches of keys and values that stay packed, each layer at its own pair of widths, for transformers models."""
 
+from moopt.backend.kv import exports
 from moopt.backend.kv.cache import PackedCache, packed_cache
 from moopt.backend.kv.groups import Group, cluster, prune
 from moopt.backend.kv.pairs import KIVI, PER_TOKEN, Pair, Scheme
@@ -16,6 +17,7 @@ __all__ = [
     "Profile",
     "Scheme",
     "cluster",
+    "exports",
     "load_preset",
     "packed_cache",
     "profile",
