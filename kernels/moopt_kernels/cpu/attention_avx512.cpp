@@ -1,4 +1,4 @@
-// Attention over a packed cache with AVX-512 and VBMI: see attention.h.
+// Attention over a packed cache with AVX-512, and VBMI where there is that: see attention.h.
 #include "kernels.h"
 #include <immintrin.h>
 
@@ -38,9 +38,15 @@ template <int Bits> struct Codes {
       return _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))), set(half));
     __m512i index;
     if constexpr (Bits == 4) {
+#ifdef __AVX512VBMI__
       const __m512i from = _mm512_set_epi64(0x3c00000038, 0x3400000030, 0x2c00000028, 0x2400000020, 0x1c00000018,
                                             0x1400000010, 0x0c00000008, 0x0400000000);
       index = _mm512_multishift_epi64_epi8(from, _mm512_set1_epi64(*(const int64_t*)p));
+#else
+      const __m512i from = _mm512_set_epi32(28, 24, 20, 16, 12, 8, 4, 0, 28, 24, 20, 16, 12, 8, 4, 0);
+      const __m512i low = _mm512_set1_epi32(((const int32_t*)p)[0]);
+      index = _mm512_srlv_epi32(_mm512_mask_set1_epi32(low, 0xff00, ((const int32_t*)p)[1]), from);
+#endif
     } else {
       const __m512i from = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
       index = _mm512_srlv_epi32(_mm512_set1_epi32(*(const int32_t*)p), from);

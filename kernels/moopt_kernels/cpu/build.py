@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent
 NEEDED = ("avx2", "bmi2", "f16c", "fma")
 """What a CPU must have at least, as /proc/cpuinfo names it; Intel since 2013, AMD since 2015."""
-HAS_AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vbmi", "avx512_vnni"}
-HAS_AMX = HAS_AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"}
+HAS_AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
+HAS_AMX = HAS_AVX512 | {"avx512vbmi", "avx512_bf16", "amx_tile", "amx_bf16"}
 
 COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-w")
 PLAIN = ("-O3", "-mavx2", "-mfma", "-mbmi2", "-mf16c")
 AVX2 = (*PLAIN, "-fno-tree-vectorize")  # written in vectors; looking for more costs the compiler an eighth of its time
-AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vbmi", "-mavx512vnni")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
 AMX = ("-mavx512bf16", "-mamx-tile", "-mamx-bf16")
 EXACT = (*PLAIN, "-ffp-contract=off")  # rounds as PyTorch does, operation by operation
 HEADERS = ("attention.h", "attention_operators.h", "fields.h", "kernels.h", "tensors.h")
@@ -114,12 +114,11 @@ def main_units(features: frozenset[str]) -> Units:
     if not features >= HAS_AVX512:
         return {"attention_avx2.cpp": AVX2, "operators.cpp": operators, "gemv_avx2.cpp": AVX2, **rest}
     operators = (*operators, "-DMOOPT_AVX512")
-    if not features >= HAS_AMX:
-        return {"attention_avx512.cpp": AVX512, "operators.cpp": operators, "gemv_avx512.cpp": AVX512, **rest}
-    return {
-        "attention_avx512.cpp": AVX512, "operators.cpp": (*operators, "-DMOOPT_AMX"), "gemv_avx512.cpp": AVX512,
-        "gemm_amx.cpp": (*AVX512, *AMX), **rest,
-    }  # fmt: skip
+    vectors = (*AVX512, "-mavx512vbmi") if "avx512vbmi" in features else AVX512
+    found: Units = {"attention_avx512.cpp": vectors, "operators.cpp": operators, "gemv_avx512.cpp": vectors, **rest}
+    if features >= HAS_AMX:
+        found |= {"operators.cpp": (*operators, "-DMOOPT_AMX"), "gemm_amx.cpp": (*vectors, *AMX)}
+    return found
 
 
 def avx2_units() -> Units:

@@ -1,4 +1,4 @@
-// Few tokens with AVX-512 VBMI and VNNI: a block is unpacked by one instruction, mostly, and multiplies the activations'
+// Few tokens with AVX-512 and VNNI: a block is unpacked by one instruction, mostly, and multiplies the activations'
 // bytes. Codes are multiplied where they are in their bytes; what that makes the sums larger is taken off once a slice.
 #include "fields.h"
 

@@ -42,8 +42,8 @@ bool has_bfloat16_products() {
 Machine machine(const std::string& most) {
 #ifdef MOOPT_AVX512
   __builtin_cpu_init();
-  if (most != "avx2" && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+  if (most != "avx2" && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     bool tiles = false;
 #ifdef MOOPT_AMX
     tiles = most != "avx512" && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("amx-bf16") && amx::permitted();
