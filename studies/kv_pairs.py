@@ -24,7 +24,9 @@ asked = parser.parse_args()
 asked.out.mkdir(parents=True, exist_ok=True)
 
 # 1. What each pair of widths does to each layer by itself, on 4,096 tokens; kept, so that it is made once.
-problem = KVCachePrecision("smollm2-135m", bits=(2, 4, 8), context=2048, tokens=4096)
+problem = KVCachePrecision(
+    "smollm2-135m", bits=(2, 4, 8), groups="kvtuner", context=2048, tokens=2048, validation=2048, held_out=2048
+)
 found = problem.profile()
 
 # 2. The pairs that no other beats, and the layers that are alike. The problem has done the same: look at what it found.

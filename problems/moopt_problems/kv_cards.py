@@ -54,7 +54,7 @@ def pairs_card(history: History) -> Card | None:
     return Card(TITLE, sentence, table, _heat_map(np.array(bits).T, names, list(columns), hovers))
 
 
-def profile_card(profile: Profile, error: str = "o_norm") -> Card:
+def profile_card(profile: Profile, error: str = "fisher") -> Card:
     """What each pair does to each layer by itself."""
     sentence = (
         f"Each line is a layer and each column a pair: the colour is {_ERRORS[error]} when that layer alone caches at "
@@ -116,6 +116,7 @@ _ERRORS = {
     "e_a": "the mean error of attention's weights",
     "e_o": "the mean relative error of attention's output",
     "o_norm": "the error of attention's output relative to its norm",
+    "fisher": "the KL divergence to be expected, in nats per token,",
 }
 
 

@@ -35,7 +35,7 @@ from moopt_problems.objectives import LANGUAGE, MEASURED
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-METHODS = ("output-error", "one-layer")
+METHODS = ("fisher", "output-error", "one-layer")
 
 
 class KVCachePrecision(Problem):
@@ -64,8 +64,8 @@ class KVCachePrecision(Problem):
         batch: Sequences that kv_bytes are for.
         held_out: Tokens of the measurement on held-out text at the end; 0 for none.
         validation: Tokens of the text by which points of the front compete with baselines before that; 0 for none.
-        sensitivities: "output-error" (squared relative errors of attention's output), "one-layer" (KL divergence of
-            each option alone) or None.
+        sensitivities: "fisher" and "output-error" (from the profile: the expected KL divergence of each option alone,
+            or the squared relative error of attention's output), "one-layer" (that KL divergence, measured) or None.
 
     Raises:
         ModelNotFound, QuantizationError, TextError, BackendError, ProblemError: say what does not fit.
@@ -78,8 +78,8 @@ class KVCachePrecision(Problem):
         objectives: Sequence[str] = ("kl", "kv_bytes"),
         scheme: str | Scheme = "kivi",
         groups: str | Mapping[str, Sequence[Any]] | Sequence[grouping.Group] = "kvtuner",
-        error: str = "o_norm",
-        eps: float = 0.1,
+        error: str = "fisher",
+        eps: float = 0.2,
         profile_tokens: int = 4096,
         metrics: Sequence[user.Metric] = (),
         text: str = "mix",
@@ -87,8 +87,8 @@ class KVCachePrecision(Problem):
         context: int = 2048,
         batch: int = 1,
         held_out: int = 8192,
-        validation: int = 4096,
-        sensitivities: str | None = "output-error",
+        validation: int = 2048,
+        sensitivities: str | None = "fisher",
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         checks.whole(1, tokens=tokens, context=context, batch=batch, profile_tokens=profile_tokens)
@@ -145,7 +145,7 @@ class KVCachePrecision(Problem):
         """What each option of each decision might do to the loss by itself, [decisions, options].
 
         Args:
-            method: "output-error" or "one-layer".
+            method: "fisher", "output-error" or "one-layer".
             tokens: Tokens of text to use.
         """
         _check_method(method)
@@ -154,6 +154,8 @@ class KVCachePrecision(Problem):
     def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
         if kind == "sensitivity" and fidelity.batch == "one-layer":
             return fidelity.tokens * (1 + sum(len(decision.options) for decision in self.decided))
+        if kind == "sensitivity":  # a profile's backward pass
+            return 3 * fidelity.tokens
         return fidelity.tokens
 
     def costs(self) -> IntArray:

@@ -53,7 +53,7 @@ def test_a_study_without_trials_says_so(tiny: Path) -> None:
 def test_the_steps_of_kvtuner_are_shown(tmp_path: Path) -> None:
     pairs = tuple(map(Pair.of, ("KV2", "K4V2", "KV4")))
     errors = np.array([[0.4, 0.2, 0.1], [0.41, 0.2, 0.1], [0.1, 0.2, 0.1]])
-    profile = Profile(pairs, *[0 * errors] * 4, errors)
+    profile = Profile(pairs, *[0 * errors] * 5, errors)
     pruned = prune(profile)
     groups = cluster(profile, pruned)
     shown = [profile_card(profile), pruning_card(profile, pruned), groups_card(groups)]

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from scipy import stats
 
 import moopt
-from moopt.backend.kv import Pair, load_preset, packed_cache
+from moopt.backend.kv import Pair, Scheme, load_preset, packed_cache
 from moopt.backend.metrics import CallableMetric
 from moopt.errors import BackendError, MetricError, MooptError, ProblemError, StudyMismatch, TextError
 from moopt.problem import Fidelity
@@ -64,14 +65,22 @@ def test_more_bits_lose_less_and_16_lose_nothing(tiny: Path) -> None:
     assert abs(found[3]) < 1e-5
 
 
-@pytest.mark.parametrize("method", ["output-error", "one-layer"])
+@pytest.mark.parametrize("method", ["fisher", "output-error", "one-layer"])
 def test_sensitivities_fall_with_the_width(problem: KVCachePrecision, method: str) -> None:
     table = problem.sensitivities(method, 128)
     assert table.shape == (4, 3)
     assert (np.diff(table, axis=1) < 0).all()
     assert (table >= 0).all()
     assert problem.forward_tokens("sensitivity", Fidelity(128, "one-layer")) == 128 * 13
-    assert problem.forward_tokens("sensitivity", Fidelity(128, "output-error")) == 128
+    assert problem.forward_tokens("sensitivity", Fidelity(128, "fisher")) == 3 * 128
+
+
+def test_a_backward_pass_knows_what_single_layers_lose(tiny: Path) -> None:
+    problem = KVCachePrecision(str(tiny), scheme=Scheme(8, 8), groups="layers", **{**SMALL, "context": 256})
+    measured, expected = (problem.sensitivities(method, 2048) for method in ("one-layer", "fisher"))
+    assert stats.spearmanr(measured[:, :2].ravel(), expected[:, :2].ravel()).statistic > 0.9
+    ratio = (expected[:, :2] / measured[:, :2]).ravel()
+    assert 0.3 < np.exp(np.log(ratio).mean()) < 3
 
 
 def test_groups_choose_pairs_together(tiny: Path) -> None:
@@ -111,9 +120,9 @@ def test_tokens_of_a_profile_are_counted_once(tiny: Path) -> None:
         return moopt.Study("kv", problem, "random").run(trials=4).history.tokens
 
     plain = tokens("layers", None)
-    assert tokens("pruned", None) == plain + 128
-    assert tokens("layers", "output-error") == plain + 128
-    assert tokens("pruned", "output-error") == plain + 128
+    assert tokens("pruned", None) == plain + 3 * 128
+    assert tokens("layers", "output-error") == plain + 3 * 128
+    assert tokens("pruned", "fisher") == plain + 3 * 128
 
 
 def test_generation_in_a_metric_packs_keys_and_values(tiny: Path) -> None:
@@ -199,7 +208,8 @@ def test_a_pickled_problem_holds_no_weights(problem: KVCachePrecision) -> None:
     ({"groups": "kvtune"}, ProblemError, "Got groups='kvtune'"),
     ({"groups": {"0": ["KV4"]}}, BackendError, "Layer 1 is in no group"),
     ({"groups": {"0-1": ["KV5"]}}, MooptError, "Got 5 bits"),
-    ({"sensitivities": "fisher"}, ProblemError, "output-error, one-layer"),
+    ({"sensitivities": "hawq"}, ProblemError, "fisher, output-error, one-layer"),
+    ({"error": "e_x"}, BackendError, "expected one of e_k"),
     ({"context": 0}, ProblemError, "Got context=0"),
     ({"tokens": -1}, ProblemError, "Got tokens=-1"),
     ({"batch": 1.5}, ProblemError, r"Got batch=1\.5"),

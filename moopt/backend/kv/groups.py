@@ -17,6 +17,8 @@ from moopt.backend.kv.profile import Profile
 from moopt.errors import BackendError
 
 Clusters = Literal["dbscan", "none"]
+LEAST = 1e-9
+"""What errors count as at least, where their logarithms are compared."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Group:
         return ",".join(found)
 
 
-def prune(profile: Profile, error: str = "o_norm") -> list[tuple[Pair, ...]]:
+def prune(profile: Profile, error: str = "fisher") -> list[tuple[Pair, ...]]:
     """The pairs of each layer that no other beats in bits and error, fewest bits first: [layers].
 
     Args:
@@ -54,19 +56,22 @@ def prune(profile: Profile, error: str = "o_norm") -> list[tuple[Pair, ...]]:
 
 
 def cluster(
-    profile: Profile, pruned: Sequence[tuple[Pair, ...]], eps: float = 0.1, error: str = "o_norm",
+    profile: Profile, pruned: Sequence[tuple[Pair, ...]], eps: float = 0.2, error: str = "fisher",
     clusters: Clusters = "dbscan", layers: Sequence[int] | None = None,
 ) -> list[Group]:  # fmt: skip
     """Layers that choose from the same pairs and whose errors are alike, together; every layer is in one group.
 
     Layers are together where a chain of neighbours links them, no two of which are further apart than `eps`: DBSCAN
-    with groups from two layers on. A layer without neighbours is a group by itself. The paper takes `e_o` and an eps of
-    0.05; means of relative errors hang on the smallest outputs, so that no two layers of SmolLM2-135M are that near.
+    with groups from two layers on. A layer without neighbours is a group by itself.
+
+    Distances are root mean squares over pairs of the difference of logarithms to base 10, as errors of all layers span
+    the same decades: 0.2 is a factor of 1.6. The paper's are Euclidean, of `e_o` itself, with an eps of 0.05, within
+    which no two layers of SmolLM2-135M are: such means hang on the smallest outputs.
 
     Args:
         profile: What pairs do.
         pruned: The pairs of each layer.
-        eps: The Euclidean distance between the errors of neighbours' pairs.
+        eps: How far neighbours may be apart.
         error: Which of its errors.
         clusters: "none" makes every layer a group by itself.
         layers: The layers to group; None: all.
@@ -86,9 +91,9 @@ def cluster(
     groups = []
     for pairs, own in alike.items():
         columns = [profile.pairs.index(pair) for pair in pairs]
-        errors = profile.of(error)[np.ix_(own, columns)]
-        near = distance.squareform(distance.pdist(errors)) <= (eps if clusters == "dbscan" else -1)
-        count, labels = csgraph.connected_components(near, directed=False)
+        errors = np.log10(np.maximum(profile.of(error)[np.ix_(own, columns)], LEAST))
+        apart = distance.squareform(distance.pdist(errors)) / np.sqrt(len(pairs))
+        count, labels = csgraph.connected_components(apart <= (eps if clusters == "dbscan" else -1), directed=False)
         members = [np.array(own)[labels == label] for label in range(count)]
         groups += [Group(tuple(map(int, each)), pairs) for each in members]
     return sorted(groups, key=lambda group: group.layers)

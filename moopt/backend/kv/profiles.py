@@ -33,7 +33,7 @@ def profiled(
         resources: Where to run it.
         loaded: The model and the tokens, if somebody has them already.
     """
-    described = [models.identity(model), text.identity, tokens, context, str(scheme), *map(str, pairs)]
+    described = [*ERRORS, models.identity(model), text.identity, tokens, context, str(scheme), *map(str, pairs)]
     place = cache.folder() / "kv-profiles" / f"{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]}.json"
     if not place.exists():
         if loaded is None:

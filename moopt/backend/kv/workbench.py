@@ -108,21 +108,23 @@ class KVWorkbench:
     def _profiled(self, config: Config, fidelity: Fidelity) -> int:
         """The tokens of the profile that groups were made of: counted once, with the sensitivities or a baseline."""
         problem = self._problem
-        counted = problem.sensitivity is not None and problem.sensitivity.batch == "output-error"
+        counted = problem.sensitivity is not None and problem.sensitivity.batch != "one-layer"
         first = isinstance(fidelity.batch, int) and config == next(iter(problem.baselines().values()))
-        return problem.profile_tokens if problem.is_profiled and first and not counted else 0
+        return 3 * problem.profile_tokens if problem.is_profiled and first and not counted else 0
 
     def sensitivities(self, method: str, tokens: int) -> FloatArray:
         """What each option of each decision does to the loss by itself, [decisions, options]; inf where there is none.
 
-        "output-error" sums the squared relative errors of attention's output over the layers it changes, from the
-        profile; "one-layer" measures the KL divergence of each option with all other layers at 16 bits.
+        "fisher" and "output-error" sum what the profile has over the layers it changes, the expected KL divergence or the
+        squared relative error of attention's output; "one-layer" measures the KL divergence of each option with all
+        other layers at 16 bits.
         """
         options = self._problem.options()
         table = np.full((len(options), max(map(len, options))), np.inf)
-        if method == "output-error":
+        if method != "one-layer":
             profile = self.profile(tokens)
-            errors = {pair: profile.o_norm[:, place] ** 2 for place, pair in enumerate(profile.pairs)}
+            losses = profile.fisher if method == "fisher" else profile.o_norm**2
+            errors = {pair: losses[:, place] for place, pair in enumerate(profile.pairs)}
 
             def loss(pairs: list[Pair]) -> float:
                 return float(sum(errors[pair][layer] for layer, pair in enumerate(pairs) if pair != KV16))

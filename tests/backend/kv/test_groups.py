@@ -32,11 +32,11 @@ IDS = torch.randint(1, 320, (2, 80), generator=torch.Generator().manual_seed(0))
 SHORT = Scheme(8, 8)
 
 
-def made(o_norm: list[list[float]], names: str = "KV2 K2V4 K4V2 KV4") -> Profile:
-    """A profile with these relative errors [layers, pairs] of the output, and none of the rest."""
+def made(fisher: list[list[float]], names: str = "KV2 K2V4 K4V2 KV4") -> Profile:
+    """A profile with these errors [layers, pairs], and none of the rest."""
     pairs = tuple(map(Pair.of, names.split()))
-    table = np.array(o_norm)
-    return Profile(pairs, *[0 * table] * 4, table)
+    table = np.array(fisher)
+    return Profile(pairs, *[0 * table] * 5, table)
 
 
 def test_a_profile_is_of_each_layer_by_itself() -> None:
@@ -44,7 +44,7 @@ def test_a_profile_is_of_each_layer_by_itself() -> None:
     found = profile(model, IDS, ["KV16", "K2V4", "K4V2", "KV8"], SHORT)
     assert [str(pair) for pair in found.pairs] == ["K2V4", "K4V2", "KV8", "KV16"]
     assert len(found) == 2
-    for name in ("e_k", "e_v", "e_a", "e_o", "o_norm"):
+    for name in ("e_k", "e_v", "e_a", "e_o", "o_norm", "fisher"):
         assert (found.of(name)[:, 3] == 0).all()
         assert (found.of(name)[:, 2] < found.of(name)[:, :2].max(1)).all()
     assert (found.e_k[:, 0] > found.e_k[:, 1]).all()
@@ -84,7 +84,7 @@ def test_pairs_that_another_beats_are_left_out() -> None:
     table = made([[0.4, 0.2, 0.3, 0.1], [0.4, 0.3, 0.3, 0.1], [0.1, 0.2, 0.3, 0.4], [0.4, 0.5, 0.1, 0.2]])
     named = [" ".join(map(str, pairs)) for pairs in prune(table)]
     assert named == ["KV2 K2V4 KV4", "KV2 K2V4 KV4", "KV2", "KV2 K4V2"]
-    with pytest.raises(BackendError, match="Got the error 'e_x'; expected one of e_k, e_v, e_a, e_o, o_norm"):
+    with pytest.raises(BackendError, match="Got the error 'e_x'; expected one of e_k, e_v, e_a, e_o, o_norm, fisher"):
         prune(table, "e_x")
 
 
