@@ -120,10 +120,8 @@ def _front(out, scheme):
     configs = {Pair.of(name): {uniform.space.names[0]: name} for name in named}
     losses = {pair: np.array(uniform.evaluate(config, HELD_OUT).samples["kl"]) for pair, config in configs.items()}
     sizes = {pair: uniform.bytes(config) for pair, config in configs.items()}
-    for pair in sizes:
-        print(
-            f"{scheme}, uniform {pair!s:5}{pair.bits:6.3f} bits{sizes[pair] / 1e6:8.3f} MB  KL {losses[pair].mean():.5f}"
-        )
+    for pair, kl in losses.items():
+        print(f"{scheme}, uniform {pair!s:5}{pair.bits:6.3f} bits{sizes[pair] / 1e6:8.3f} MB  KL {kl.mean():.5f}")
     made = problem(groups="pruned", objectives=("kl", "kv_bytes", "kv_bits"), scheme=scheme)
     study = moopt.Study("kv", made, "auto", storage=out / f"{scheme}.journal", resources=Resources(threads=1))
     study.run(trials=TRIALS)

@@ -115,9 +115,9 @@ class KVWorkbench:
     def sensitivities(self, method: str, tokens: int) -> FloatArray:
         """What each option of each decision does to the loss by itself, [decisions, options]; inf where there is none.
 
-        "fisher" and "output-error" sum what the profile has over the layers it changes, the expected KL divergence or the
-        squared relative error of attention's output; "one-layer" measures the KL divergence of each option with all
-        other layers at 16 bits.
+        "fisher" and "output-error" sum what the profile has over the layers it changes, the expected KL divergence or
+        the squared relative error of attention's output; "one-layer" measures the KL divergence of each option with
+        all other layers at 16 bits.
         """
         options = self._problem.options()
         table = np.full((len(options), max(map(len, options))), np.inf)
