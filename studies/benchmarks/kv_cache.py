@@ -48,7 +48,7 @@ problem = partial(
 )
 KV4 = Pair(4, 4)
 SHARES = {4.0: 1.0, 3.25: 0.7}
-"""What the best within so many nominal bits may lose: a share of KV4's loss, of the best uniform pair's in its bytes."""
+"""What the best within so many nominal bits may lose: a share of KV4's loss, or of its best uniform rival's."""
 
 
 class Additive(Problem):
