@@ -165,12 +165,7 @@ def whole(model: Any, context: int) -> dict[str, Timing]:
     Raises:
         BackendError: the model has not so many positions.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and context >= positions:
-        raise BackendError(
-            f"Got context={context}; {type(model).__name__} has {positions} positions, and a token to decode needs one "
-            "of its own: give a smaller context."
-        )
+    check_context(model, context)
     ids = torch.arange(context, device=model.device)[None] % model.config.vocab_size
     with pinned(model.device), torch.inference_mode():
         filled = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
@@ -188,6 +183,20 @@ def whole(model: Any, context: int) -> dict[str, Timing]:
 
         decode_ms = timed(decode, model.device, 3 * ROUNDS, refill)
         return {"decode_ms": decode_ms, "prefill_ms": timed(prefill, model.device)}
+
+
+def check_context(model: Any, context: int) -> None:
+    """Refuse a context that has no position left for a token to decode.
+
+    Raises:
+        BackendError: the model has not so many positions.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and context >= positions:
+        raise BackendError(
+            f"Got context={context}; {type(model).__name__} has {positions} positions, and a token to decode needs one "
+            "of its own: give a smaller context."
+        )
 
 
 def timed(

@@ -65,10 +65,20 @@ class Scheme:
     Attributes:
         group_size: How many tokens of a channel of keys share a scale; None: keys have a scale for each token, too.
         residual_length: How many of the newest tokens are not packed.
+
+    Raises:
+        QuantizationError: that cannot be packed.
     """
 
     group_size: int | None = 32
     residual_length: int = 32
+
+    def __post_init__(self) -> None:
+        size, window = self.group_size, self.residual_length
+        if size is not None and (type(size) is not int or size < 1 or size & (size - 1)):
+            raise QuantizationError(f"Got groups of {size!r} tokens; expected a power of two, or None.")
+        if type(window) is not int or window < 0:
+            raise QuantizationError(f"Got a residual window of {window!r} tokens; expected a whole number from 0.")
 
     def packed(self, tokens: int) -> int:
         """How many of so many tokens are packed."""

@@ -10,9 +10,8 @@ import torch
 from moopt.backend.kv.cache import PackedCache, packed_cache
 from moopt.backend.kv.pairs import Pair, Scheme
 from moopt.backend.kv.shape import shape_of
-from moopt.backend.latency import ROUNDS, Timing, timed
+from moopt.backend.latency import ROUNDS, Timing, check_context, timed
 from moopt.backend.quiet import alone, pinned
-from moopt.errors import BackendError
 
 
 def decode_ms(model: Any, pairs: Sequence[Pair], scheme: Scheme, context: int) -> Timing:
@@ -27,12 +26,7 @@ def decode_ms(model: Any, pairs: Sequence[Pair], scheme: Scheme, context: int) -
     Raises:
         BackendError: the model has not so many positions.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and context >= positions:
-        raise BackendError(
-            f"Got context={context}; {type(model).__name__} has {positions} positions, and a token to decode needs one "
-            "of its own: give a smaller context."
-        )
+    check_context(model, context)
     ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     with alone(model.device), pinned(model.device), torch.inference_mode():
         cache = packed_cache(model, list(pairs), scheme, room=context + 1)

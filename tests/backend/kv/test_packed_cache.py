@@ -231,6 +231,15 @@ def test_what_is_no_pair_is_refused(named: Any) -> None:
         Pair.of(named)
 
 
+def test_schemes_that_cannot_be_packed_are_refused() -> None:
+    for size in (24, 0, -8, 32.0, True):
+        with pytest.raises(QuantizationError, match="expected a power of two, or None"):
+            Scheme(size)  # type: ignore[arg-type]
+    for window in (-1, 1.5, None):
+        with pytest.raises(QuantizationError, match="expected a whole number from 0"):
+            Scheme(32, window)  # type: ignore[arg-type]
+
+
 def test_bad_arguments_are_refused(model: Any) -> None:
     with pytest.raises(BackendError, match="Got 3 pairs; the model has 2 layers"):
         packed_cache(model, [4, 4, 4])
