@@ -43,7 +43,7 @@ class KVCachePrecision(Problem):
 
     Args:
         model: "smollm2-135m", a local folder or a Hugging Face id: a causal language model.
-        bits: What keys and values choose from, among 2, 4, 8 and 16.
+        bits: What keys and values choose from, among 2, 4, 8 and 16; groups of your own say it themselves.
         objectives: Among kl, perplexity, top1_agreement, decode_ms, kv_bytes, kv_bits and kv_bits_effective. kv_bytes
             are those of the cache at `context` tokens and `batch` sequences; kv_bits do not count scales and tokens
             that are not packed, kv_bits_effective do. decode_ms is predicted from uniform caches during the search,
@@ -265,6 +265,7 @@ class KVCachePrecision(Problem):
             raise ProblemError(f"Got groups={groups!r}; expected 'kvtuner', 'pruned', 'layers' or pairs by layers.")
         else:
             found = grouping.of_mapping(groups)
+            self.bits = tuple(sorted({bits for group in found for pair in group.pairs for bits in (pair.k, pair.v)}))
         grouping.check(found, layers)
         return tuple(Decision(group, "", tuple(map(str, group.pairs))) for group in found)
 

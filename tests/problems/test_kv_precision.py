@@ -83,6 +83,15 @@ def test_a_backward_pass_knows_what_single_layers_lose(tiny: Path) -> None:
     assert 0.3 < np.exp(np.log(ratio).mean()) < 3
 
 
+def test_groups_of_ones_own_say_their_widths(tiny: Path) -> None:
+    problem = KVCachePrecision(str(tiny), bits=(4, 8), groups={"0": ["KV16", "K2V4"], "1": ["KV16", "KV8"]}, **SMALL)
+    assert list(problem.baselines()) == ["uniform-KV16", "largest", "smallest"]
+    table = problem.sensitivities("fisher", 128)
+    assert table.shape == (2, 2)
+    assert (table[:, 1] == 0).all()
+    assert (table[:, 0] > 0).all()
+
+
 def test_groups_choose_pairs_together(tiny: Path) -> None:
     problem = KVCachePrecision(str(tiny), groups="kvtuner", eps=100.0, **SMALL)
     assert sorted(layer for d in problem.decided for layer in d.group.layers) == [0, 1]
