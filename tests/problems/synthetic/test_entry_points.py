@@ -10,12 +10,24 @@ import pytest
 
 import moopt
 from moopt.cli_targets import problem, with_settings
+from moopt.errors import MooptError
 
 PROJECT = tomllib.loads((Path(moopt.__file__).parents[1] / "pyproject.toml").read_text())
 NAMES = PROJECT["project"]["entry-points"]["moopt.problems"]
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"bit-allocation"}))
+OF_MODELS = {"bit-allocation", "kv-cache"}
+
+
+@pytest.mark.parametrize("name", sorted(OF_MODELS))
+def test_problems_of_models_ask_for_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [EntryPoint(key, value, "moopt.problems") for key, value in NAMES.items()]
+    monkeypatch.setattr("moopt.cli_targets.entry_points", lambda group: points)
+    with pytest.raises(MooptError, match="needs model: give --set model=VALUE"):
+        problem(name)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - OF_MODELS))
 def test_a_registered_name_makes_a_problem(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     points = [EntryPoint(key, value, "moopt.problems") for key, value in NAMES.items()]
     monkeypatch.setattr("moopt.cli_targets.entry_points", lambda group: points)
