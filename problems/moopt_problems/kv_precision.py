@@ -23,7 +23,7 @@ from moopt.backend.kv.presets import Preset
 from moopt.backend.kv.profile import Profile
 from moopt.backend.kv.profiles import profiled
 from moopt.backend.kv.shape import shape_of
-from moopt.backend.kv.workbench import KV16, KVWorkbench
+from moopt.backend.kv.workbench import KVWorkbench
 from moopt.backend.latency import where
 from moopt.backend.text import Text
 from moopt.errors import ProblemError
@@ -163,7 +163,8 @@ class KVCachePrecision(Problem):
         return self._costs
 
     def known(self, config: Config) -> dict[str, float]:
-        pairs = [self.pairs(config)[layer] for layer in self.shape.packable]
+        every = self.pairs(config)
+        pairs = [every[layer] for layer in self.shape.packable]
         exact = {
             "kv_bytes": float(self.bytes(config)),
             "kv_bits": float(np.mean([pair.bits for pair in pairs])),
@@ -180,15 +181,20 @@ class KVCachePrecision(Problem):
 
     def pairs(self, config: Config) -> list[Pair]:
         """The pair of every layer; 16 bits for layers whose cache cannot be packed."""
-        found = [KV16] * len(self.shape.windows)
-        for decision in self.decided:
-            found = decision.applied(found, config[decision.name])
-        return found
+        return self._given({decision: config[decision.name] for decision in self.decided})
 
     def options(self) -> list[list[list[Pair]]]:
         """The pairs of the layers that each option of each decision gives by itself, with 16 bits for all the rest."""
-        rest = [KV16] * len(self.shape.windows)
-        return [[decision.applied(rest, option) for option in decision.options] for decision in self.decided]
+        return [[self._given({decision: option}) for option in decision.options] for decision in self.decided]
+
+    def _given(self, chosen: Mapping[Decision, Any]) -> list[Pair]:
+        """The pairs of the layers that decisions give, and 16 bits for all the rest."""
+        found = [{"k": 16, "v": 16} for _ in self.shape.windows]
+        for decision, option in chosen.items():
+            widths = decision.widths(option)
+            for layer in decision.group.layers:
+                found[layer] |= widths
+        return [Pair(**each) for each in found]
 
     @property
     def profiled_pairs(self) -> list[Pair]:
@@ -323,14 +329,6 @@ class Decision:
             return {self.part: option}
         pair = Pair.of(option)
         return {"k": pair.k, "v": pair.v}
-
-    def applied(self, pairs: list[Pair], option: Any) -> list[Pair]:
-        """The pairs of all layers with an option of this one."""
-        widths = self.widths(option)
-        return [
-            Pair(**({"k": pair.k, "v": pair.v} | widths)) if layer in self.group.layers else pair
-            for layer, pair in enumerate(pairs)
-        ]
 
 
 def _widths(bits: Any) -> tuple[int, ...]:

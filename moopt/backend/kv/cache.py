@@ -9,11 +9,9 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from moopt.backend.kv import attention
 from moopt.backend.kv.layer import PackedLayer
-from moopt.backend.kv.pairs import Pair, Scheme, scheme_of
+from moopt.backend.kv.pairs import KV16, Pair, Scheme, scheme_of
 from moopt.backend.kv.presets import Preset
 from moopt.errors import BackendError
-
-KV16 = Pair(16, 16)
 
 
 class PackedCache(Cache):

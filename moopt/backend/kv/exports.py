@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moopt.backend.kv.pairs import PER_TOKEN, Pair
+from moopt.backend.kv.pairs import KV16, PER_TOKEN, Pair
 from moopt.backend.kv.presets import Preset
 from moopt.errors import BackendError
 
-KV16 = Pair(16, 16)
 MODELOPT = {Pair(8, 8): "FP8", Pair(4, 4): "NVFP4", Pair(8, 4): "FP8_K_NVFP4_V"}
 """What ModelOpt calls its formats of keys and values."""
 VLLM = {Pair(8, 8): "int8_per_token_head", Pair(4, 4): "int4_per_token_head"}

@@ -58,6 +58,10 @@ class Pair:
         return cls(int(found[1] or v), v)
 
 
+KV16 = Pair(16, 16)
+"""What is not packed."""
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How keys and values are packed; values have a scale for each token.

@@ -29,6 +29,8 @@ from moopt_kernels import kv_append, kv_cache, kv_dequantize
 FloatArray = npt.NDArray[np.float64]
 NAME = "moopt_kv_profile"
 ERRORS = ("e_k", "e_v", "e_a", "e_o", "o_norm", "fisher")
+UNKNOWN = ("softcap", "s_aux", "position_bias")
+"""What some models' attention wants besides; without it the profile would be of another model."""
 ROWS = 256
 """Queries whose attention is held at a time."""
 
@@ -132,6 +134,8 @@ def _attended(model: Any, ids: Tensor, head: Head, generator: torch.Generator) -
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
         scaling: float | None = None, **rest: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
+        if strange := [name for name in UNKNOWN if rest.get(name) is not None]:
+            raise BackendError(f"{type(model).__name__}'s attention has a {strange[0]}, which no profile knows yet.")
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         shared = query.shape[1] // key.shape[1]
         k, v = (each.repeat_interleave(shared, 1) for each in (key, value))

@@ -14,12 +14,11 @@ from moopt.backend.candidate import choose_device, choose_type
 from moopt.backend.kv.pairs import Pair, Scheme
 from moopt.backend.kv.profile import ERRORS, Profile, profile
 from moopt.backend.text import Text, Tokens
-from moopt.problem import Resources
 
 
 def profiled(
     model: str, pairs: Sequence[Pair], scheme: Scheme, text: Text, tokens: int, context: int,
-    resources: Resources | None = None, loaded: tuple[Any, Tokens] | None = None,
+    loaded: tuple[Any, Tokens] | None = None,
 ) -> Profile:  # fmt: skip
     """The profile of a model on the beginning of the search text, from the cache or made and put there.
 
@@ -30,14 +29,13 @@ def profiled(
         text: The text.
         tokens: Tokens of it.
         context: Tokens of a sequence.
-        resources: Where to run it.
         loaded: The model and the tokens, if somebody has them already.
     """
     described = [*ERRORS, models.identity(model), text.identity, tokens, context, str(scheme), *map(str, pairs)]
     place = cache.folder() / "kv-profiles" / f"{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]}.json"
     if not place.exists():
         if loaded is None:
-            device = choose_device((resources or Resources()).device)
+            device = choose_device("auto")
             original = models.load_model(model).to(device=device, dtype=choose_type(device))
             loaded = original, text.tokenized(models.load_tokenizer(model))
         ran, ids = loaded

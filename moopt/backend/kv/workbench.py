@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from moopt.backend import latency
 from moopt.backend.evaluator import LanguageEvaluator
-from moopt.backend.kv.pairs import Pair, Scheme
+from moopt.backend.kv.pairs import KV16, Pair, Scheme
 from moopt.backend.kv.profile import Profile
 from moopt.backend.kv.profiles import profiled
 from moopt.backend.kv.run import generating, states
@@ -26,7 +26,6 @@ from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
 LATENCY = "latency"
-KV16 = Pair(16, 16)
 
 
 class Precision(Protocol):

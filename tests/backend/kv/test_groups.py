@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.nn.functional import scaled_dot_product_attention
 
 from moopt.backend.kv import (
@@ -26,7 +27,7 @@ from moopt.backend.kv import (
 from moopt.backend.kv.groups import check, of_mapping
 from moopt.errors import BackendError, QuantizationError
 from moopt_kernels import kv_append, kv_cache, kv_dequantize
-from tests.backend.conftest import make_model
+from tests.backend.conftest import SMALL, make_model
 
 IDS = torch.randint(1, 320, (2, 80), generator=torch.Generator().manual_seed(0))
 SHORT = Scheme(8, 8)
@@ -163,3 +164,12 @@ def test_what_cannot_be_profiled_is_refused() -> None:
             profile(model, IDS, ["KV4"], KIVI)
     finally:
         type(model)._supports_attention_backend = before
+
+
+def test_attention_that_a_profile_would_get_wrong_is_refused() -> None:
+    config = transformers.Gemma2Config(**SMALL, head_dim=16, attn_logit_softcapping=50.0, sliding_window=64)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    before = model.config._attn_implementation
+    with pytest.raises(BackendError, match="Gemma2ForCausalLM's attention has a softcap"):
+        profile(model, IDS[:1], ["KV4"], SHORT)
+    assert model.config._attn_implementation == before
