@@ -25,6 +25,8 @@ UNIT = ["problem", "method", "budget", "draw"]
 COLUMNS = [*UNIT, "order", "kind", "spent", "within", "cost", "loss", "choice", "samples"]
 DRAWS = 2000
 """Bootstrap draws of an interval."""
+MORE = 1.5
+"""How many times what is looked at a method has to spend to have a line of its own at its end."""
 
 
 class Gain(NamedTuple):
@@ -122,7 +124,7 @@ def volumes(rows: pd.DataFrame, problem: str, tokens: Sequence[int]) -> pd.DataF
     found = []
     for method, searched in own.groupby("method"):
         most = int(searched["spent"].max())
-        for spent in sorted({*tokens, *([most] if most > 2 * max(tokens) else [])}):
+        for spent in sorted({*tokens, *([most] if most > MORE * max(tokens) else [])}):
             so_far = [search[search["spent"] <= spent] for _, search in searched.groupby("draw")]
             each = [[pareto.hypervolume(_losses(s, g), c) for g, c in zip(log, corners, strict=True)] for s in so_far]
             found.append([method, len(each), spent, *np.median(each, axis=0)])

@@ -36,6 +36,8 @@ from moopt_problems import BitAllocation
 from moopt_problems.synthetic import DigitsAllocation
 
 KEPT = Path(__file__).parent / "kept" / "allocations.parquet"
+AMQ = "amq, 5 times"
+"""A search of others, and how often it gets the tokens that the others have."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class Setting:
     budgets: tuple[int, ...] = (3, 4)
     ablations: tuple[str, ...] = ()
     tables: tuple[str, ...] = ("fisher", "hawq-v2", "one-layer")
+    peers: tuple[str, ...] = (AMQ,)
+
+    @property
+    def early(self):
+        """The tokens after which `auto` is to have what peers have after all of theirs."""
+        return self.tokens // 5
 
     def amounts(self, problem):
         """The budgets in the problem's unit of cost, by name."""
@@ -68,6 +76,7 @@ SETTINGS = {
     "smollm2": Setting(
         smollm2, 300_000, 12_288, 32_768, tables=("fisher", "hawq-v2"),
         ablations=("qnehvi, no prior mean", "qnehvi, no trust region", "qnehvi, rounding"),
+        peers=(AMQ, "optuna-tpe, 2 times", "pymoo-nsga2, 2 times"),
     ),
 }  # fmt: skip
 
@@ -107,8 +116,6 @@ METHODS = {
 RIVAL = "evopress, all budgets"
 GRADIENTS = {"sequential-knapsack", "rco, a third"}
 ABLATIONS = {name for setting in SETTINGS.values() for name in setting.ablations}
-AMQ, AMQ_TIMES = "amq, 5 times", 5
-"""A peer's name, and how often it gets the tokens that the others have."""
 
 
 def cost(problem, config):
@@ -126,8 +133,7 @@ def units(name, draws, only):
         for table in ("uniform", *setting.tables):
             if not only or table in only:
                 yield table, None, draw
-        if not only or AMQ in only:
-            yield AMQ, None, draw
+        yield from ((each, None, draw) for each in setting.peers if not only or each in only)
         for method, how in METHODS.items():
             possible = (able or method not in GRADIENTS) and method not in ABLATIONS - set(setting.ablations)
             if possible and (not only or method in only):
@@ -140,9 +146,9 @@ def run(name, method, budget, draw, folder):
     problem = setting.make(draw=draw)
     amounts = setting.amounts(problem)
     wanted = amounts if budget is None else {budget: amounts[budget]}
-    if method == AMQ:
+    if method in setting.peers:
         problem.setup(moopt.Resources(threads=1))
-        rows, best = peer(problem, setting, draw, wanted)
+        rows, best = peer(problem, setting, method, draw, wanted)
     elif method not in METHODS:
         problem.setup(moopt.Resources(threads=1))
         rows, best = tabled(problem, method, wanted, setting.table)
@@ -184,10 +190,11 @@ def tabled(problem, method, amounts, tokens):
     return [row(problem, config, "table", spent, np.nan, within) for within, config in best.items()], best
 
 
-def peer(problem, setting, draw, amounts):
-    """AMQ's search with more tokens, and its best within each budget."""
-    count, loss = AMQ_TIMES * setting.tokens // problem.fidelity.tokens, problem.objectives[0].name
-    search, rows, configs = searcher("amq", problem, count, draw), [], []
+def peer(problem, setting, method, draw, amounts):
+    """A search of others with more tokens, which is told nothing but costs and losses; its best within each budget."""
+    name, times = method.removesuffix(" times").split(", ")
+    count, loss = int(times) * setting.tokens // problem.fidelity.tokens, problem.objectives[0].name
+    search, rows, configs = searcher(name, problem, count, draw), [], []
     for spent in range(1, count + 1):
         job = search.ask()
         outcome = perform(problem, job)
@@ -235,7 +242,8 @@ def volumes_over_amq(kept, name, draw):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", nargs="*", choices=[[], *SETTINGS], metavar="PROBLEM", help=", ".join(SETTINGS))
-    parser.add_argument("--only", default="", help=f"methods, with semicolons between: {'; '.join(METHODS)}; tables")
+    everything = [*METHODS, *sorted({each for setting in SETTINGS.values() for each in setting.peers}), "tables"]
+    parser.add_argument("--only", default="", help=f"methods, with semicolons between: {'; '.join(everything)}")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--kept", type=Path, default=KEPT, help="the file of what was measured, read and added to")
     parser.add_argument("--out", type=Path, default=Path("runs/allocation"), help="where studies under way are")
@@ -258,8 +266,7 @@ def main():
 def report(kept, name, out):
     """Print a problem's table and what we ask of it, and draw it; whether nothing of what was measured falls short."""
     print(f"\n== {name}\n{allocations.table(kept, name, 'auto').to_string(index=False, float_format='{:.5g}'.format)}")
-    spent = [SETTINGS[name].tokens // 5, SETTINGS[name].tokens]
-    fronts = allocations.volumes(kept, name, spent)
+    fronts = allocations.volumes(kept, name, [SETTINGS[name].early, SETTINGS[name].tokens])
     print(f"\n{fronts.to_string(index=False, float_format='{:.4f}'.format)}\n")
     allocations.picture(kept, name, out / f"{name}.html")
     good = True
@@ -267,7 +274,7 @@ def report(kept, name, out):
         held = value >= bound and low > 0
         good &= held
         print(f"{'PASS' if held else 'FAIL'} {text}: {value:.3f}, interval from {low:.3f} (>= {bound}, above 0)")
-    for text, value, bound in whole_fronts(kept, name):
+    for text, value, bound in (*whole_fronts(kept, name), *ahead(fronts, SETTINGS[name])):
         good &= value >= bound
         print(f"{'PASS' if value >= bound else 'FAIL'} {text}: {value:.3f} (>= {bound})")
     return good
@@ -300,6 +307,16 @@ def whole_fronts(kept, name):
         yield f"volume of log loss and cost, auto over {AMQ} the tokens, median", float(np.median(known)), 1.0
     if shares:
         yield f"share of the points of {RIVAL} that auto has or beats, median", float(np.median(shares)), 0.9
+
+
+def ahead(fronts, setting):
+    """The volumes of auto's front after a fifth of the tokens, over those of peers that got more than all of them."""
+    volumes = fronts.set_index(["method", "tokens"])
+    for peer in setting.peers:
+        spent = volumes.index[volumes.index.get_level_values("method") == peer].max() if peer in volumes.index else None
+        if peer != AMQ and spent and ("auto", setting.early) in volumes.index:
+            ratio = (volumes.loc[("auto", setting.early)] / volumes.loc[spent])[["volume", "volume of log loss"]].min()
+            yield f"auto after {setting.early} tokens over {peer} the tokens, the smaller volume", ratio, 1.0
 
 
 if __name__ == "__main__":
