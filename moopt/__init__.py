@@ -21,6 +21,7 @@ _HOMES = {
     "Preference": "preference",
     "Problem": "problem",
     "Resources": "problem",
+    "Simplex": "space",
     "Space": "space",
     "Study": "study",
     "Trial": "history",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from moopt.space import Float as Float
     from moopt.space import Integer as Integer
     from moopt.space import Ordinal as Ordinal
+    from moopt.space import Simplex as Simplex
     from moopt.space import Space as Space
     from moopt.study import Study as Study
     from moopt.study import load_history as load_history

@@ -18,6 +18,7 @@
     └── BackendError          the quantized-model backend
         ├── ModelNotFound     an unknown model name, folder or file
         ├── QuantizationError a width, group size or format that a layer cannot have
+        ├── MergeError        models that cannot be merged, or not in that way
         ├── TextError         text that is missing or too short
         └── MetricError       a user's metric that failed or returned nonsense
 """
@@ -101,6 +102,10 @@ class ModelNotFound(BackendError):
 
 class QuantizationError(BackendError, ValueError):
     """A width, group size or format that a layer cannot have."""
+
+
+class MergeError(BackendError, ValueError):
+    """Models that cannot be merged, or not in that way."""
 
 
 class TextError(BackendError):

@@ -164,21 +164,81 @@ class Float(Variable):
         return {"kind": "float", "low": self.lower, "high": self.upper}
 
 
+class Simplex:
+    """Weights from 0 that sum to 1, one for each of k parts: `Simplex("a", "b", "c")`.
+
+    In a space it is k - 1 variables from 0 to 1, named "NAME.PART" for all parts but the last: each says how much of
+    what the parts before it have left goes to its own. u gives the share 1 - (1 - u) ** (1 / j) of it, with j parts
+    behind it, so that uniform draws of the variables are uniform draws of the weights.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        good = all(isinstance(part, str) and part for part in parts)
+        if len(parts) < 2 or not good or len(set(parts)) < len(parts):
+            raise SpaceError(f"Simplex got {parts}; expected two names or more, each once: Simplex('a', 'b').")
+        self.parts = parts
+
+    def variables(self, name: str) -> dict[str, Variable]:
+        """The variables that stand for it in a space where it is called `name`."""
+        return {f"{name}.{part}": Float(0.0, 1.0) for part in self.parts[:-1]}
+
+    def weights(self, name: str, config: Mapping[str, Any]) -> dict[str, float]:
+        """The weight of every part in a configuration."""
+        found, left = {}, 1.0
+        for behind, part in zip(range(len(self.parts) - 1, 0, -1), self.parts, strict=False):
+            kept = left * (1.0 - config[f"{name}.{part}"]) ** (1.0 / behind)
+            found[part], left = left - kept, kept
+        return {**found, self.parts[-1]: left}
+
+    def config(self, name: str, weights: Mapping[str, float]) -> Config:
+        """The variables that give these weights; the inverse of `weights`.
+
+        Raises:
+            SpaceError: they are not one number from 0 for every part, or do not sum to 1.
+        """
+        given = [weights.get(part, math.nan) for part in self.parts]
+        if set(weights) != set(self.parts) or not min(given) >= 0 or abs(sum(given) - 1) > 1e-6:
+            raise SpaceError(f"Got the weights {dict(weights)}; expected numbers from 0 that sum to 1, for {self!r}.")
+        found, left = {}, 1.0
+        for behind, part, weight in zip(range(len(given) - 1, 0, -1), self.parts, given, strict=False):
+            share = min(weight / left, 1.0) if left > 0 else 0.0
+            found[f"{name}.{part}"], left = 1.0 - (1.0 - share) ** behind, left - weight
+        return found
+
+    def __repr__(self) -> str:
+        return f"Simplex({', '.join(map(repr, self.parts))})"
+
+
 class Space(Mapping[str, Variable]):
     """Named variables. A configuration is a dict with one allowed value a name.
 
     Encoded configurations are rows of length d, the number of variables, in the order of the names.
+
+    Args:
+        variables: By name; a `Simplex` becomes several.
+
+    Attributes:
+        simplexes: Those among them, by name.
     """
 
-    def __init__(self, variables: Mapping[str, Variable]) -> None:
+    def __init__(self, variables: Mapping[str, Variable | Simplex]) -> None:
         if not variables:
             raise SpaceError("A space got no variables; give at least one.")
+        self._variables: dict[str, Variable] = {}
+        self.simplexes: dict[str, Simplex] = {}
         for name, variable in variables.items():
             if not isinstance(name, str) or not name:
                 raise SpaceError(f"A variable is named {name!r}; expected a non-empty string.")
-            if not isinstance(variable, Variable):
-                raise SpaceError(f"{name!r} is {variable!r}; expected a variable: Ordinal, Choice, Integer or Float.")
-        self._variables = dict(variables)
+            if isinstance(variable, Simplex):
+                self.simplexes[name] = variable
+            elif not isinstance(variable, Variable):
+                raise SpaceError(
+                    f"{name!r} is {variable!r}; expected a variable: Ordinal, Choice, Integer, Float or Simplex."
+                )
+            found = variable.variables(name) if isinstance(variable, Simplex) else {name: variable}
+            if again := sorted(found.keys() & self._variables.keys()):
+                raise SpaceError(f"Two variables are named {again[0]!r}; give one another name.")
+            self._variables |= found
         self._encoders, self._decoders = zip(*(v.codec() for v in self._variables.values()), strict=True)
         self.names = tuple(self._variables)
         self._values = itemgetter(*self.names)

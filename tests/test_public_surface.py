@@ -13,8 +13,8 @@ ROOT = Path(moopt.__file__).parents[1]
 def test_exported_names():
     assert sorted(moopt.__all__) == [
         "Choice", "Config", "Constraint", "Evaluation", "Fidelity", "Float", "History", "Integer", "Objective",
-        "Ordinal", "Preference", "Problem", "Resources", "Space", "Study", "Trial", "__version__", "algorithms",
-        "errors", "load", "load_history", "optuna_sampler", "packed_cache",
+        "Ordinal", "Preference", "Problem", "Resources", "Simplex", "Space", "Study", "Trial", "__version__",
+        "algorithms", "errors", "load", "load_history", "optuna_sampler", "packed_cache",
     ]  # fmt: skip
     assert all(getattr(moopt, name) is not None for name in moopt.__all__)
     assert dir(moopt) == sorted(moopt.__all__)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moopt import Choice, Float, Integer, Ordinal, Space
+from moopt import Choice, Float, Integer, Ordinal, Simplex, Space
 from moopt.errors import SpaceError
 from moopt.space import from_description
 
@@ -125,3 +125,44 @@ def test_rows_of_another_shape_or_with_nan_are_refused():
         space.decode([0, float("nan")])
     with pytest.raises(SpaceError, match="'bits' got 5"):
         space.encode({"bits": 5, "x": 0.5})
+
+
+parts = st.integers(2, 6)
+
+
+@given(parts, seeds)
+def test_weights_on_a_simplex_and_its_variables_are_inverse(k: int, seed: int):
+    names = [f"m{i}" for i in range(k)]
+    simplex, rng = Simplex(*names), np.random.default_rng(seed)
+    given = dict(zip(names, rng.dirichlet(np.full(k, 0.5)).tolist(), strict=True))
+    assert simplex.weights("w", simplex.config("w", given)) == pytest.approx(given, abs=1e-9)
+    corner = {name: float(name == names[seed % k]) for name in names}
+    assert simplex.weights("w", simplex.config("w", corner)) == corner
+
+
+def test_uniform_draws_of_a_space_are_uniform_on_a_simplex():
+    space, rng = Space({"w": Simplex("a", "b", "c"), "x": Float(0, 1)}), np.random.default_rng(0)
+    assert space.names == ("w.a", "w.b", "x")
+    found = np.array([list(space.simplexes["w"].weights("w", space.sample(rng)).values()) for _ in range(4000)])
+    assert found.sum(axis=1) == pytest.approx(1)
+    assert found.mean(axis=0) == pytest.approx(1 / 3, abs=0.02)
+    assert found.var(axis=0) == pytest.approx(1 / 18, abs=0.005)  # of Dirichlet(1, 1, 1)
+
+
+@pytest.mark.parametrize("wrong", [("a",), ("a", "a"), ("a", ""), ("a", 1), ()])
+def test_a_simplex_needs_two_names(wrong: tuple[object, ...]):
+    with pytest.raises(SpaceError, match="two names or more"):
+        Simplex(*wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"a": 0.5, "b": 0.6}, {"a": -0.5, "b": 1.5}, {"a": 1.0}, {"a": float("nan"), "b": 0}]
+)
+def test_weights_that_are_none_are_refused(wrong: dict[str, float]):
+    with pytest.raises(SpaceError, match="sum to 1"):
+        Simplex("a", "b").config("w", wrong)
+
+
+def test_a_variable_and_a_part_of_a_simplex_have_different_names():
+    with pytest.raises(SpaceError, match=r"named 'w\.a'"):
+        Space({"w.a": Float(0, 1), "w": Simplex("a", "b")})

@@ -12,6 +12,12 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
+from moopt.errors import ModelNotFound
+
+MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+GPT_NEOX = {"embed_out": "lm_head"}
+"""What a family's files call modules that transformers calls otherwise."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -76,3 +82,40 @@ def _header(file: Path) -> dict[str, Place]:
     if expected != size:
         raise ValueError(f"{file} is damaged: it has {size} bytes, expected {expected}")
     return found
+
+
+def of_model(folder: Path, named: Callable[[str], str] | None = None) -> Shards:
+    """The tensors of a model, from model.safetensors or the shards that its index lists.
+
+    Args:
+        folder: The model's.
+        named: What a tensor is called here, from its name in the file; None: as transformers calls it.
+
+    Raises:
+        ModelNotFound: they are not there, or damaged; says which.
+    """
+    files = _files(folder)
+    if missing := [file for file in files if not file.exists()]:
+        raise ModelNotFound(f"There is no {missing[0]}; expected the model's safetensors in its folder.")
+    try:
+        return Shards(files, named or renamed)
+    except ValueError as error:
+        raise ModelNotFound(f"{error}. Copy the model again.") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that a model's tensors are in: those that its index lists, or the only one."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelNotFound(f"{index} cannot be read: {error!r}. Copy it again.") from error
+
+
+def renamed(name: str) -> str:
+    """A parameter's name in a file as the model has it."""
+    parts = name.split(".")
+    other = MIXTRAL if "block_sparse_moe" in parts else GPT_NEOX
+    return ".".join(other.get(part, part) for part in parts)

@@ -12,12 +12,8 @@ from torch import Tensor, nn
 
 from moopt.backend import models
 from moopt.backend.blocks import block_of, find_blocks
-from moopt.backend.shards import Shards
-from moopt.errors import BackendError, ModelNotFound
-
-MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
-GPT_NEOX = {"embed_out": "lm_head"}
-"""What a family's files call modules that transformers calls otherwise."""
+from moopt.backend.shards import of_model
+from moopt.errors import BackendError
 
 
 class Streamed:
@@ -37,7 +33,7 @@ class Streamed:
     """
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype) -> None:
-        self._shards, self._device, self._dtype = _shards(Path(models.location(name))), device, dtype
+        self._shards, self._device, self._dtype = of_model(Path(models.location(name))), device, dtype
         self.model = models.empty(json.loads(models.portable(models.load_config(name))), dtype)
         self._prefix, blocks = find_blocks(self.model)
         if not blocks:
@@ -100,32 +96,3 @@ class Streamed:
         finally:
             for parameter in block.values():
                 parameter.data = self._nothing
-
-
-def _shards(folder: Path) -> Shards:
-    """The tensors of a model by transformers' names, from model.safetensors or the shards that its index lists."""
-    files = _files(folder)
-    if missing := [file for file in files if not file.exists()]:
-        raise ModelNotFound(f"There is no {missing[0]}; a model is streamed from safetensors that lie in its folder.")
-    try:
-        return Shards(files, _renamed)
-    except ValueError as error:
-        raise ModelNotFound(f"{error}. Copy the model again.") from error
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files that a model's tensors are in: those that its index lists, or the only one."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return [folder / "model.safetensors"]
-    try:
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelNotFound(f"{index} cannot be read: {error!r}. Copy it again.") from error
-
-
-def _renamed(name: str) -> str:
-    """A parameter's name in a file as the model has it."""
-    parts = name.split(".")
-    other = MIXTRAL if "block_sparse_moe" in parts else GPT_NEOX
-    return ".".join(other.get(part, part) for part in parts)

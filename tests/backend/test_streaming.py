@@ -149,7 +149,7 @@ def test_what_cannot_be_streamed_is_refused(sharded: Path, tmp_path: Path) -> No
         problem.sensitivities("hawq-v2", 256)
     other = shutil.copytree(sharded, tmp_path / "other")
     next(other.glob("*.safetensors")).unlink()
-    with pytest.raises(ModelNotFound, match="a model is streamed from safetensors"):
+    with pytest.raises(ModelNotFound, match="safetensors in its folder"):
         BitAllocation(str(other), stream=True, **SMALL).setup(moopt.Resources())
 
 

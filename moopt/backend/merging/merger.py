@@ -1,0 +1,242 @@
+"""Models of one architecture that become one: a tensor of each at a time, into a model in memory or into files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from moopt.backend import cache, models
+from moopt.backend.merging import operators
+from moopt.backend.merging.recipe import Recipe
+from moopt.backend.shards import Shards, of_model, renamed
+from moopt.errors import MergeError, ModelNotFound
+
+Products = dict[str, dict[str, float]]
+"""A number by group and member."""
+COPIED = {".json", ".txt", ".model", ".jinja"}
+"""The files beside a model's weights that a merge gets, by how their names end."""
+
+
+class Merger:
+    """Reads models' tensors from their safetensors when they are needed, mapped, one at a time.
+
+    Args:
+        members: The models to merge, by the names that recipes call them: folders, Hugging Face ids in the cache, or
+            single `.safetensors` files.
+        base: What all were tuned from, for methods that merge differences.
+
+    Attributes:
+        names: The tensors, in the order of the first model's files.
+
+    Raises:
+        MergeError: there are fewer than two models, or they do not fit each other; names the tensor or the token.
+        ModelNotFound: a model's files are not there, or damaged.
+    """
+
+    def __init__(self, members: Mapping[str, str], base: str | None = None) -> None:
+        if len(members) < 2:
+            raise MergeError(f"Got {len(members)} model{'s' * (not members)} to merge; expected two or more.")
+        self.members = {name: _opened(place) for name, place in members.items()}
+        self.base = None if base is None else _opened(base)
+        like = next(iter(self.members.values())) if self.base is None else self.base
+        self.names = tuple(like)
+        first = next(iter(members)) if base is None else "the base"
+        for name, shards in self.members.items():
+            _check_tensors(first, like, name, shards)
+        places = ({} if base is None else {"the base": base}) | dict(members)
+        self._places = list(places.values())
+        _check_configurations({n: place for n, place in places.items() if not _is_file(place)})
+
+    def tensor(self, name: str, recipe: Recipe) -> Tensor:
+        """One merged tensor.
+
+        Raises:
+            MergeError: the recipe lacks a weight for it, or its method a base.
+        """
+        start = None if self.base is None else self.base[name]
+        first = next(iter(self.members.values()))[name]
+        if not first.is_floating_point():  # equal in all, as was checked
+            return first
+        return operators.merge(
+            recipe.method, start, _Lazy(list(self.members.values()), name),
+            [recipe.weight(member, name) for member in self.members],
+            [recipe.density(member, name) for member in self.members],
+            [recipe.draw(member, name) for member in self.members],
+            recipe.scale,
+        )  # fmt: skip
+
+    def tensors(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+        """All merged tensors by name, one at a time."""
+        for name in self.names:
+            yield name, self.tensor(name, recipe)
+
+    @torch.no_grad()
+    def fill(self, model: nn.Module, recipe: Recipe) -> float:
+        """Put a merge into a model of the architecture, in place, in the model's own types.
+
+        Returns:
+            How far it is from the base: the L1 norm of the difference over that of the base; NaN without a base.
+
+        Raises:
+            MergeError: the model has parameters that the files have not, or of other shapes; names one.
+        """
+        places = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+        _check_model(model, {renamed(name): self._shape(name) for name in self.names})
+        moved = total = 0.0
+        for name, merged in self.tensors(recipe):
+            if self.base is not None and merged.is_floating_point():
+                start = self.base[name].double()
+                moved += float((merged.double() - start).abs().sum())
+                total += float(start.abs().sum())
+            if (parameter := renamed(name)) in places:
+                places[parameter].copy_(merged)
+        return moved / total if total else float("nan")
+
+    def save(self, path: str | os.PathLike[str], recipe: Recipe) -> Path:
+        """Write a merge as a folder in the layout of the base (of the first model, without one), whole or not at all.
+
+        Configuration and tokenizer are copied from there; of single files only the weights are written.
+
+        Raises:
+            MergeError: there is something at the path already, or the recipe does not fit.
+        """
+        folder, like = Path(path), self._places[0]
+        if folder.exists():
+            raise MergeError(f"{folder} exists already; give a path where there is nothing.")
+        tensors = {name: merged.contiguous() for name, merged in self.tensors(recipe)}
+        with cache.whole_folder(folder) as temporary:
+            save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
+            for file in [] if _is_file(like) else sorted(Path(models.location(like)).iterdir()):
+                if file.is_file() and not file.name.startswith("model") and file.suffix in COPIED:
+                    shutil.copyfile(file, temporary / file.name)
+        return folder
+
+    @torch.no_grad()
+    def products(self, model: nn.Module, gradients: Mapping[str, Tensor], groups: Mapping[str, str]) -> Products:
+        """How the loss would change, to first order, if a group of the model became a member's: by group and member.
+
+        Args:
+            model: Where the gradients were taken.
+            gradients: By parameter.
+            groups: The group of each parameter.
+        """
+        now, found = dict(model.named_parameters()), {g: dict.fromkeys(self.members, 0.0) for g in groups.values()}
+        for name, gradient in gradients.items():
+            at = float((gradient.double() * now[name].double()).sum())
+            for member, shards in self.members.items():
+                found[groups[name]][member] += float((gradient.double() * shards[name].double()).sum()) - at
+        return found
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return (self.base or next(iter(self.members.values()))).places[name].shape
+
+
+class _Lazy(Sequence[Tensor]):
+    """A tensor of several models, each read when it is asked for."""
+
+    def __init__(self, models: list[Shards], name: str) -> None:
+        self._models, self._name = models, name
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._models[place][self._name]
+
+
+@contextmanager
+def gradients(model: nn.Module) -> Iterator[None]:
+    """While open, the model's parameters have gradients."""
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        model.requires_grad_(True)
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.grad = None
+            parameter.requires_grad_(wanted[name])
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".safetensors")
+
+
+def _opened(place: str) -> Shards:
+    if not _is_file(place):
+        return of_model(Path(models.location(place)), str)
+    if not Path(place).is_file():
+        raise ModelNotFound(f"There is no file {place}; expected safetensors, or the folder of a model.")
+    try:
+        return Shards([Path(place)])
+    except ValueError as error:
+        raise ModelNotFound(f"{error}. Copy it again.") from error
+
+
+def _check_tensors(first: str, like: Shards, name: str, shards: Shards) -> None:
+    """Refuse two models whose tensors have not the same names and shapes, or differ where they are no weights."""
+    for have, lack, one, other in ((like, shards, first, name), (shards, like, name, first)):
+        if only := [tensor for tensor in have if tensor not in lack]:
+            raise MergeError(
+                f"{one} has a tensor {only[0]!r} and {other} has none ({len(only)} such). Merge models of one "
+                "architecture; where one has a head of its own and the other has not, save both alike."
+            )
+    for tensor, place in like.places.items():
+        if (found := shards.places[tensor].shape) != place.shape:
+            raise MergeError(
+                f"{tensor!r} has the shape {found} in {name} and {place.shape} in {first}. Merge models of one "
+                "architecture; where only the vocabulary differs, bring all to one tokenizer first."
+            )
+        if not (value := like[tensor]).is_floating_point() and not torch.equal(value, shards[tensor]):
+            raise MergeError(f"{tensor!r} holds whole numbers and differs between {first} and {name}: it has no mean.")
+
+
+def _check_configurations(places: Mapping[str, str]) -> None:
+    """Refuse models of different kinds, or whose tokenizers give a token different numbers."""
+    kinds = {name: _kind(place) for name, place in places.items()}
+    for name, kind in kinds.items():
+        if kind != (first := next(iter(kinds.values()))):
+            raise MergeError(f"{name} is a {kind} and {next(iter(kinds))} a {first}. Merge models of one architecture.")
+    vocabularies = {name: _vocabulary(place) for name, place in places.items()}
+    known = {name: vocabulary for name, vocabulary in vocabularies.items() if vocabulary is not None}
+    for name, vocabulary in known.items():
+        first = next(iter(known))
+        differing = sorted(dict.fromkeys(t for t, _ in vocabulary.items() ^ known[first].items()))
+        if differing:
+            token = differing[0]
+            raise MergeError(
+                f"The token {token!r} is {vocabulary.get(token)} in {name} and {known[first].get(token)} in {first} "
+                f"({len(differing)} such). Merge models of one tokenizer."
+            )
+
+
+def _kind(place: str) -> str:
+    config = models.load_config(place)
+    return ", ".join(getattr(config, "architectures", None) or [str(config.model_type)])
+
+
+def _vocabulary(place: str) -> dict[str, int] | None:
+    """The tokens of a model by number; None if it has no tokenizer, as one of images."""
+    files = Path(models.location(place))
+    if not any((files / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        return None
+    found: dict[str, int] = models.load_tokenizer(place).get_vocab()
+    return found
+
+
+def _check_model(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a model that files of these shapes do not fill."""
+    for name, parameter in model.named_parameters():
+        if name not in shapes:
+            raise MergeError(f"The files have no {name!r}, which the model has. Save all models by the same code.")
+        if shapes[name] != tuple(parameter.shape):
+            raise MergeError(
+                f"{name!r} has the shape {shapes[name]} in the files, {tuple(parameter.shape)} in the model."
+            )
