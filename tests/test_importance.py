@@ -5,7 +5,7 @@ import moopt
 from moopt import importance
 from moopt.errors import NoFeasibleTrial, StudyError
 from moopt.importance import stored_importance
-from moopt.testing.problems import LEVELS, Landscape
+from moopt.testing.landscapes import LEVELS, Landscape
 from moopt_problems.synthetic import BitToy
 
 

@@ -20,7 +20,7 @@ from moopt.jobs import Job
 from moopt.logs import JsonLines, lines
 from moopt.problem import Evaluation
 from moopt.testing.algorithms import drive
-from moopt.testing.problems import LEVELS, Landscape, Misbehaving
+from moopt.testing.landscapes import LEVELS, Landscape, Misbehaving
 
 
 def states(study: moopt.Study) -> list[str]:
@@ -159,7 +159,7 @@ import threading
 import time
 import moopt
 from moopt.algorithms import Random
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 
 class Slow(Landscape):
     def evaluate(self, config, fidelity):
@@ -276,7 +276,7 @@ from tests_drill import Drill
 moopt.Study("s", Drill("fine", "kill", "fine"), Random(), {str(path)!r}).run(3)
 """
     (tmp_path / "tests_drill.py").write_text(
-        "from moopt.testing.problems import Misbehaving\n"
+        "from moopt.testing.landscapes import Misbehaving\n"
         "class Drill(Misbehaving):\n"
         "    def __init__(self, *acts): super().__init__(); self.acts = acts\n"
         "    def baselines(self): return {f'{n} {a}': {'act': a, 'n': n} for n, a in enumerate(self.acts)}\n"

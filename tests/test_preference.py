@@ -11,7 +11,7 @@ from moopt.algorithms import (  # isort: skip
     SequentialKnapsack, Sobol, SurrogateEvolution,
 )  # fmt: skip
 from moopt.errors import StudyError, StudyMismatch
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 from moopt_problems.synthetic import BitToy, PymooFunction
 
 BLIND = {"random", "sobol"}

@@ -7,7 +7,7 @@ import moopt
 from moopt.errors import ProblemError
 from moopt.jobs import Failure, Job, perform
 from moopt.problem import CAPABILITIES, Objective, capabilities, counted
-from moopt.testing.problems import TINY, Landscape
+from moopt.testing.landscapes import TINY, Landscape
 from moopt_problems.synthetic import BitToy
 
 

@@ -6,7 +6,7 @@ import moopt
 from moopt.errors import StudyError
 from moopt.history import History
 from moopt.stopping import Stop, Stopwatch
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 from moopt_problems.synthetic import BitToy
 
 

@@ -14,7 +14,7 @@ import moopt
 from moopt.algorithms import NSGA2
 from moopt.errors import StorageError, StorageInUse, StudyError
 from moopt.storage import Storage
-from moopt.testing.problems import LEVELS, MIXED, Landscape
+from moopt.testing.landscapes import LEVELS, MIXED, Landscape
 
 ROOT = Path(moopt.__file__).parents[1]
 

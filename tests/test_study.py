@@ -13,7 +13,7 @@ import moopt
 from moopt import pareto
 from moopt.algorithms import NSGA2, QNEHVI, OptunaSampler, Random, SequentialKnapsack
 from moopt.errors import AlgorithmError, CapabilityError, NoFeasibleTrial, ProblemError, StudyError, StudyMismatch
-from moopt.testing.problems import LEVELS, MIXED, TINY, Landscape
+from moopt.testing.landscapes import LEVELS, MIXED, TINY, Landscape
 from moopt_problems.synthetic import BitToy
 
 ROOT = Path(moopt.__file__).parents[1]
@@ -75,7 +75,7 @@ KILLED = """
 import os, signal, sys
 import moopt
 from moopt.algorithms import NSGA2
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 
 where, number = sys.argv[2], int(sys.argv[3])
 

@@ -116,6 +116,25 @@ def empty(config: Mapping[str, Any], dtype: torch.dtype, generation: Mapping[str
     return separate(model.eval().requires_grad_(False))
 
 
+def unfilled(name: str, dtype: torch.dtype) -> Any:
+    """A model of the very architecture that its configuration names, heads included; its parameters are not filled yet.
+
+    Raises:
+        ModelNotFound: transformers knows no such architecture.
+    """
+    config = load_config(name)
+    named = next(iter(getattr(config, "architectures", None) or ()), "")
+    kind = getattr(transformers, named, None)
+    if kind is None:
+        raise ModelNotFound(
+            f"The config.json of {name!r} names the architecture {named!r}, which transformers has not."
+        )
+    with no_init_weights():
+        model = kind._from_config(config, dtype=dtype)
+    model.tie_weights()
+    return model.eval().requires_grad_(False)
+
+
 def load_model(name: str) -> Any:
     """The model with its weights in the type they are stored in, on the CPU, in evaluation mode.
 
@@ -153,11 +172,22 @@ def identity(name: str) -> str:
         for file in sorted(
             p for p in place.iterdir() if p.suffix in {".safetensors", ".bin"} or p.name == "config.json"
         ):
-            digest.update(f"{file.name}:{file.stat().st_size}".encode())
-            with file.open("rb") as handle:
-                digest.update(handle.read(1 << 20))
-                handle.seek(file.stat().st_size // 2)
-                digest.update(handle.read(1 << 20))
+            _add_file(digest, file)
+    return digest.hexdigest()[:16]
+
+
+def _add_file(digest: Any, file: Path) -> None:
+    digest.update(f"{file.name}:{file.stat().st_size}".encode())
+    with file.open("rb") as handle:
+        digest.update(handle.read(1 << 20))
+        handle.seek(file.stat().st_size // 2)
+        digest.update(handle.read(1 << 20))
+
+
+def file_identity(file: Path) -> str:
+    """A short hash of a single file of weights: its size, its beginning and its middle."""
+    digest = hashlib.sha256()
+    _add_file(digest, file)
     return digest.hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ import pytest
 from moopt.algorithms import Algorithm
 from moopt.jobs import Job, Outcome, perform
 from moopt.problem import Problem
-from moopt.testing.problems import LEVELS, MIXED, TIED, TINY, Landscape, Tied
+from moopt.testing.landscapes import LEVELS, MIXED, TIED, TINY, Landscape, Tied
 
 Entry = Sequence[Job] | tuple[Job, Outcome]
 """Of a log: a batch that was issued, or one outcome that was told."""

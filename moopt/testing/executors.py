@@ -13,7 +13,7 @@ from moopt.errors import WorkerError
 from moopt.executors import Executor
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, Problem
-from moopt.testing.problems import Misbehaving
+from moopt.testing.landscapes import Misbehaving
 
 PATIENCE = 120.0
 """Seconds until a test takes an executor for stuck."""

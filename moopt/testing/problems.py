@@ -1,195 +1,142 @@
-"""Problems for the suites: small, exact and without a model. Not for benchmarks: see `moopt_problems.synthetic`."""
+"""What a problem promises, as tests that its author runs, too."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import json
+import pickle
+from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
+import pytest
 
-from moopt.problem import Constraint, Evaluation, Fidelity, Objective, Problem, Resources
-from moopt.space import Choice, Config, Float, Integer, Ordinal, Space
-
-LEVELS = Space({f"layer{i}": Ordinal(2, 3, 4, 8) for i in range(6)})
-"""4,096 configurations of ordered levels."""
-
-MIXED = Space(
-    {
-        "x": Float(-1, 2),
-        "bits": Ordinal(2, 3, 4, 8),
-        "kind": Choice("a", "b", "c"),
-        "n": Integer(1, 9),
-        "only": Ordinal(4),
-    }
+from moopt.jobs import Failure, Job, perform
+from moopt.problem import (
+    HasCosts,
+    HasFeatures,
+    HasGradient,
+    HasMoves,
+    HasRepair,
+    HasSensitivities,
+    Problem,
+    Resources,
+    capabilities,
+    known_values,
 )
-"""Every kind of variable, and one that leaves no choice."""
-
-TINY = Space({"bits": Ordinal(2, 3, 4), "kind": Choice("a", "b")})
-"""6 configurations."""
+from moopt.space import Config
 
 
-TIED = Space({"first": Ordinal(2, 3, 4), "kind": Choice("a", "b"), "last": Ordinal(2, 3, 4)})
-"""18 configurations, 6 of which `Tied` accepts."""
+class ProblemSuite:
+    """The contract of a problem, as tests.
 
-
-class Landscape(Problem):
-    """Bowls: objective j is the squared distance of the encoded configuration to a point of its own.
-
-    Args:
-        space: What to search.
-        objectives: How many.
-        known: Whether the last objective is known; it then is the mean of the codes, each scaled to [0, 1].
-        constraint: Whether that mean must be at most `bound`: "known" from `known`, "measured" by `evaluate`.
-        behaviour: "constant" objectives, "failing" with NaN everywhere, or "flaky": with NaN for every third level sum.
-        bound: Of the constraint: few configurations drawn at random are below 0.2, none is below 0.
+    ```python
+    class TestMine(ProblemSuite):
+        @pytest.fixture
+        def problem(self) -> Problem:
+            return Mine(tokens=128)
+    ```
     """
 
-    def __init__(
-        self,
-        space: Space = LEVELS,
-        objectives: int = 2,
-        known: bool = False,
-        constraint: Literal["known", "measured"] | None = None,
-        behaviour: Literal["plain", "constant", "failing", "flaky"] = "plain",
-        bound: float = 0.6,
-    ) -> None:
-        self.space, self.behaviour = space, behaviour
-        self.objectives: Sequence[Objective] = [
-            Objective(f"f{j}", direction="max" if j == 1 else "min", known=known and j == objectives - 1)
-            for j in range(objectives)
-        ]
-        self.constraints = [Constraint("mean", bound)] if constraint else []
-        self._known_mean = constraint == "known"
+    draws = 3
+    """Configurations that a test draws."""
 
-    def known(self, config: Config) -> Mapping[str, float]:
-        mean = self._mean(config)
-        found = {o.name: mean * o.sign for o in self.objectives if o.known}
-        return found | ({"mean": mean} if self._known_mean else {})
+    @pytest.fixture
+    def problem(self) -> Problem:
+        """A new problem, cheap to evaluate; equal each time."""
+        raise NotImplementedError
 
-    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
-        scaled = self._scaled(config)
-        values = {
-            o.name: o.sign * float(((scaled - j / len(self.objectives)) ** 2).mean())
-            for j, o in enumerate(self.objectives)
-            if not o.known
-        }
-        if self.behaviour == "constant":
-            values = dict.fromkeys(values, 1.0)
-        if self.behaviour == "failing" or (self.behaviour == "flaky" and int(self.space.encode(config).sum()) % 3 == 0):
-            values = dict.fromkeys(values, float("nan"))
-        if self.constraints and not self._known_mean:
-            values["mean"] = self._mean(config)
-        return Evaluation(values)
+    @pytest.fixture
+    def ready(self, problem: Problem) -> Problem:
+        """The same, set up."""
+        problem.setup(Resources(device="cpu", threads=1))
+        return problem
 
-    def _mean(self, config: Config) -> float:
-        return float(self._scaled(config).mean())
+    def test_names_are_there_once(self, problem: Problem) -> None:
+        assert len(problem.space) > 0
+        names = [each.name for each in problem.objectives]
+        assert names
+        assert len(set(names)) == len(names)
 
-    def _scaled(self, config: Config) -> npt.NDArray[np.float64]:
-        span = self.space.upper - self.space.lower
-        scaled: npt.NDArray[np.float64] = (self.space.encode(config) - self.space.lower) / np.where(span > 0, span, 1)
-        return scaled
+    def test_baselines_are_configurations(self, problem: Problem) -> None:
+        for label, config in problem.baselines().items():
+            assert label
+            assert problem.space.validate(config) == config
 
+    def test_every_decision_is_drawn(self, problem: Problem) -> None:
+        assert [each["name"] for each in problem.decisions()] == list(problem.space.names)
+        assert all({"row", "column", "label"} <= set(each) for each in problem.decisions())
 
-class Tied(Landscape):
-    """Accepts what gives the last decision the value of the first; `repair` does."""
+    def test_its_identity_is_json_and_equal_for_equal_problems(self, problem: Problem) -> None:
+        found = problem.fingerprint()
+        assert json.loads(json.dumps(found)) == found
+        assert {"identity", "environment"} <= set(found)
+        assert pickle.loads(pickle.dumps(problem)).fingerprint() == found
+        arguments = getattr(problem, "arguments", None)
+        if arguments is not None:
+            assert type(problem)(**arguments()).fingerprint() == found
 
-    def repair(self, config: Config, rng: np.random.Generator) -> Config:
-        first, *_, last = self.space.names
-        return {**config, last: config[first]}
+    def test_what_is_known_is_exact_and_free(self, problem: Problem) -> None:
+        for config in self.configs(problem):
+            first = known_values(problem, config)
+            assert first == known_values(problem, dict(config))
 
+    def test_evaluations_keep_the_contract_and_repeat(self, ready: Problem) -> None:
+        for number, config in enumerate(self.configs(ready)):
+            first, second = (perform(ready, Job(number, config, fidelity=ready.fidelity)) for _ in range(2))
+            assert not isinstance(first, Failure), first
+            assert not isinstance(second, Failure), second
+            assert first.values == second.values
+            assert first.samples == second.samples
 
-class Sequences(Problem):
-    """Additive losses that are means over sequences, each sequence with sensitivities of its own; sizes are known.
+    def test_a_configuration_is_not_changed(self, ready: Problem) -> None:
+        for config in self.configs(ready):
+            before = dict(config)
+            known_values(ready, config)
+            ready.evaluate(config, ready.fidelity)
+            assert config == before
 
-    Args:
-        layers: How many decisions.
-        tokens: Sequences of an evaluation, a token each.
-        rungs: Those of screens.
-    """
+    def test_measurements_measure(self, ready: Problem) -> None:
+        config = next(self.configs(ready))
+        for purpose, fidelity in ready.measurements.items():
+            found = perform(ready, Job(0, config, "measure", fidelity))
+            assert not isinstance(found, Failure), (purpose, found)
+            assert found.values
 
-    objectives = (Objective("loss"), Objective("size", known=True))
-    bits = (2, 3, 4, 6, 8)
+    def test_a_copy_in_another_process_evaluates_the_same(self, ready: Problem) -> None:
+        copy, config = pickle.loads(pickle.dumps(ready)), next(self.configs(ready))
+        copy.setup(Resources(device="cpu", threads=1))
+        assert copy.evaluate(config, copy.fidelity).values == ready.evaluate(config, ready.fidelity).values
 
-    def __init__(self, layers: int = 10, tokens: int = 16, rungs: Sequence[int] = (1, 4)) -> None:
-        self.space = Space({f"layer{i}": Ordinal(*self.bits) for i in range(layers)})
-        self.fidelity, self.rungs = Fidelity(tokens), rungs
-        self.evaluated: list[tuple[tuple[object, ...], Fidelity]] = []
+    def test_what_it_can_do_besides_fits_the_space(self, ready: Problem) -> None:
+        rng = np.random.default_rng(0)
+        for config in self.configs(ready):
+            if isinstance(ready, HasMoves) and "moves" in capabilities(ready):
+                moved = ready.moves(config, rng)
+                assert moved == ready.space.validate(moved)
+            if isinstance(ready, HasRepair) and "repair" in capabilities(ready):
+                repaired = ready.repair(config, rng)
+                assert repaired == ready.space.validate(repaired)
+            if isinstance(ready, HasFeatures) and "features" in capabilities(ready):
+                assert np.isfinite(ready.features(config)).all()
+        rows = int(ready.space.discrete.sum())
+        if isinstance(ready, HasCosts) and "costs" in capabilities(ready):
+            costs = ready.costs()
+            assert len(costs) == rows
+            assert np.issubdtype(costs.dtype, np.integer)
+        if ready.sensitivity is not None and isinstance(ready, HasSensitivities):
+            outcome = perform(ready, Job(-1, {}, "sensitivity", ready.sensitivity))
+            assert not isinstance(outcome, Failure), outcome
+            assert len(outcome.attributes["table"]) == rows
+        if isinstance(ready, HasGradient) and "gradient" in capabilities(ready):
+            tokens = ready.gradient_tokens or ready.fidelity.tokens
+            _, linear, curvature = ready.gradient(next(self.configs(ready)), type(ready.fidelity)(tokens, 0))
+            assert linear.shape == curvature.shape
+            assert not np.isnan(linear).any()
 
-    def known(self, config: Config) -> Mapping[str, float]:
-        return {"size": float(sum(config.values()))}
-
-    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
-        self.evaluated.append((self.space.key(config), fidelity))
-        losses = 4.0 ** -np.array([config[name] for name in self.space.names], dtype=float)
-        draws = [np.random.default_rng([int(fidelity.batch), s]) for s in range(fidelity.tokens)]
-        scales = np.geomspace(0.1, 10, len(losses)) * np.exp([0.3 * rng.standard_normal(len(losses)) for rng in draws])
-        samples = (scales @ losses).tolist()
-        return Evaluation({"loss": float(np.mean(samples))}, samples={"loss": samples})
-
-    def baselines(self) -> Mapping[str, Config]:
-        return {f"uniform-{b}": dict.fromkeys(self.space.names, b) for b in self.bits}
-
-    def costs(self) -> npt.NDArray[np.int64]:
-        """The bits of each decision, [layers, widths]."""
-        return np.tile(np.array(self.bits), (len(self.space), 1))
-
-    def fingerprint(self) -> dict[str, dict[str, object]]:
-        return {"identity": {"problem": "sequences", "layers": len(self.space)}, "environment": {}}
-
-
-class Misbehaving(Problem):
-    """Does what its configuration says, well or badly, and tells in which process and how often that was set up.
-
-    Args:
-        setup: What `setup` does: "fine", "raise" or "kill".
-    """
-
-    space = Space(
-        {
-            "act": Choice("fine", "raise", "nonsense", "nan", "exit", "kill", "hang", "unsendable", "print", "fork"),
-            "n": Integer(0, 999),
-        }
-    )
-    objectives = (Objective("loss"), Objective("n", known=True))
-
-    def __init__(self, setup: Literal["fine", "raise", "kill"] = "fine") -> None:
-        self._setup, self.setups = setup, 0
-
-    def setup(self, resources: Resources) -> None:
-        self.setups += 1
-        self.threads = resources.threads
-        if self._setup == "raise":
-            raise FileNotFoundError("no such model")
-        if self._setup == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def known(self, config: Config) -> Mapping[str, float]:
-        return {"n": float(config["n"])}
-
-    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
-        match config["act"]:
-            case "raise":
-                raise ArithmeticError("nothing adds up")
-            case "nonsense":
-                return {"loss": 1.0}  # type: ignore[return-value]
-            case "nan":
-                return Evaluation({"loss": float("nan")})
-            case "exit":
-                sys.exit("leaving")
-            case "kill":
-                print("the last thing it said", flush=True)
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "hang":
-                threading.Event().wait()
-            case "fork":
-                os.fork()  # and both return
-            case "print":
-                print("x" * 1_000_000, flush=True)  # far more than a pipe holds
-        about = {"pid": os.getpid(), "setups": self.setups, "threads": self.threads}
-        odd = {"lock": threading.Lock()} if config["act"] == "unsendable" else {}
-        return Evaluation({"loss": 1.0 / (1 + config["n"])}, attributes={**about, **odd})
+    def configs(self, problem: Problem) -> Iterator[Config]:
+        """Some configurations: the first baseline, if there is one, and draws."""
+        yield from list(problem.baselines().values())[:1]
+        rng = np.random.default_rng(0)
+        for _ in range(self.draws):
+            drawn = problem.space.sample(rng)
+            repairs = isinstance(problem, HasRepair) and "repair" in capabilities(problem)
+            yield problem.repair(drawn, rng) if repairs else drawn  # type: ignore[attr-defined]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moopt_problems.bit_allocation import BitAllocation as BitAllocation
     from moopt_problems.kv_precision import KVCachePrecision as KVCachePrecision
+    from moopt_problems.model_merge import ModelMerge as ModelMerge
 
-_HOMES = {"BitAllocation": "bit_allocation", "KVCachePrecision": "kv_precision"}
+_HOMES = {"BitAllocation": "bit_allocation", "KVCachePrecision": "kv_precision", "ModelMerge": "model_merge"}
 
-__all__ = ["BitAllocation", "KVCachePrecision"]
+__all__ = ["BitAllocation", "KVCachePrecision", "ModelMerge"]
 
 
 def __getattr__(name: str) -> Any:

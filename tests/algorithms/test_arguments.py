@@ -18,7 +18,7 @@ from moopt.algorithms import (
 )
 from moopt.algorithms.chebyshev import Constant, Decay, Improvement
 from moopt.errors import AlgorithmError, StudyError
-from moopt.testing.problems import TINY, Landscape
+from moopt.testing.landscapes import TINY, Landscape
 
 
 @pytest.mark.parametrize(

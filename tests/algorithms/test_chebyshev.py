@@ -8,7 +8,7 @@ from moopt.algorithms import Algorithm, ChebyshevAnnealing, Random
 from moopt.algorithms.chebyshev import Constant, Contribution, Decay, Improvement, Step
 from moopt.errors import AlgorithmError
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
-from moopt.testing.problems import LEVELS, Landscape
+from moopt.testing.landscapes import LEVELS, Landscape
 from moopt_problems.synthetic import BitToy, PymooFunction
 
 

@@ -16,7 +16,7 @@ from moopt.algorithms.switches import Switches
 from moopt.errors import AlgorithmError
 from moopt.jobs import Job
 from moopt.testing.algorithms import drive, replays
-from moopt.testing.problems import Landscape, Sequences
+from moopt.testing.landscapes import Landscape, Sequences
 from moopt_problems.synthetic import BitToy
 
 

@@ -13,7 +13,7 @@ from moopt import pareto
 from moopt.algorithms import EvoPress, Ladder
 from moopt.errors import AlgorithmError, CapabilityError
 from moopt.testing.algorithms import replays
-from moopt.testing.problems import Landscape, Sequences
+from moopt.testing.landscapes import Landscape, Sequences
 
 
 class Told(moopt.algorithms.Random):

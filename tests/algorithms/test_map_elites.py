@@ -8,7 +8,7 @@ from moopt.algorithms import Algorithm, MAPElites, Random
 from moopt.descriptors import Descriptor
 from moopt.errors import AlgorithmError
 from moopt.testing.algorithms import AlgorithmSuite, drive
-from moopt.testing.problems import LEVELS, Landscape
+from moopt.testing.landscapes import LEVELS, Landscape
 from moopt.views.elites import elites_map
 from moopt_problems.synthetic import BitToy
 

@@ -7,7 +7,7 @@ import moopt
 from moopt.algorithms import NSGA2, Algorithm, Random
 from moopt.jobs import perform
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
-from moopt.testing.problems import LEVELS, TINY, Landscape
+from moopt.testing.landscapes import LEVELS, TINY, Landscape
 from moopt_problems.synthetic import BitToy, PymooFunction
 
 

@@ -5,7 +5,7 @@ import moopt
 from moopt.algorithms import NSGA2, NSGA3, Algorithm, Random
 from moopt.algorithms.nsga3 import directions
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
-from moopt.testing.problems import LEVELS, Landscape
+from moopt.testing.landscapes import LEVELS, Landscape
 from moopt_problems.synthetic import PymooFunction
 
 

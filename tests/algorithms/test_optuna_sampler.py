@@ -7,7 +7,7 @@ import moopt
 from moopt.algorithms import Algorithm, OptunaSampler
 from moopt.errors import AlgorithmError
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated, replay
-from moopt.testing.problems import LEVELS, MIXED, TINY, Landscape
+from moopt.testing.landscapes import LEVELS, MIXED, TINY, Landscape
 
 
 class TestTPE(AlgorithmSuite):

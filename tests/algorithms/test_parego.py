@@ -5,7 +5,7 @@ import numpy as np
 import moopt
 from moopt.algorithms import Algorithm, ParEGO, Random
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
-from moopt.testing.problems import LEVELS, MIXED, Landscape
+from moopt.testing.landscapes import LEVELS, MIXED, Landscape
 from moopt_problems.synthetic import PymooFunction
 
 

@@ -13,7 +13,7 @@ from moopt import pareto
 from moopt.algorithms import QNEHVI, Algorithm
 from moopt.budgets import Knapsack
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated, replay
-from moopt.testing.problems import LEVELS, MIXED, Landscape
+from moopt.testing.landscapes import LEVELS, MIXED, Landscape
 from moopt_problems.synthetic import BitToy, Noisy, PymooFunction
 
 

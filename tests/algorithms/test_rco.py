@@ -10,7 +10,7 @@ from moopt.algorithms import RCO
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError, CapabilityError
 from moopt.testing.algorithms import drive, evaluated, replays
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 from moopt_problems.synthetic import BitToy
 
 

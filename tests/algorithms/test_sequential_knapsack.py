@@ -11,7 +11,7 @@ from moopt.algorithms import SequentialKnapsack, suggest
 from moopt.errors import AlgorithmError, CapabilityError
 from moopt.jobs import perform
 from moopt.testing.algorithms import drive, evaluated, replays
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 from moopt_problems.synthetic import BitToy
 
 

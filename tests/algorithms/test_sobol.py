@@ -3,7 +3,7 @@ import numpy as np
 import moopt
 from moopt.algorithms import Algorithm, Random, Sobol
 from moopt.testing.algorithms import AlgorithmSuite, drive, evaluated
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 
 SQUARE = moopt.Space({"x": moopt.Float(0, 1), "y": moopt.Float(0, 1)})
 

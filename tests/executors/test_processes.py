@@ -18,7 +18,7 @@ from moopt.executors.processes import ProcessExecutor
 from moopt.problem import Evaluation, Fidelity, Problem, Resources
 from moopt.space import Config
 from moopt.testing.executors import PATIENCE, IsolatedExecutorSuite, evaluation, failure, job, values
-from moopt.testing.problems import Misbehaving
+from moopt.testing.landscapes import Misbehaving
 
 
 class TestProcesses(IsolatedExecutorSuite):
@@ -109,7 +109,7 @@ import subprocess
 from moopt.executors.processes import ProcessExecutor
 from moopt.problem import Resources
 from moopt.testing.executors import job
-from moopt.testing.problems import Misbehaving
+from moopt.testing.landscapes import Misbehaving
 
 class Starting(Misbehaving):
     def evaluate(self, config, fidelity):
@@ -139,7 +139,7 @@ import sys
 from moopt.executors.processes import ProcessExecutor
 from moopt.problem import Resources
 from moopt.testing.executors import job
-from moopt.testing.problems import Misbehaving
+from moopt.testing.landscapes import Misbehaving
 
 if __name__ == "__main__":
     executor = ProcessExecutor(Misbehaving(), Resources(), 2)

@@ -9,7 +9,7 @@ from moopt.algorithms import Random
 from moopt.executors.ray_cluster import RayExecutor
 from moopt.problem import Problem, Resources
 from moopt.testing.executors import IsolatedExecutorSuite
-from moopt.testing.problems import Landscape
+from moopt.testing.landscapes import Landscape
 
 
 @pytest.fixture(scope="module", autouse=True)

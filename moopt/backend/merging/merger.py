@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from moopt.backend import cache, models
 from moopt.backend.merging import operators
-from moopt.backend.merging.recipe import Recipe
+from moopt.backend.merging.recipe import Per, Recipe, group
 from moopt.backend.shards import Shards, of_model, renamed
 from moopt.errors import MergeError, ModelNotFound
 
@@ -120,20 +120,29 @@ class Merger:
         return folder
 
     @torch.no_grad()
-    def products(self, model: nn.Module, gradients: Mapping[str, Tensor], groups: Mapping[str, str]) -> Products:
-        """How the loss would change, to first order, if a group of the model became a member's: by group and member.
+    def products(self, model: nn.Module, per: Per) -> Products:
+        """How the loss would change, to first order, if a group of a merge became a member's: by group and member.
 
         Args:
-            model: Where the gradients were taken.
-            gradients: By parameter.
-            groups: The group of each parameter.
+            model: A merge whose parameters have gradients.
+            per: What the groups are.
         """
-        now, found = dict(model.named_parameters()), {g: dict.fromkeys(self.members, 0.0) for g in groups.values()}
-        for name, gradient in gradients.items():
-            at = float((gradient.double() * now[name].double()).sum())
+        now, found = dict(model.named_parameters()), Products()
+        for name in self.names:
+            parameter = now.get(renamed(name))
+            if parameter is None or parameter.grad is None:
+                continue
+            row = found.setdefault(group(name, per), dict.fromkeys(self.members, 0.0))
+            gradient = parameter.grad.double()
+            at = float((gradient * parameter.double()).sum())
             for member, shards in self.members.items():
-                found[groups[name]][member] += float((gradient.double() * shards[name].double()).sum()) - at
+                row[member] += float((gradient * shards[name].to(gradient)).sum()) - at
         return found
+
+    @staticmethod
+    def names_of(place: str) -> tuple[str, ...]:
+        """The tensors of a model, from its files' headers."""
+        return tuple(_opened(place))
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return (self.base or next(iter(self.members.values()))).places[name].shape
@@ -235,7 +244,11 @@ def _check_model(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Non
     """Refuse a model that files of these shapes do not fill."""
     for name, parameter in model.named_parameters():
         if name not in shapes:
-            raise MergeError(f"The files have no {name!r}, which the model has. Save all models by the same code.")
+            raise MergeError(
+                f"The files have no {name!r}, which the model has. They are of another model, or call its parameters "
+                "otherwise than transformers' modules do: save all again with save_pretrained(..., "
+                "save_original_format=False)."
+            )
         if shapes[name] != tuple(parameter.shape):
             raise MergeError(
                 f"{name!r} has the shape {shapes[name]} in the files, {tuple(parameter.shape)} in the model."
