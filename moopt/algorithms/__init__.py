@@ -14,12 +14,17 @@ from moopt.errors import AlgorithmError
 from moopt.problem import HasCosts, Problem, capabilities
 
 _FILES = {
+    "BayesianMAP": "bayesian_map",
     "ChebyshevAnnealing": "chebyshev",
     "EvoPress": "evopress",
+    "FrankWolfeMerge": "frank_wolfe",
     "Ladder": "ladder",
+    "MAP": "amortized",
     "MAPElites": "map_elites",
+    "MMMO": "mmmo",
     "NSGA2": "nsga2",
     "NSGA3": "nsga3",
+    "NestedMAP": "nested_map",
     "OptunaSampler": "optuna_sampler",
     "ParEGO": "parego",
     "QNEHVI": "qnehvi",
@@ -31,10 +36,15 @@ _FILES = {
 }
 
 NAMES = {
+    "bayesian-map": "BayesianMAP",
     "chebyshev": "ChebyshevAnnealing",
     "evopress": "EvoPress",
+    "frank-wolfe": "FrankWolfeMerge",
     "ladder": "Ladder",
+    "map": "MAP",
     "map-elites": "MAPElites",
+    "mm-mo": "MMMO",
+    "nested-map": "NestedMAP",
     "nsga2": "NSGA2",
     "nsga3": "NSGA3",
     "parego": "ParEGO",

@@ -71,9 +71,9 @@ class Modelled(Algorithm):
 
     def believed(self) -> FloatArray | None:
         archive = self.archive
-        if len(archive) < self._initial or not self._uncertain(np.array(archive.values)):
+        if not len(archive) or not self._uncertain(np.array(archive.values)):
             return None
-        beliefs = self._believed()
+        beliefs = self.beliefs()
         return None if beliefs is None else beliefs.expected(np.array(archive.codes))
 
     def _scattered(self, rng: np.random.Generator) -> Iterator[Config]:
@@ -81,9 +81,11 @@ class Modelled(Algorithm):
         while True:
             yield from map(self.problem.space.decode, self._proposals.spread(64, rng))
 
-    def _believed(self) -> Beliefs | None:
-        """Beliefs from what was told; None if no surrogate can be fitted, which is said."""
+    def beliefs(self) -> Beliefs | None:
+        """Beliefs from what was told; None before there is enough, and if no surrogate can be fitted, which is said."""
         n = len(self.archive)
+        if n < self._initial:
+            return None
         if self._beliefs is None or self._beliefs[0] != n:
             try:
                 surrogates = {name: self._surrogate(name) for name in self._measured()}

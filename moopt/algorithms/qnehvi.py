@@ -66,8 +66,7 @@ class QNEHVI(Modelled):
 
     def ask(self, n: int) -> list[Job]:
         rng = self.rng()
-        completed = len(self.archive)
-        if completed < self._initial or not (beliefs := self._believed()):
+        if not (beliefs := self.beliefs()):
             return self.jobs(self.unseen(self._scattered(rng), n, rng))
         reference = self._corner()
         chosen: list[Config] = []

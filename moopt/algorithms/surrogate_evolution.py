@@ -48,7 +48,7 @@ class SurrogateEvolution(Modelled):
 
     def ask(self, n: int) -> list[Job]:
         rng = self.rng()
-        beliefs = self._believed() if len(self.archive) >= self._initial else None
+        beliefs = self.beliefs()
         if beliefs is None:
             return self.jobs(self.unseen(self._scattered(rng), n, rng))
         chosen = list(map(self.problem.space.decode, self._picked(beliefs, self._evolved(beliefs, rng), n)))

@@ -1,0 +1,106 @@
+"""MAP whose samples go where its models are wrong: for few evaluations (Li et al. 2024, "Bayesian MAP")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from moopt.algorithms.amortized import FEWEST, MAP, Models
+from moopt.algorithms.base import positive
+from moopt.problem import Problem
+from moopt.space import Config
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+PARTS, PARTS_OF_MANY, MANY = 4, 2, 4
+"""Into how many parts each angle is divided, and with so many variables or more."""
+MOST_BINS = 4096
+TEMPERATURE = 0.07
+"""Of the softmax that bins are drawn by."""
+NEAREST, FARTHEST = 0.2, 0.8
+"""Between these radii samples lie, as shares of the way to the edge of the space."""
+UNCERTAIN = 0.5
+"""How many standard deviations of a bin's squared errors count beside their mean."""
+
+
+class BayesianMAP(MAP):
+    """MAP with samples in rounds: directions in which the models err most are sampled most.
+
+    Half of the samples are spread over the space first. They are sorted into bins by their direction from the lower
+    corner of the space. A bin scores by the mean of the models' squared errors in it and half their standard deviation;
+    an empty one like all bins together. Bins are drawn by a softmax of their scores, and a sample anywhere in one.
+
+    Args:
+        samples: Trials before the first search of the models; None: twice the coefficients.
+        picks: Candidates of the models' front that a round evaluates, as for MAP.
+        batch: Samples of a round.
+    """
+
+    def __init__(self, samples: int | None = None, picks: int | None = None, batch: int = 8) -> None:
+        super().__init__(samples, picks)
+        self.batch = positive("batch", batch)
+
+    def start(self, problem: Problem, seed: int) -> None:
+        super().start(problem, seed)
+        self._first = max(FEWEST, self._count // 2)
+
+    def sampled(self, left: int, rng: np.random.Generator) -> list[Config]:
+        if self.upcoming < self._first or len(self.archive) < FEWEST:
+            return self.unseen(self.scattered(rng), min(left, max(self._first - self.upcoming, 1)), rng)
+        return self.unseen(self._where_it_errs(rng), min(left, self.batch), rng)
+
+    def _where_it_errs(self, rng: np.random.Generator) -> Iterator[Config]:
+        """Samples without end, in bins drawn by their scores."""
+        d = len(self.problem.space)
+        bins = self._bins(self.units())
+        parts, total = self._parts()
+        scores = self._scores(bins, total)
+        odds = np.exp((scores - scores.max()) / (TEMPERATURE * max(float(scores.max()), 1e-12)))
+        odds /= odds.sum()
+        while True:
+            drawn = int(rng.choice(total, p=odds))
+            angles = [(drawn // parts**axis % parts + rng.random()) / parts * np.pi / 2 for axis in range(d - 1)]
+            direction = _direction(np.array(angles))
+            yield self.config(rng.uniform(NEAREST, FARTHEST) * direction / max(float(direction.max()), 1e-12))
+
+    def _scores(self, bins: IntArray, total: int) -> FloatArray:
+        """What each bin promises, [bins]: squared errors of the models, each relative to its objective's variance."""
+        models, points = Models.of(self, len(self.archive)), self.units()
+        errors = np.zeros(len(points))
+        for name, model in models.of_name.items():
+            measured = self.told(name)
+            errors += (model.mean(points) - measured) ** 2 / max(float(measured.var()), 1e-12)
+        prior = float(errors.mean() + UNCERTAIN * errors.std())
+        found = np.full(total, prior)
+        for place in np.unique(bins):
+            inside = errors[bins == place]
+            found[place] = inside.mean() + UNCERTAIN * inside.std()
+        return found
+
+    def _parts(self) -> tuple[int, int]:
+        """Into how many parts an angle is divided, and how many bins that makes."""
+        angles = len(self.problem.space) - 1
+        parts = PARTS if angles + 1 < MANY else PARTS_OF_MANY
+        while parts > 1 and parts**angles > MOST_BINS:
+            parts -= 1
+        return parts, parts**angles
+
+    def _bins(self, points: FloatArray) -> IntArray:
+        """The bins of points [n, d] of the unit cube, [n]."""
+        parts, _ = self._parts()
+        found = np.zeros(len(points), dtype=np.int64)
+        for axis in range(points.shape[1] - 1):
+            rest = np.linalg.norm(points[:, axis + 1 :], axis=1)
+            angle = np.arctan2(rest, points[:, axis])
+            found += np.minimum((angle / (np.pi / 2) * parts).astype(np.int64), parts - 1) * parts**axis
+        return found
+
+
+def _direction(angles: FloatArray) -> FloatArray:
+    """The unit vector [d] with these hyperspherical angles [d - 1], all from 0 to a right angle."""
+    sines = np.concatenate([[1.0], np.cumprod(np.sin(angles))])
+    found: FloatArray = sines * np.append(np.cos(angles), 1.0)
+    return found
