@@ -25,10 +25,11 @@ SCALE, CROSSED, PARENTS = 0.5, 0.5, 5
 class MMMO(Rounds):
     """qNEHVI in rounds, whose candidates are varied by the best trials and screened by how much they would tell.
 
-    After some random trials a round takes a batch of candidates from qNEHVI. Weak-to-strong: each becomes the target of
-    a step of differential evolution between some of the best trials. Screening: of all these the few are evaluated that
-    the models know least of, by the sum over the objectives of the inverse variance, as Fisher information is for a
-    normal distribution. The paper's third idea, sparsity, is an objective of the problem: `ModelMerge(distance=True)`.
+    After some random trials a round takes a batch of candidates from qNEHVI. Weak-to-strong: each is also the target of
+    a step of differential evolution between some of the best trials, and what comes of it is first. Screening: of all
+    these the few are evaluated that the models know least of, by the sum over the objectives of the inverse variance,
+    as Fisher information is for a normal distribution. The paper's third idea, sparsity, is an objective of the
+    problem: `ModelMerge(distance=True)`.
 
     From arXiv:2407.00487. Each idea can be switched off, to see what it is worth.
 
@@ -77,7 +78,7 @@ class MMMO(Rounds):
         self._inner.archive.region = self.archive.region
         candidates = [job.config for job in self._inner.ask(self.batch)]
         if self.weak_to_strong:
-            candidates += [self._evolved(config, rng) for config in candidates]
+            candidates = [*(self._evolved(config, rng) for config in candidates), *candidates]
         fresh = self.unseen(iter(candidates), len(candidates), rng)
         return self._least_known(fresh) if self.screening else fresh[: self.evaluated]
 
