@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moopt_problems.bit_allocation import BitAllocation as BitAllocation
+    from moopt_problems.joint import Joint as Joint
     from moopt_problems.kv_precision import KVCachePrecision as KVCachePrecision
     from moopt_problems.model_merge import ModelMerge as ModelMerge
 
-_HOMES = {"BitAllocation": "bit_allocation", "KVCachePrecision": "kv_precision", "ModelMerge": "model_merge"}
+_HOMES = {
+    "BitAllocation": "bit_allocation",
+    "Joint": "joint",
+    "KVCachePrecision": "kv_precision",
+    "ModelMerge": "model_merge",
+}
 
-__all__ = ["BitAllocation", "KVCachePrecision", "ModelMerge"]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

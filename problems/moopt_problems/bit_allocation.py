@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from moopt.backend import footprint, formats, models, packed, proxies, quantizers, weights
 from moopt.backend import metrics as user
 from moopt.backend.candidate import choose_device
+from moopt.backend.joint import Shipped
 from moopt.backend.options import Option, Options, bits_of, stored_bits
 from moopt.backend.packed import Layout
 from moopt.backend.plan import Plan, make_plan
@@ -196,6 +198,10 @@ class BitAllocation(Problem):
     def widths(self, config: Config) -> dict[str, Option]:
         """The option of every decided matrix, by its name: see `moopt.backend.options`."""
         return {w.name: config[name] for name, d in self.decided.items() for w in d.weights}
+
+    def apply(self, candidate: Shipped, config: Config) -> Shipped:
+        """A candidate with the options of a configuration: see `Joint`."""
+        return replace(candidate, widths={**self.fixed, **self.widths(config)})
 
     def baselines(self) -> dict[str, Config]:
         layers = [d.options for n, d in self.decided.items() if n not in _TABLES]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from moopt.backend import metrics as user
 from moopt.backend import models
 from moopt.backend.candidate import choose_device
+from moopt.backend.joint import Shipped
 from moopt.backend.kv import groups as grouping
 from moopt.backend.kv.pairs import WIDTHS, Pair, Scheme, scheme_of
 from moopt.backend.kv.presets import Preset
@@ -57,7 +58,7 @@ class KVCachePrecision(Problem):
         eps: How much neighbours in a group may differ: see `moopt.backend.kv.cluster`.
         profile_tokens: Tokens that a profile and the sensitivities run.
         metrics: Objectives of your own, such as the accuracy in a task: see `moopt.backend.metrics`. While they are
-            measured, `model.generate` packs keys and values.
+            measured, calls of the model and `model.generate` pack keys and values.
         text: What to evaluate on: "mix", "prose", "docstrings", "code", or a path.
         tokens: Tokens of an evaluation.
         context: Tokens of a sequence, all of them a prompt that attends to packed keys and values.
@@ -182,6 +183,10 @@ class KVCachePrecision(Problem):
     def pairs(self, config: Config) -> list[Pair]:
         """The pair of every layer; 16 bits for layers whose cache cannot be packed."""
         return self._given({decision: config[decision.name] for decision in self.decided})
+
+    def apply(self, candidate: Shipped, config: Config) -> Shipped:
+        """A candidate with the pairs of a configuration: see `Joint`."""
+        return replace(candidate, pairs=tuple(self.pairs(config)), scheme=self.scheme)
 
     def options(self) -> list[list[list[Pair]]]:
         """The pairs of the layers that each option of each decision gives by itself, with 16 bits for all the rest."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from moopt.backend import models
+from moopt.backend.joint import Shipped
 from moopt.backend.merging import METHODS, Merger, Recipe, operators, recipe
 from moopt.backend.merging.tasks import HasLoss, Task, as_task
 from moopt.backend.merging.workbench import MergeWorkbench
@@ -127,6 +129,10 @@ class ModelMerge(Problem):
         densities = {model: dict.fromkeys(self.groups, float(share)) for model, share in kept.items()}
         method, scale = config.get("method", self.methods[0]), config.get("scale", self.scale)
         return Recipe(method, weights, densities, self.per, float(scale), self.seed)
+
+    def apply(self, candidate: Shipped, config: Config) -> Shipped:
+        """A candidate merged by a configuration: see `Joint`."""
+        return replace(candidate, recipe=self.recipe(config))
 
     def baselines(self) -> dict[str, Config]:
         """Every model by itself, their mean, and the base, as far as the space has them."""

@@ -31,17 +31,17 @@ def _states(pairs: Sequence[Pair], scheme: Scheme, model: Any, ids: Tensor) -> I
 
 
 @contextlib.contextmanager
-def generating(model: Any, pairs: Sequence[Pair], scheme: Scheme) -> Iterator[Any]:
-    """While open, `model.generate` packs keys and values, unless it is given a cache."""
-    plain = model.generate
+def packing(model: Any, pairs: Sequence[Pair], scheme: Scheme) -> Iterator[Any]:
+    """While open, calls of the model and `model.generate` pack keys and values, unless they are given a cache."""
+    plain, generate = model.forward, model.generate
 
-    def generate(*args: Any, **kwargs: Any) -> Any:
+    def packed(call: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("past_key_values") is None:
-            kwargs["past_key_values"] = packed_cache(model, list(pairs), scheme)
-        return plain(*args, **kwargs)
+            kwargs |= {"past_key_values": packed_cache(model, list(pairs), scheme), "use_cache": True}
+        return call(*args, **kwargs)
 
-    model.generate = generate
+    model.forward, model.generate = partial(packed, plain), partial(packed, generate)
     try:
         yield model
     finally:
-        del model.generate
+        del model.forward, model.generate

@@ -14,7 +14,7 @@ from moopt.backend.evaluator import LanguageEvaluator
 from moopt.backend.kv.pairs import KV16, Pair, Scheme
 from moopt.backend.kv.profile import Profile
 from moopt.backend.kv.profiles import profiled
-from moopt.backend.kv.run import generating, states
+from moopt.backend.kv.run import packing, states
 from moopt.backend.kv.shape import Shape
 from moopt.backend.kv.stopwatch import decode_ms
 from moopt.backend.metrics import Metric, of_finalist
@@ -95,7 +95,7 @@ class KVWorkbench:
         searching = isinstance(fidelity.batch, int)
         if problem.is_timed and searching:
             values["decode_ms"] = self.predicted_ms(pairs)
-        with generating(evaluator.candidate.model, pairs, problem.scheme) as model:
+        with packing(evaluator.candidate.model, pairs, problem.scheme) as model:
             for metric in problem.metrics:
                 if metric.when == "every" and (final or searching):
                     values[metric.name] = metric.measure(model, evaluator.tokenizer)

@@ -1,0 +1,274 @@
+"""Several problems over one model as one: merge coefficients, bits and the cache's pairs, measured as it would ship."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+
+from moopt.backend import models
+from moopt.backend.joint import DISTANCE, JointWorkbench, Shipped
+from moopt.backend.merging.tasks import Function, Task
+from moopt.backend.options import Option
+from moopt.backend.quantizers import RTN, Quantizer
+from moopt.backend.simulated import Simulated
+from moopt.backend.text import Text
+from moopt.errors import ProblemError
+from moopt.never_worse import VALIDATION
+from moopt.problem import Evaluation, Fidelity, HasMoves, Objective, Problem, Resources, capabilities
+from moopt.space import Config, Simplex, Space, Variable
+from moopt_problems import checks
+from moopt_problems.bit_allocation import BitAllocation
+from moopt_problems.kv_precision import KVCachePrecision
+from moopt_problems.model_merge import ModelMerge
+from moopt_problems.objectives import LANGUAGE
+
+ORDER = (ModelMerge, BitAllocation, KVCachePrecision)
+"""The parts there may be, in the order in which they are applied."""
+MOVED_PARTS = 0.3
+"""The chance that a move changes a further part."""
+
+
+class Part(Protocol):
+    """What a problem has that can be a part."""
+
+    def apply(self, candidate: Shipped, config: Config) -> Shipped:
+        """A candidate with what a configuration of the part decides."""
+
+
+class Joint(Problem):
+    """One search over all that is decided of a model: a candidate is merged, quantized, and measured with its cache.
+
+    Args:
+        parts: At least two of a `ModelMerge`, a `BitAllocation` and a `KVCachePrecision` over one model, by the names
+            that their decisions get: "bits" makes "bits/3.mlp.down". Merged are the tasks and distances of the first,
+            the sizes of the others, and what is measured by text once, on the candidate that all of them made.
+        teacher: The model that kl and top1_agreement compare with. Without a merge it is the model itself.
+        text: What is evaluated on besides tasks: "mix", "prose", "docstrings", "code", or a path.
+        tokens: Tokens of an evaluation.
+        context: Tokens of a sequence.
+        held_out: Tokens of the measurement on held-out text at the end; 0 for none, of tasks neither.
+        validation: Tokens of the text by which points of the front compete with baselines before that; 0 for none.
+
+    Raises:
+        ProblemError: the parts are not of one model, or cannot be parts; says why.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Problem],
+        teacher: str | None = None,
+        text: str = "mix",
+        tokens: int = 2048,
+        context: int = 512,
+        held_out: int = 6144,
+        validation: int = 2048,
+    ) -> None:
+        self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
+        checks.whole(1, tokens=tokens, context=context)
+        checks.whole(0, held_out=held_out, validation=validation)
+        self.parts = _ordered(parts)
+        self.text, self.context = Text(text), context
+        self.model = _one_model(self.parts)
+        self.members: Mapping[str, str] = {}
+        self.base: str | None = None
+        self.tasks: tuple[Task, ...] = ()
+        self.quantizer: Quantizer = RTN()
+        self.group_size = 64
+        self.simulated: dict[Option, Simulated] = {}
+        for part in self.parts.values():
+            if isinstance(part, ModelMerge):
+                self.members, self.base, self.tasks = part.models, part.base, part.tasks
+            elif isinstance(part, BitAllocation):
+                self.quantizer, self.group_size, self.simulated = part.quantizer, part.group_size, part.simulated
+                self.tasks += tuple(map(Function, part.search_metrics))
+            elif isinstance(part, KVCachePrecision):
+                self.tasks += tuple(Function(metric) for metric in part.metrics if metric.when == "every")
+        self.objectives = _union(self.parts)
+        names = {objective.name for objective in self.objectives}
+        self.teacher = teacher if self.members or teacher is not None else self.model
+        if self.teacher is None and names & {"kl", "top1_agreement"}:
+            raise ProblemError(
+                "kl and top1_agreement need somebody to compare a merge with: give teacher=, the model whose answers "
+                "are wanted, or leave both out of the objectives."
+            )
+        if self.teacher is None and "perplexity" in names:
+            self.teacher = self.model
+        self.space = Space(dict(self._variables()))
+        self.fidelity = Fidelity(tokens, 0)
+        splits = ((VALIDATION, validation), ("held-out", held_out))
+        self.measurements = {split: Fidelity(count, split) for split, count in splits if count}
+        self._bench: JointWorkbench | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments: what builds an equal problem elsewhere."""
+        return dict(self._arguments)
+
+    def setup(self, resources: Resources) -> None:
+        self._bench = JointWorkbench(self, resources)
+
+    def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
+        return self._ready.evaluate(self.shipped(config), fidelity)
+
+    def shipped(self, config: Config) -> Shipped:
+        """What a configuration decides, all parts together."""
+        found = Shipped()
+        for name, part in self.parts.items():
+            found = cast(Part, part).apply(found, self.of_part(name, config))
+        return found
+
+    def of_part(self, part: str, config: Config) -> Config:
+        """A part's own configuration."""
+        return {name: config[f"{part}/{name}"] for name in self.parts[part].space.names}
+
+    def known(self, config: Config) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, part in self.parts.items():
+            found |= part.known(self.of_part(name, config))
+        return {o.name: found[o.name] for o in self.objectives if o.known}
+
+    def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
+        return 2 * fidelity.tokens if self.teacher is not None else 0
+
+    def baselines(self) -> dict[str, Config]:
+        """Every part's baselines, each with the other parts at the one that loses least."""
+        plain = {name: _plainest(part) for name, part in self.parts.items()}
+        found = {"plain": self._joined({name: config for name, (_, config) in plain.items()})}
+        for name, part in self.parts.items():
+            for label, config in part.baselines().items():
+                if label != plain[name][0]:
+                    rest = {other: each for other, (_, each) in plain.items() if other != name}
+                    found[f"{name}: {label}"] = self._joined({**rest, name: config})
+        return found
+
+    def moves(self, config: Config, rng: np.random.Generator) -> Config:
+        """A move of one part, and now and then of another too: its own where it knows some, else a step."""
+        names, changed = list(self.parts), dict(config)
+        for place, number in enumerate(rng.permutation(len(names))):
+            if place and rng.random() > MOVED_PARTS:
+                break
+            name, part = names[number], self.parts[names[number]]
+            own = self.of_part(name, changed)
+            if isinstance(part, HasMoves) and "moves" in capabilities(part):
+                own = part.moves(own, rng)
+            else:
+                chosen = part.space.names[int(rng.integers(len(part.space)))]
+                near = part.space[chosen].neighbours(own[chosen])
+                own = {**own, chosen: near[int(rng.integers(len(near)))]} if near else own
+            changed |= {f"{name}/{key}": value for key, value in own.items()}
+        return changed
+
+    def decisions(self) -> list[dict[str, Any]]:
+        return [
+            {**each, "name": f"{name}/{each['name']}", "column": f"{name}: {each['column']}"}
+            for name, part in self.parts.items()
+            for each in part.decisions()
+        ]
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        plain = {k: v for k, v in self._arguments.items() if k not in {"parts", "text", "teacher"}}
+        return {
+            "identity": {
+                "problem": type(self).__qualname__,
+                **plain,
+                "text": self.text.identity,
+                "teacher": None if self.teacher is None else models.identity(self.teacher),
+                "parts": {name: part.fingerprint()["identity"] for name, part in self.parts.items()},
+            },
+            "environment": {"torch": torch.__version__, "cores": os.cpu_count()},
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bench": None}
+
+    @property
+    def _ready(self) -> JointWorkbench:
+        if self._bench is None:
+            self.setup(Resources())
+        assert self._bench is not None
+        return self._bench
+
+    def _variables(self) -> list[tuple[str, Variable | Simplex]]:
+        found: list[tuple[str, Variable | Simplex]] = []
+        for name, part in self.parts.items():
+            of_simplex = {v for n, simplex in part.space.simplexes.items() for v in simplex.variables(n)}
+            found += [(f"{name}/{n}", simplex) for n, simplex in part.space.simplexes.items()]
+            found += [(f"{name}/{n}", variable) for n, variable in part.space.items() if n not in of_simplex]
+        return found
+
+    def _joined(self, configs: Mapping[str, Config]) -> Config:
+        return self.space.validate({f"{name}/{k}": v for name, config in configs.items() for k, v in config.items()})
+
+
+def _ordered(parts: Any) -> dict[str, Problem]:
+    """The parts in the order in which they are applied; refused if they cannot be parts together."""
+    good = isinstance(parts, Mapping) and all(isinstance(name, str) and name for name in parts)
+    if not good or len(parts) < 2:
+        raise ProblemError(
+            f"Got parts={parts!r}; expected two problems or more by name, such as {{'bits': ..., 'kv': ...}}."
+        )
+    for name, part in parts.items():
+        if not isinstance(part, ORDER):
+            kinds = ", ".join(kind.__name__ for kind in ORDER)
+            raise ProblemError(f"The part {name!r} is a {type(part).__name__}; expected one of {kinds}.")
+        if isinstance(part, BitAllocation) and part.quantizer.calibrated:
+            raise ProblemError(
+                f"The part {name!r} quantizes by {part.quantizer.name}, which looks at a model's activations: those of "
+                "a merge are others each time. Take 'rtn', 'rtn-symmetric' or 'hqq'."
+            )
+        if timed := [o.name for o in part.objectives if o.name in ("decode_ms", "prefill_ms")]:
+            raise ProblemError(
+                f"The part {name!r} has the objective {timed[0]}, which Joint does not measure; leave it out."
+            )
+    if any(sum(isinstance(part, kind) for part in parts.values()) > 1 for kind in ORDER):
+        given = ", ".join(type(part).__name__ for part in parts.values())
+        raise ProblemError(f"Got two parts of one kind: {given}; give one of each.")
+    return {name: part for kind in ORDER for name, part in parts.items() if isinstance(part, kind)}
+
+
+def _one_model(parts: Mapping[str, Problem]) -> str:
+    """The model that all parts are of; of a merge its base, or its first model."""
+    named = {}
+    for name, part in parts.items():
+        if isinstance(part, ModelMerge):
+            if part.architecture is not None:
+                raise ProblemError(f"The part {name!r} merges networks of your own; Joint needs language models.")
+            named[name] = part.base or next(iter(part.models.values()))
+        else:
+            named[name] = cast(BitAllocation, part).model
+    if not models.generates(models.load_config(next(iter(named.values())))):
+        raise ProblemError(f"{next(iter(named.values()))} generates no text; Joint needs language models.")
+    first = next(iter(named))
+    for name, model in named.items():
+        if models.location(model) != models.location(named[first]):
+            raise ProblemError(
+                f"The part {name!r} is of {model} and {first!r} of {named[first]}; expected one model. Of a merge that "
+                "is its base, or its first model."
+            )
+    return named[first]
+
+
+def _union(parts: Mapping[str, Problem]) -> list[Objective]:
+    """All objectives of the parts; one that several have counts once."""
+    found: dict[str, Objective] = {}
+    for part in parts.values():
+        for objective in part.objectives:
+            found.setdefault(objective.name, objective)
+    order = [n for n in found if n not in LANGUAGE and n != DISTANCE and not found[n].known]
+    order += [n for n in found if n in LANGUAGE]
+    order += [n for n in found if n not in order]
+    return [found[name] for name in order]
+
+
+def _plainest(part: Problem) -> tuple[str, Config]:
+    """The baseline that loses least: of a merge the mean, else what costs most."""
+    every = part.baselines()
+    if isinstance(part, ModelMerge):
+        label = "mean" if "mean" in every else next(iter(every))
+        return label, every[label]
+    size = cast(Any, part).bytes
+    label = max(every, key=lambda name: size(every[name]))
+    return label, every[label]

@@ -1,0 +1,228 @@
+"""Joint problems: what the parts say of a candidate is true of the one that all of them made."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import moopt
+from moopt.backend import models
+from moopt.backend.kv import Pair
+from moopt.backend.merging import Merger
+from moopt.backend.merging.tasks import TextLoss
+from moopt.backend.metrics import CallableMetric
+from moopt.errors import MooptError, ProblemError
+from moopt.problem import Problem
+from moopt.testing.problems import ProblemSuite
+from moopt_problems import BitAllocation, Joint, KVCachePrecision, ModelMerge
+from moopt_problems.synthetic import BitToy
+from tests.backend.merging.conftest import tuned
+
+TEXT = textwrap.__file__
+SMALL: dict[str, Any] = {"text": TEXT, "tokens": 256, "context": 128, "held_out": 128, "validation": 128}
+
+
+@pytest.fixture(scope="module")
+def folders(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two models tuned from the tiny one at random, and that."""
+    place = tmp_path_factory.mktemp("tuned")
+    return {"base": str(tiny)} | {n: str(tuned(tiny, place / n, seed, 0.05)) for seed, n in enumerate("ab")}
+
+
+@pytest.fixture
+def parts(folders: dict[str, str]) -> dict[str, Problem]:
+    text = TextLoss("text", TEXT, tokens=128, context=64)
+    return {
+        "kv": KVCachePrecision(folders["base"], groups="layers", text=TEXT, tokens=256, context=128),
+        "merge": ModelMerge({n: folders[n] for n in "ab"}, [text], base=folders["base"], distance=True),
+        "bits": BitAllocation(folders["base"], bits=(2, 4, 8), group_size=32, text=TEXT),
+    }
+
+
+@pytest.fixture
+def joint(parts: dict[str, Problem], folders: dict[str, str]) -> Joint:
+    return Joint(parts, teacher=folders["base"], **SMALL)
+
+
+class TestContract(ProblemSuite):
+    draws = 2
+
+    @pytest.fixture
+    def problem(self, joint: Joint) -> Problem:
+        return joint
+
+
+def test_it_has_all_decisions_and_every_objective_once(joint: Joint):
+    assert list(joint.parts) == ["merge", "bits", "kv"]
+    assert joint.space.names[:2] == ("merge/weight.a", "merge/weight.b")
+    assert {name.split("/")[0] for name in joint.space.names} == {"merge", "bits", "kv"}
+    assert [o.name for o in joint.objectives] == ["text", "kl", "distance", "size_mb", "kv_bytes"]
+    config = joint.space.sample(np.random.default_rng(0))
+    sizes = joint.known(config)
+    assert sizes["size_mb"] == joint.parts["bits"].known(joint.of_part("bits", config))["size_mb"]
+    assert sizes["kv_bytes"] == joint.parts["kv"].known(joint.of_part("kv", config))["kv_bytes"]
+
+
+def test_each_part_alone_measures_what_it_measures_by_itself(joint: Joint, folders: dict[str, str]):
+    plain = joint.baselines()["plain"]
+    base = {**plain, "merge/weight.a": 0.0, "merge/weight.b": 0.0}
+    quantized = BitAllocation(
+        folders["base"], bits=(2, 4, 8), group_size=32, text=TEXT, tokens=256, context=128, held_out=0, validation=0
+    )
+    joint.parts["kv"].bits  # noqa: B018 - widths up to 8
+    alone = {
+        n.removeprefix("bits/"): 4 if n != "bits/embedding" else v for n, v in base.items() if n.startswith("bits/")
+    }
+    wide = Joint(
+        {"merge": joint.parts["merge"], "bits": joint.parts["bits"]}, teacher=folders["base"], **SMALL
+    )  # without packed keys and values
+    config = {n: v for n, v in base.items() if not n.startswith("kv/")} | {f"bits/{n}": v for n, v in alone.items()}
+    found = wide.evaluate(config, wide.fidelity).values["kl"]
+    assert found == pytest.approx(quantized.evaluate(alone, quantized.fidelity).values["kl"], rel=0.02)
+
+
+def test_a_candidate_is_merged_then_quantized_then_packed(joint: Joint, folders: dict[str, str]):
+    config = joint.space.sample(np.random.default_rng(3))
+    found = joint.evaluate(config, joint.fidelity).values
+    shipped = joint.shipped(config)
+    assert shipped.recipe is not None
+    assert shipped.pairs is not None
+    assert all(isinstance(pair, Pair) for pair in shipped.pairs)
+    model = models.load_model(folders["base"])
+    distance = Merger({n: folders[n] for n in "ab"}, folders["base"]).fill(model, shipped.recipe)
+    assert found["distance"] == pytest.approx(distance)
+    candidate = joint._ready._merged[1]  # type: ignore[index]
+    for name, option in shipped.widths.items():
+        merged = model.get_submodule(name).weight
+        error = (candidate.weight(name, option).float() - merged).norm() / merged.norm()
+        assert float(error) < {2: 0.5, 4: 0.1, 8: 0.01}[int(option)]
+    assert found["kl"] > 0
+
+
+def test_keys_and_values_are_packed_for_tasks_too(joint: Joint):
+    config = joint.baselines()["plain"]
+    low = {**config, **{n: 2 for n in joint.space.names if n.startswith("kv/")}}
+    found = [joint.evaluate(each, joint.fidelity).values for each in (config, low)]
+    assert found[0]["text"] != found[1]["text"]
+    assert found[0]["kl"] < found[1]["kl"]
+    assert found[0]["distance"] == found[1]["distance"]
+
+
+def test_a_merge_is_done_once_for_all_its_widths(joint: Joint):
+    config = joint.baselines()["plain"]
+    joint.evaluate(config, joint.fidelity)
+    before = joint._ready._merged[1]  # type: ignore[index]
+    joint.evaluate({**config, "bits/0.down": 2}, joint.fidelity)
+    assert joint._ready._merged[1] is before  # type: ignore[index]
+    joint.evaluate({**config, "merge/weight.a": 0.9}, joint.fidelity)
+    assert joint._ready._merged[1] is not before  # type: ignore[index]
+
+
+def test_baselines_change_one_part_at_a_time(joint: Joint):
+    every = joint.baselines()
+    assert {"plain", "merge: only a", "bits: uniform-2", "kv: uniform-KV2"} <= set(every)
+    for label, config in every.items():
+        part = label.split(":")[0]
+        differing = {n.split("/")[0] for n in joint.space.names if config[n] != every["plain"][n]}
+        assert differing <= {part}
+
+
+def test_moves_stay_in_the_space_and_reach_every_part(joint: Joint):
+    rng = np.random.default_rng(0)
+    config = joint.space.sample(rng)
+    reached = set()
+    for _ in range(40):
+        moved = joint.moves(config, rng)
+        assert joint.space.validate(moved) == moved
+        reached |= {n.split("/")[0] for n in joint.space.names if moved[n] != config[n]}
+    assert reached == {"merge", "bits", "kv"}
+
+
+def test_without_a_merge_the_model_is_its_own_teacher(parts: dict[str, Problem], folders: dict[str, str]):
+    joint = Joint({"bits": parts["bits"], "kv": parts["kv"]}, **SMALL)
+    assert joint.teacher == folders["base"]
+    found = joint.evaluate(joint.baselines()["plain"], joint.fidelity)
+    assert 0 < found.values["kl"] < 0.5
+    assert [o.name for o in joint.objectives] == ["kl", "size_mb", "kv_bytes"]
+
+
+def test_metrics_of_the_parts_are_measured_on_the_candidate(folders: dict[str, str]):
+    bits = BitAllocation(
+        folders["base"], bits=(2, 8), group_size=32, text=TEXT, metrics=[CallableMetric("first", first)]
+    )
+    kv = KVCachePrecision(folders["base"], groups="layers", text=TEXT, tokens=256, context=128)
+    joint = Joint({"bits": bits, "kv": kv}, **SMALL)
+    plain = joint.baselines()["plain"]
+    found = [joint.evaluate({**plain, "bits/0.down": b}, joint.fidelity).values["first"] for b in (2, 8)]
+    assert found[0] != found[1]
+
+
+def first(model: Any) -> float:
+    return float(model(input_ids=torch.arange(1, 33)[None]).logits.float().mean())
+
+
+def test_a_study_searches_all_of_it(joint: Joint):
+    study = moopt.Study("joint", joint, "nsga2", seed=0)
+    study.run(14)
+    assert len(study.front()) >= 2
+    assert all(trial.failure is None for trial in study.history.trials)
+
+
+def test_the_teacher_sees_another_head(folders: dict[str, str], joint: Joint):
+    """The reference is in the candidate's head, which a merge changes; against logits of both it must agree."""
+    config = {**joint.baselines()["plain"], **{n: 8 for n in joint.space.names if n.startswith("kv/")}}
+    wide = Joint({"merge": joint.parts["merge"], "bits": joint.parts["bits"]}, teacher=folders["a"], **SMALL)
+    plain = {n: v for n, v in config.items() if not n.startswith("kv/")}
+    found = wide.evaluate(plain, wide.fidelity).values["kl"]
+    candidate, teacher = wide._ready._merged[1].model, models.load_model(folders["a"])  # type: ignore[index]
+    ids = wide._ready._ids(wide.fidelity)
+    with torch.inference_mode():
+        q = torch.log_softmax(candidate(input_ids=ids).logits.float(), -1)
+        p = torch.log_softmax(teacher(input_ids=ids).logits.float(), -1)
+    assert found == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda parts, folders: {"kv": parts["kv"]}, "expected two problems or more"),
+        (lambda parts, folders: [parts["kv"]], "expected two problems or more"),
+        (lambda parts, folders: {**parts, "toy": BitToy(4)}, "The part 'toy' is a BitToy"),
+        (lambda parts, folders: {"one": parts["kv"], "two": parts["kv"]}, "two parts of one kind"),
+        (
+            lambda parts, folders: {**parts, "bits": BitAllocation(folders["a"], bits=(4, 8), group_size=32)},
+            "expected one model",
+        ),
+        (
+            lambda parts, folders: {
+                **parts, "bits": BitAllocation(folders["base"], bits=(4, 8), group_size=32, quantizer="gptq")
+            },
+            "quantizes by gptq, which looks at",
+        ),
+        (
+            lambda parts, folders: {
+                **parts,
+                "bits": BitAllocation(folders["base"], bits=(4, 8), group_size=32, objectives=("kl", "decode_ms")),
+            },
+            "has the objective decode_ms",
+        ),
+    ],
+    ids=["one", "list", "toy", "twice", "models", "calibrated", "timed"],
+)  # fmt: skip
+def test_what_cannot_be_one_problem_is_refused(
+    parts: dict[str, Problem], folders: dict[str, str], change: Any, match: str
+):
+    with pytest.raises(ProblemError, match=match):
+        Joint(change(parts, folders), teacher=folders["base"], **SMALL)
+
+
+def test_a_merge_needs_a_teacher_for_kl(parts: dict[str, Problem]):
+    with pytest.raises(ProblemError, match="give teacher="):
+        Joint(parts, **SMALL)
+    with pytest.raises(MooptError, match="nobody"):
+        Joint(parts, teacher="nobody", **SMALL).fingerprint()
