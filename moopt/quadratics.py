@@ -7,13 +7,20 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import LinAlgError
 from scipy.optimize import least_squares
+
+from moopt.errors import SurrogateError
 
 FloatArray = npt.NDArray[np.float64]
 Link = Literal["identity", "sigmoid", "softplus"]
 
 EDGE = 1e-3
 """How near to the ends of its range a value counts as at most, where a link would make it infinite."""
+LARGEST = 1e100
+"""The size of values that can be modelled."""
+LEAST_LEFT = 0.05
+"""What a value is taken to have of itself at least, where hardly any other says what it is."""
 SMALL = 1e-3
 """The weight of what pulls coefficients to zero, beside errors of a thousandth of the values' spread."""
 
@@ -41,11 +48,28 @@ LINKS: dict[Link, _Function] = {
 }  # fmt: skip
 
 
-def link_of(values: FloatArray) -> Link:
-    """What keeps such values [n] in their range: "sigmoid" from 0 to 1, "softplus" above 0, else "identity"."""
-    if ((values >= 0) & (values <= 1)).all():
-        return "sigmoid"
-    return "softplus" if (values > 0).all() else "identity"
+def links(values: FloatArray) -> tuple[Link, ...]:
+    """What may be behind such values [n]: "identity", "softplus" above 0, and "sigmoid" from 0 to 1."""
+    positive: tuple[Link, ...] = ("identity", "softplus") if (values > 0).all() else ("identity",)
+    return (*positive, "sigmoid") if ((values >= 0) & (values <= 1)).all() else positive
+
+
+def fit(points: FloatArray, values: FloatArray) -> Quadratic:
+    """The quadratic behind the link that predicts each value best from all others.
+
+    Args:
+        points: Where it was measured, [n, d], each coordinate about from 0 to 1.
+        values: What was measured there, [n].
+
+    Raises:
+        SurrogateError: no quadratic fits; says why.
+    """
+    if not np.abs(values).max(initial=0.0) < LARGEST:
+        raise SurrogateError(f"Values of {np.abs(values).max():.3g} are too large for a quadratic.")
+    try:
+        return min((Quadratic(points, values, link) for link in links(values)), key=lambda model: model.error)
+    except (ValueError, LinAlgError) as error:
+        raise SurrogateError(f"No quadratic fits {len(values)} values: {error}") from error
 
 
 def terms(d: int) -> int:
@@ -59,12 +83,15 @@ class Quadratic:
     Args:
         points: Where it was measured, [n, d], each coordinate about from 0 to 1.
         values: What was measured there, [n].
-        link: act; None: what keeps the values in their range.
+        link: act.
+
+    Attributes:
+        error: The root of the mean squared error of each value, predicted from all others, linearised.
     """
 
-    def __init__(self, points: FloatArray, values: FloatArray, link: Link | None = None) -> None:
-        self.link: Link = link or link_of(values)
-        self._act = LINKS[self.link]
+    def __init__(self, points: FloatArray, values: FloatArray, link: Link = "identity") -> None:
+        self.link: Link = link
+        self._act = LINKS[link]
         basis, spread = _basis(points), float(np.std(values)) or 1.0
         penalty = SMALL * np.eye(basis.shape[1])
         linear = np.linalg.lstsq(
@@ -84,7 +111,11 @@ class Quadratic:
         precision = slopes(self.coefficients)
         free = max(len(values) - basis.shape[1], 1)
         error = float((residuals(self.coefficients)[: len(values)] ** 2).sum()) / free
-        self._covariance = np.linalg.pinv(precision.T @ precision) * error
+        inverse = np.linalg.pinv(precision.T @ precision)
+        self._covariance = inverse * error
+        leverage = np.einsum("ij,jk,ik->i", precision, inverse, precision)[: len(values)]
+        left_out = residuals(self.coefficients)[: len(values)] / np.maximum(1 - leverage, LEAST_LEFT)
+        self.error = float(np.sqrt(np.mean(left_out**2))) if len(values) else 0.0
 
     def mean(self, points: FloatArray) -> FloatArray:
         """The model at points [n, d], [n]."""

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moopt.quadratics import LINKS, Link, Quadratic, determination, link_of, terms
+from moopt.errors import SurrogateError
+from moopt.quadratics import LINKS, Link, Quadratic, fit, links, terms
 
 seeds = st.integers(0, 2**31)
 
@@ -71,18 +72,22 @@ def test_fewer_points_than_terms_still_give_numbers(count: int):
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5, 3.0, -1.0])
 def test_constants_are_constants(value: float):
     points = np.random.default_rng(0).random((10, 2))
-    fit = Quadratic(points, np.full(10, value))
-    assert fit.mean(points) == pytest.approx(value, abs=0.01)
+    assert fit(points, np.full(10, value)).mean(points) == pytest.approx(value, abs=0.01)
 
 
-def test_links_are_inferred():
-    assert link_of(np.array([0.0, 0.4, 1.0])) == "sigmoid"
-    assert link_of(np.array([0.1, 4.0])) == "softplus"
-    assert link_of(np.array([-0.1, 0.4])) == "identity"
+def test_links_are_those_that_values_allow_and_the_one_that_predicts_best_is_taken():
+    assert links(np.array([0.0, 0.4, 1.0])) == ("identity", "sigmoid")
+    assert links(np.array([0.1, 4.0])) == ("identity", "softplus")
+    assert links(np.array([-0.1, 0.4])) == ("identity",)
+    points = np.random.default_rng(0).random((24, 2))
+    bowl = 0.5 * ((points - 0.3) ** 2).sum(1)
+    assert fit(points, bowl).link == "identity"
+    assert fit(points, 1 / (1 + np.exp(-(3 - 20 * bowl)))).link == "sigmoid"
+    assert fit(points, np.logaddexp(0, 3 - 30 * bowl)).link == "softplus"
 
 
-def test_r2():
-    measured = np.array([1.0, 2.0, 3.0])
-    assert determination(measured, measured) == 1
-    assert determination(np.full(3, 2.0), measured) == 0
-    assert np.isnan(determination(np.ones(2), np.ones(2)))
+@pytest.mark.parametrize("value", [1e308, np.inf, np.nan, -1e200])
+def test_what_cannot_be_modelled_is_said(value: float):
+    points = np.random.default_rng(0).random((8, 2))
+    with pytest.raises(SurrogateError, match="too large for a quadratic"):
+        fit(points, np.append(np.ones(7), value))

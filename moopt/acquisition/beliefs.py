@@ -47,6 +47,20 @@ class Beliefs:
         outside = np.where(np.isnan(objectives).any(axis=2), 1.0, self._outside(objectives))
         return objectives, np.stack([*excess, outside], axis=2)
 
+    def spread(self, codes: FloatArray, normals: FloatArray) -> FloatArray:
+        """Objectives [q, n, m], signs turned, of candidates [n, d] at so many deviations [q] from their means, each."""
+        exact, columns = self._known.values(codes), []
+        shape = (len(normals), len(codes))
+        for objective in self._objectives:
+            if objective.name in exact:
+                columns.append(np.broadcast_to(exact[objective.name] * objective.sign, shape))
+                continue
+            surrogate = self.surrogates[objective.name]
+            mean, covariance = surrogate.posterior(codes)
+            deviations = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+            columns.append(surrogate.values(mean + normals[:, None] * deviations))
+        return np.stack(columns, axis=2)
+
     def expected(self, codes: FloatArray) -> FloatArray:
         """Objectives [n, m], signs turned, of candidates [n, d], where every surrogate is at its mean."""
         exact = self._known.values(codes)

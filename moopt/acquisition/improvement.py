@@ -49,6 +49,28 @@ class Improvement:
             found[:, begin : begin + step] = volume.sum(axis=2)
         return found
 
+    def expected(self, values: FloatArray, weights: FloatArray) -> FloatArray:
+        """The volume [n] that candidates are expected to add to the one front, where objectives are independent.
+
+        A box's side is a difference of two expected shortfalls, and its volume the product of the expected sides.
+
+        Args:
+            values: What each objective of each candidate may be, [q, n, m].
+            weights: How likely, [q].
+        """
+        _, n, m = values.shape
+        volume: FloatArray = np.ones((n, self._lower.shape[1]))
+        for j in range(m):
+            lower, upper = self._lower[0, :, j], self._upper[0, :, j]
+            edges, places = np.unique(np.concatenate([lower, upper]), return_inverse=True)
+            short = np.zeros((n, len(edges)))
+            for column, edge in enumerate(edges):
+                if np.isfinite(edge):  # nothing falls short of minus infinity
+                    short[:, column] = weights @ np.maximum(edge - values[:, :, j], 0.0)
+            volume *= np.maximum(short[:, places[len(lower) :]] - short[:, places[: len(lower)]], 0.0)
+        found: FloatArray = volume.sum(axis=1)
+        return found
+
 
 def _thinned(front: FloatArray, reference: FloatArray, most: int) -> FloatArray:
     """The `most` values of a front [n, m] without which most hypervolume would be lost, [most, m]."""

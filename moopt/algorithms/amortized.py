@@ -15,11 +15,13 @@ from pymoo.optimize import minimize
 from scipy.stats import qmc
 
 from moopt import pareto
+from moopt.acquisition import Known
 from moopt.algorithms.base import positive
 from moopt.algorithms.nsga3 import directions
 from moopt.algorithms.rounds import Rounds
-from moopt.problem import Problem, known_values
-from moopt.quadratics import Quadratic, determination, terms
+from moopt.errors import SurrogateError
+from moopt.problem import Problem
+from moopt.quadratics import Quadratic, fit, terms
 from moopt.space import Config
 
 logger = logging.getLogger("moopt")
@@ -29,6 +31,7 @@ FloatArray = npt.NDArray[np.float64]
 POPULATION, GENERATIONS = 100, 25
 """Of NSGA-III on the models, as in the paper."""
 PICKS = 20
+WORST = 1e100
 FEWEST = 3
 """With fewer trials there is nothing to fit."""
 TRUSTED = 0.8
@@ -39,10 +42,11 @@ class MAP(Rounds):
     """Fits a quadratic to every measured objective, searches these for the front, and evaluates what it finds.
 
     A quadratic of d variables has (d + 1)(d + 2) / 2 coefficients; twice as many trials are spread over the space
-    first, the ones a study opens with counted. Accuracies go through a sigmoid, positive losses through a softplus.
-    The models are searched by NSGA-III within the space and their front is evaluated, which tells how good they are:
-    `fits` has the R^2 of every model on candidates that it was not fitted to, and a warning is logged below 0.8. What
-    was evaluated improves the models for the next round.
+    first, the ones a study opens with counted. Accuracies may go through a sigmoid, positive losses through a
+    softplus, where that predicts better. The models are searched by NSGA-III within the space, the constraints and the
+    region that is preferred, and their front is evaluated, which tells how good they are: `fits` has the R^2 of every
+    model on candidates that it was not fitted to, and a warning is logged below 0.8. What was evaluated improves the
+    models for the next round.
 
     From arXiv:2406.07529. It is for a few real numbers, such as merging coefficients; levels are taken for numbers.
 
@@ -60,13 +64,19 @@ class MAP(Rounds):
         super().start(problem, seed)
         self._count = self.samples or 2 * terms(len(problem.space))
         self._picked = self.picks or min(PICKS * 2 ** max(len(problem.objectives) - 2, 0), POPULATION)
-        self._fitted = 0
+        self._distrusted: set[str] = set()
+        self.known = Known(problem)
 
     def plan(self, rng: np.random.Generator) -> list[Config]:
-        left = self._count - self.upcoming
-        if left > 0 and (found := self.sampled(left, rng)):
-            return found
-        return self.unseen(iter(self._front(rng)), self._picked, rng) if len(self.archive) >= FEWEST else []
+        try:
+            left = self._count - self.upcoming
+            if left > 0 and (found := self.sampled(left, rng)):
+                return found
+            if len(self.archive) >= FEWEST and (found := self.unseen(iter(self._front(rng)), self._picked, rng)):
+                return found
+        except SurrogateError as error:
+            logger.warning("%s goes on without a model for now: %s", type(self).__name__, error)
+        return self.unseen(self.scattered(rng), self._picked, rng)
 
     def sampled(self, left: int, rng: np.random.Generator) -> list[Config]:
         """The next samples, at most `left`, for the models to be fitted to."""
@@ -79,17 +89,21 @@ class MAP(Rounds):
             points = qmc.Sobol(d, rng=rng).random_base2(6) if d <= qmc.Sobol.MAXDIM else rng.random((64, d))
             yield from map(self.config, points)
 
-    def models(self) -> Models:
-        """The present models of all that was told."""
-        return Models.of(self, len(self.archive))
-
     def fits(self) -> dict[str, float]:
-        """The R^2 of every model on what was evaluated after it was fitted; NaN where nothing was."""
-        sampled = min(self._count, len(self.archive))
-        if len(self.archive) <= sampled or sampled < FEWEST:
+        """The R^2 of every model of the samples on what was evaluated after them; NaN where that is too little.
+
+        The variance is that of all that was told: what lies on one front hardly varies by itself.
+        """
+        sampled, told = self._count, len(self.archive)
+        if told < sampled + FEWEST:
             return dict.fromkeys(self.measured, float("nan"))
         models, points = Models.of(self, sampled), self.units()[sampled:]
-        return {n: determination(models.of_name[n].mean(points), self.told(n)[sampled:]) for n in self.measured}
+        found = {}
+        for name in self.measured:
+            every = self.told(name)
+            missed = float(((models.of_name[name].mean(points) - every[sampled:]) ** 2).mean())
+            found[name] = 1 - missed / float(every.var()) if every.var() > 0 else float("nan")
+        return found
 
     @property
     def measured(self) -> list[str]:
@@ -105,82 +119,84 @@ class MAP(Rounds):
     def _front(self, rng: np.random.Generator) -> list[Config]:
         """The front of the models, those first that add most volume to what was evaluated and to those before."""
         self._judge()
-        models, m, d = self.models(), len(self.problem.objectives), len(self.problem.space)
-        looked: list[tuple[FloatArray, FloatArray]] = []
+        models = Models.of(self, len(self.archive))
+        m, d = len(self.problem.objectives), len(self.problem.space)
+        looked: list[tuple[FloatArray, FloatArray, FloatArray]] = []
 
         class Predicted(PymooProblem):  # type: ignore[misc]
             def __init__(self) -> None:
-                super().__init__(n_var=d, n_obj=m, xl=0.0, xu=1.0)
+                super().__init__(n_var=d, n_obj=m, n_ieq_constr=1, xl=0.0, xu=1.0)
 
             def _evaluate(self, x: FloatArray, out: dict[str, FloatArray], *args: object, **kwargs: object) -> None:
-                out["F"] = models.objectives(x)
-                looked.append((x, out["F"]))
+                values, broken = models.predicted(x)
+                out["F"], out["G"] = values, broken[:, None]
+                looked.append((x, values, broken))
 
         start = np.vstack([self.units()[-POPULATION:], rng.random((max(POPULATION - len(self.archive), 0), d))])
         minimize(
             Predicted(), PymooNSGA3(directions(m, POPULATION), pop_size=POPULATION, sampling=start),
             ("n_gen", GENERATIONS), seed=int(rng.integers(2**31)), copy_algorithm=False,
         )  # fmt: skip
-        points, values = (np.vstack(each) for each in zip(*looked, strict=True))
-        on = np.flatnonzero(pareto.nondominated(values))
-        measured = np.array(
-            [v for v, broken in zip(self.archive.values, self.archive.broken, strict=True) if broken <= 0]
-        )
+        points, values, broken = (np.concatenate(each) for each in zip(*looked, strict=True))
+        least = np.flatnonzero(broken <= max(float(broken.min()), 0.0))
+        on = least[pareto.nondominated(values[least])]
+        measured = np.array([self.archive.values[i] for i in self.archive.least_violating(range(len(self.archive)))])
         declared = [None if o.reference is None else o.reference * o.sign for o in self.problem.objectives]
-        corner = pareto.reference_point(np.vstack([values[on], *measured]), declared)
-        order = _most_volume(values[on], measured.reshape(-1, m), corner, self._picked)
+        corner = pareto.reference_point(np.vstack([values[on], measured]), declared)
+        order = _most_volume(values[on], measured, corner, self._picked)
         return [self.config(points[on[place]]) for place in order]
 
     def _judge(self) -> None:
-        """Say, once a round, where a model is not to be trusted."""
-        if len(self.archive) == self._fitted:
-            return
-        self._fitted = len(self.archive)
-        for name, fit in self.fits().items():
-            if fit < TRUSTED:
+        """Say, once for every model, that it is not to be trusted."""
+        for name, share in self.fits().items():
+            if share < TRUSTED and name not in self._distrusted:
+                self._distrusted.add(name)
                 logger.warning(
-                    "The quadratic model of %s accounts for %.0f%% of the variance on new candidates (R^2 %.2f): its "
-                    "front may be elsewhere. More samples help where the landscape is smooth; qnehvi where it is not.",
-                    name, 100 * max(fit, 0.0), fit,
+                    "The quadratic model of %s has an R^2 of %.2f on new candidates: its front may be elsewhere. More "
+                    "samples help where the landscape is smooth; qnehvi where it is not.", name, share,
                 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Models:
-    """A quadratic of every measured objective.
+    """A quadratic of every measured objective and constraint.
 
     Attributes:
-        of_name: By the objective's name.
-        problem: Whose objectives.
+        of_name: By the name of the objective or constraint.
         search: Whose candidates.
     """
 
     of_name: dict[str, Quadratic]
-    problem: Problem
     search: MAP
 
     @classmethod
     def of(cls, search: MAP, n: int) -> Models:
-        """Fitted to the first n trials that were told."""
-        points = search.units()[:n]
-        return cls({name: Quadratic(points, search.told(name)[:n]) for name in search.measured}, search.problem, search)
+        """Fitted to the first n trials that were told.
 
-    def objectives(self, points: FloatArray) -> FloatArray:
-        """All objectives at points [n, d] of the unit cube, signs turned, [n, m]; known ones exactly."""
-        configs = [self.search.config(point) for point in points]
-        exact = (
-            [known_values(self.problem, c) for c in configs] if len(self.of_name) < len(self.problem.objectives) else []
-        )
-        columns = [
-            objective.sign
-            * (
-                self.of_name[objective.name].mean(points)
-                if objective.name in self.of_name
-                else np.array([each[objective.name] for each in exact])
-            )
-            for objective in self.problem.objectives
-        ]
-        return np.column_stack(columns)
+        Raises:
+            SurrogateError: one cannot be fitted.
+        """
+        points, archive = search.units()[:n], search.archive
+        found = {name: fit(points, search.told(name)[:n]) for name in search.measured}
+        for place, constraint in enumerate(search.problem.constraints):
+            if constraint.name not in {*found, *search.known.names}:
+                found[constraint.name] = Quadratic(points, np.array(archive.excess[:n])[:, place] + constraint.bound)
+        return cls(found, search)
+
+    def predicted(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Objectives [n, m], signs turned, at points [n, d] of the unit cube, and what speaks against each, [n].
+
+        What is known is exact; a candidate that nothing is known of is infinitely bad.
+        """
+        problem, space = self.search.problem, self.search.problem.space
+        codes = np.array([space.encode(self.search.config(point)) for point in points])
+        found = {name: model.mean(points) for name, model in self.of_name.items()} | self.search.known.values(codes)
+        values = np.column_stack([found[o.name] * o.sign for o in problem.objectives])
+        broken = self.search.archive.outside(values)
+        for constraint in problem.constraints:
+            broken = broken + np.maximum(constraint.excess(found[constraint.name]), 0.0)
+        unknown = np.isnan(values).any(axis=1) | np.isnan(broken)
+        return np.where(unknown[:, None], WORST, values), np.where(unknown, WORST, broken)
 
 
 def _most_volume(values: FloatArray, beside: FloatArray, corner: FloatArray, count: int) -> list[int]:

@@ -17,7 +17,8 @@ IntArray = npt.NDArray[np.int64]
 
 PARTS, PARTS_OF_MANY, MANY = 4, 2, 4
 """Into how many parts each angle is divided, and with so many variables or more."""
-MOST_BINS = 4096
+MOST_BINS, TRIED = 256, 2048
+"""How many bins there are at most, and directions that are drawn to find one in a bin."""
 TEMPERATURE = 0.07
 """Of the softmax that bins are drawn by."""
 NEAREST, FARTHEST = 0.2, 0.8
@@ -56,14 +57,15 @@ class BayesianMAP(MAP):
         """Samples without end, in bins drawn by their scores."""
         d = len(self.problem.space)
         bins = self._bins(self.units())
-        parts, total = self._parts()
+        _, total = self._parts()
         scores = self._scores(bins, total)
         odds = np.exp((scores - scores.max()) / (TEMPERATURE * max(float(scores.max()), 1e-12)))
         odds /= odds.sum()
         while True:
             drawn = int(rng.choice(total, p=odds))
-            angles = [(drawn // parts**axis % parts + rng.random()) / parts * np.pi / 2 for axis in range(d - 1)]
-            direction = _direction(np.array(angles))
+            directions = np.abs(rng.normal(size=(TRIED, d)))  # even over the sphere, which even angles are not
+            inside = np.flatnonzero(self._bins(directions) == drawn)
+            direction = directions[inside[0] if len(inside) else 0]
             yield self.config(rng.uniform(NEAREST, FARTHEST) * direction / max(float(direction.max()), 1e-12))
 
     def _scores(self, bins: IntArray, total: int) -> FloatArray:
@@ -97,10 +99,3 @@ class BayesianMAP(MAP):
             angle = np.arctan2(rest, points[:, axis])
             found += np.minimum((angle / (np.pi / 2) * parts).astype(np.int64), parts - 1) * parts**axis
         return found
-
-
-def _direction(angles: FloatArray) -> FloatArray:
-    """The unit vector [d] with these hyperspherical angles [d - 1], all from 0 to a right angle."""
-    sines = np.concatenate([[1.0], np.cumprod(np.sin(angles))])
-    found: FloatArray = sines * np.append(np.cos(angles), 1.0)
-    return found

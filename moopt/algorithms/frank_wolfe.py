@@ -16,6 +16,10 @@ from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
 
+VAIN = 3
+"""Searches in a row without a new trial, after which nothing more is asked for."""
+DRAWS, HALVINGS = 50, 10
+"""How often a mixture to begin from is drawn, and a step is halved, until what is known is within its bounds."""
 BETA1, BETA2, TINY = 0.9, 0.999, 1e-8
 """Of Adam."""
 
@@ -25,12 +29,13 @@ class FrankWolfeMerge(Algorithm):
 
     The problem's decisions are weights on simplexes, one for each group, and its gradient says how the loss changes
     towards each model there. Hard: a step goes from the present mixture towards the model of least slope in every
-    group, by `step` * 2 / (t + 2). Soft: for every objective the model that is best at it by itself is chosen, and the
-    weights of these, group by group, are fitted by Adam.
+    group, by `step` * 2 / (t + 2). Soft: for every objective the model that is best at it by itself is chosen, or all
+    models, where one is best at everything; and the weights of these, group by group, are fitted by Adam.
 
     What is left of the slope, the gap <gradient, theta - s>, is never negative, and bounds how far a convex loss is
     from its least. `gaps` has it for every mixture that was linearised, by trial; below `tolerance` a search ends. When
-    one has ended, the next begins from a random mixture.
+    one has ended, the next begins from a random mixture. Steps stop short of bounds on what is known; other preferences
+    do not steer it.
 
     After Chen et al. 2025 (arXiv:2503.12649). A merge to begin from, such as one by TIES, is a model of the pool.
 
@@ -76,12 +81,15 @@ class FrankWolfeMerge(Algorithm):
         self.gaps: dict[int, float] = {}
         self._trials: dict[tuple[object, ...], int] = {}
         self._told: set[int] = set()
-        self._searches = self._linearised = 0
+        self._searches = self._linearised = self._vain = 0
+        self._began = 0
         self._mixture: FloatArray | None = None
         self._chosen: npt.NDArray[np.int64] = np.arange(len(models))
         self._forget()
 
     def ask(self, n: int) -> list[Job]:
+        if self._vain >= VAIN:
+            return []
         if alone := [config for config in self._alone() if not self.seen(config)]:
             return self.jobs(alone[:n])
         if any(trial not in self._told for trial in map(self._trial, self._alone())) or self._waits:
@@ -102,7 +110,10 @@ class FrankWolfeMerge(Algorithm):
             if job.kind == "evaluate":
                 self._trials[self.problem.space.key(job.config)] = job.trial
             elif job.kind == "gradient":
-                self._mixture, self._waits = self._begun(), True
+                if self._mixture is None:
+                    self._mixture = self._begun()
+                    self._logits = np.log(np.maximum(self._mixture, TINY))
+                self._waits = True
                 self._linearised += 1
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
@@ -129,7 +140,8 @@ class FrankWolfeMerge(Algorithm):
         """What has to be evaluated first: every model by itself, for the soft kind, which chooses among them."""
         if self.kind == "hard":
             return []
-        return [self._config(np.tile(one, (len(self._groups), 1))) for one in np.eye(len(self._models))]
+        found = [self._config(np.tile(one, (len(self._groups), 1))) for one in np.eye(len(self._models))]
+        return [config for config in found if self.within_known_bounds(config)]
 
     def _begun(self) -> FloatArray:
         """The present mixture [groups, models], or the one that the next search begins from."""
@@ -138,16 +150,17 @@ class FrankWolfeMerge(Algorithm):
         shape = len(self._groups), len(self._models)
         if self.kind == "soft":
             self._chosen = self._best_alone()
-        if self._searches:
-            rng = np.random.default_rng([self.seed, self._searches])
-            drawn = np.zeros(shape)
-            drawn[:, self._chosen] = rng.dirichlet(np.ones(len(self._chosen)), size=shape[0])
-            self._logits = np.log(np.maximum(drawn, TINY))
-            return drawn
-        if self.begin is not None and self.kind == "hard":
-            return np.tile(np.eye(shape[1])[self._models.index(self.begin)], (shape[0], 1))
         found = np.zeros(shape)
-        found[:, self._chosen] = 1.0 / len(self._chosen)
+        if self.begin is not None and self.kind == "hard" and not self._searches:
+            found = np.tile(np.eye(shape[1])[self._models.index(self.begin)], (shape[0], 1))
+        elif not self._searches:
+            found[:, self._chosen] = 1.0 / len(self._chosen)
+        for draw in range(DRAWS):
+            if found.any() and self.within_known_bounds(self._config(found)):
+                break
+            rng = np.random.default_rng([self.seed, self._searches, draw])
+            found[:] = 0.0
+            found[:, self._chosen] = rng.dirichlet(np.ones(len(self._chosen)), size=shape[0])
         return found
 
     def _best_alone(self) -> npt.NDArray[np.int64]:
@@ -159,7 +172,8 @@ class FrankWolfeMerge(Algorithm):
             return np.arange(len(self._models))
         values = np.array([self.archive.values[told[model] or 0] for model in known])
         measured = [j for j, objective in enumerate(self.problem.objectives) if not objective.known]
-        return np.unique(np.array(known)[values[:, measured].argmin(axis=0)])
+        best = np.unique(np.array(known)[values[:, measured].argmin(axis=0)])
+        return best if len(best) > 1 else np.arange(len(self._models))
 
     def _is_trial(self) -> bool:
         """Whether the present mixture is to be evaluated."""
@@ -180,11 +194,19 @@ class FrankWolfeMerge(Algorithm):
         if gap <= self.tolerance or last:
             self._end()
             return
-        self._mixture = self._towards(slopes) if self.kind == "hard" else self._updated(slopes)
+        wanted, before = self._towards(slopes) if self.kind == "hard" else self._updated(slopes), self._mixture
         self._t += 1
+        for _ in range(HALVINGS):
+            if self.within_known_bounds(self._config(wanted)):
+                self._mixture = wanted
+                return
+            wanted = (wanted + before) / 2
+        self._end()
 
     def _end(self) -> None:
         self._searches += 1
+        self._vain = self._vain + 1 if self.next_trial == self._began else 0
+        self._began = self.next_trial
         self._forget()
 
     def _towards(self, slopes: FloatArray) -> FloatArray:

@@ -12,6 +12,7 @@ from moopt.algorithms.base import positive, switch
 from moopt.algorithms.qnehvi import QNEHVI
 from moopt.algorithms.rounds import Rounds
 from moopt.algorithms.variation import spread
+from moopt.errors import AlgorithmError
 from moopt.jobs import Job, Outcome
 from moopt.problem import Problem
 from moopt.space import Config
@@ -20,6 +21,10 @@ FloatArray = npt.NDArray[np.float64]
 
 SCALE, CROSSED, PARENTS = 0.5, 0.5, 5
 """Of differential evolution, DE/rand/1/bin: F, CR, and from how many of the best parents are drawn."""
+
+
+FEWEST = 3
+"""Trials that a step of differential evolution is made of."""
 
 
 class MMMO(Rounds):
@@ -51,6 +56,8 @@ class MMMO(Rounds):
     ) -> None:
         self.opening, self.batch = positive("opening", opening), positive("batch", batch)
         self.evaluated = positive("evaluated", evaluated)
+        if self.opening < FEWEST:
+            raise AlgorithmError(f"opening is {self.opening}; evolution needs {FEWEST} trials or more.")
         self.weak_to_strong = switch("weak_to_strong", weak_to_strong)
         self.screening = switch("screening", screening)
 
@@ -60,6 +67,7 @@ class MMMO(Rounds):
         self._inner.start(problem, seed)
 
     def issued(self, jobs: Sequence[Job]) -> None:
+        self._inner.settle()
         super().issued(jobs)
         self._inner.issued(jobs)
 
@@ -85,7 +93,7 @@ class MMMO(Rounds):
     def _evolved(self, target: Config, rng: np.random.Generator) -> Config:
         """A target crossed with the sum of one of the best trials and a share of the difference of two others."""
         best = self._best()
-        a, b, c = (best[place] for place in rng.permutation(len(best))[:3])
+        a, b, c = (best[place] for place in rng.permutation(len(best))[:FEWEST])
         row = self.unit(self.problem.space.encode(target)[None])[0]
         crossed = rng.random(len(row)) < CROSSED
         crossed[rng.integers(len(row))] = True

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from moopt.acquisition import Beliefs, Known, Proposals
 from moopt.algorithms.base import Algorithm, positive, switch
 from moopt.errors import SurrogateError
-from moopt.jobs import Job, Outcome
+from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, HasRepair, Problem, counted
 from moopt.space import Config
 from moopt.surrogates import Data, Surrogate, features, fit, paired
@@ -22,6 +22,12 @@ FloatArray = npt.NDArray[np.float64]
 
 REFIT = 1.1
 """Hyperparameters are fitted again when the data has grown by this factor."""
+SAME = 1e-6
+"""Numbers that differ by less than this share of their range are the same to a search."""
+HARDLY = 1e-9
+"""What a promise counts where an evaluation is likelier to fail than not."""
+REACH, TRUST = 0.05, 0.1
+"""How far a failure says something, as a share of the space's diagonal, and how much success is expected beforehand."""
 NOISE = 0.02
 """The share of an objective's range from which the error of a measured value is taken into account."""
 
@@ -50,6 +56,7 @@ class Modelled(Algorithm):
         self._features = features(problem)
         self._table: FloatArray | None = None
         self._pending: dict[int, FloatArray] = {}
+        self._failed: list[FloatArray] = []
         self._issued_rows: set[bytes] = set()
         self._fitted: dict[str, tuple[int, Surrogate]] = {}
         self._beliefs: tuple[int, Beliefs | None] | None = None
@@ -66,6 +73,8 @@ class Modelled(Algorithm):
         super().tell(outcomes)
         for job, outcome in outcomes:
             self._pending.pop(job.trial, None)
+            if job.kind == "evaluate" and isinstance(outcome, Failure):
+                self._failed.append(self.problem.space.encode(job.config))
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation) and self.prior:
                 self._table = np.array(outcome.attributes["table"])
 
@@ -147,15 +156,50 @@ class Modelled(Algorithm):
             pool = np.array([space.encode(problem.repair(space.decode(row), rng)) for row in pool])
         taken = {row.tobytes() for row in beside}
         rows = {key: row for row in pool if (key := row.tobytes()) not in self._issued_rows and key not in taken}
-        if not rows:
+        found = self._apart(np.array(list(rows.values())).reshape(-1, pool.shape[1]))
+        if not len(found):
             return pool[:0]
-        found = np.array(list(rows.values()))
         exact = self._known.values(found)
         allowed = np.isfinite(list(exact.values())).all(axis=0) & np.ones(len(found), dtype=bool)
         for constraint in problem.constraints:
             if constraint.name in exact:
                 allowed &= constraint.excess(exact[constraint.name]) <= 0
         return found[allowed]
+
+    def _apart(self, rows: FloatArray) -> FloatArray:
+        """Those of rows [n, d] that are not the same as one that was issued but for the last digits of numbers."""
+        if self.problem.space.discrete.all() or not self._issued_rows or not len(rows):
+            return rows
+        issued = np.array([np.frombuffer(row) for row in self._issued_rows])
+        distance = np.abs(self._unit(rows)[:, None] - self._unit(issued)[None]).max(axis=2).min(axis=1)
+        found: FloatArray = rows[distance > SAME]
+        return found
+
+    def _success(self, rows: FloatArray) -> FloatArray:
+        """How likely the evaluation of each of rows [n, d] succeeds, [n], by what failed nearby and what did not.
+
+        Where it is likelier to fail, next to 0: the more a model promises there, the longer a search would stay.
+        """
+        if not self._failed:
+            return np.ones(len(rows))
+        reach = REACH * np.sqrt(rows.shape[1])
+
+        def near(others: list[FloatArray]) -> FloatArray:
+            squares = ((self._unit(rows)[:, None] - self._unit(np.array(others))[None]) ** 2).sum(axis=2)
+            found: FloatArray = np.exp(-0.5 * squares / reach**2).sum(axis=1)
+            return found
+
+        good = TRUST + (near(self.archive.codes) if self.archive.codes else 0.0)
+        likely = good / (good + near(self._failed))
+        found: FloatArray = np.where(likely < 0.5, HARDLY * likely, likely)
+        return found
+
+    def _unit(self, rows: FloatArray) -> FloatArray:
+        """Rows [n, d] with each variable scaled to [0, 1]."""
+        space = self.problem.space
+        span = space.upper - space.lower
+        found: FloatArray = (rows - space.lower) / np.where(span > 0, span, 1.0)
+        return found
 
     def _uncertain(self, values: FloatArray) -> bool:
         """Whether errors of measured values are large enough to hide what is on the front."""

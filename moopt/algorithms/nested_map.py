@@ -51,8 +51,8 @@ class NestedMAP(Rounds):
     first, then drawn at random; models that are merged first share their samples. With N models a preference takes at
     most N + samples * (N - 1) trials, and the next ones, which know the merges of models already, about half of that.
 
-    From arXiv:2406.07529. The space has one number a model, and the problem one measured objective for each, in the
-    same order.
+    From arXiv:2406.07529. The space has one number from 0 a model, and the problem one measured objective for each, in
+    the same order. Bounds on what is known are kept; other preferences do not steer it.
 
     Args:
         samples: Pairs of coefficients that a merge of two is tried with.
@@ -66,12 +66,14 @@ class NestedMAP(Rounds):
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
         measured = [place for place, objective in enumerate(problem.objectives) if not objective.known]
-        if len(measured) < len(problem.space) or problem.space.discrete.any():
+        space = problem.space
+        plain = not space.discrete.any() and not space.simplexes and not space.lower.any()
+        if len(measured) != len(space) or not plain:
             raise AlgorithmError(
-                f"NestedMAP needs one number a model and one measured objective for each; got {len(problem.space)} "
-                f"variables, {int(problem.space.discrete.sum())} of them not numbers, and {len(measured)} objectives."
+                f"NestedMAP needs one number from 0 a model and one measured objective for each, such as "
+                f"ModelMerge(method='task_arithmetic') has; got {len(measured)} objectives and {space!r}."
             )
-        self._tasks = measured[: len(problem.space)]
+        self._tasks = measured
         self._pairs = qmc.Sobol(2, rng=np.random.default_rng(seed)).random_base2((self.samples - 1).bit_length())
         self._pairs = self._pairs[: self.samples]
 
@@ -79,6 +81,8 @@ class NestedMAP(Rounds):
         ones = np.eye(len(self.problem.space))
         if found := self._new(ones, rng):
             return found
+        if self._pending_of(map(self._stored, ones)):
+            return []
         tree = self._tree()
         for weights in self._preferences():
             lacking: list[FloatArray] = []
@@ -127,10 +131,9 @@ class NestedMAP(Rounds):
             return None
         points = [self._stored(a * one + b * other) for a, b in self._pairs]
         told = {point.tobytes(): place for place, point in enumerate(self.units())}
-        pending = {self._stored_of(config).tobytes() for config in self._open.values()}
-        new = [point for point in points if not self.seen(self.config(point))]
+        new = [point for point in points if self._is_new(point)]
         lacking += new
-        if new or any(point.tobytes() in pending for point in points):
+        if new or self._pending_of(points):
             return None
         rows = [told.get(point.tobytes(), -1) for point in points]
         known = [place for place, row in enumerate(rows) if row >= 0]
@@ -148,6 +151,16 @@ class NestedMAP(Rounds):
         best = grid[int(total.argmin())]
         found: FloatArray = np.clip(best[0] * one + best[1] * other, 0.0, 1.0)
         return found
+
+    def _is_new(self, point: FloatArray) -> bool:
+        """Whether a point is still to be issued, and may be: what breaks a known constraint counts as failed."""
+        config = self.config(point)
+        return not self.seen(config) and self.within_known_bounds(config)
+
+    def _pending_of(self, points: Iterable[FloatArray]) -> bool:
+        """Whether one of some points is planned or under way."""
+        pending = {self._stored_of(config).tobytes() for config in [*self._open.values(), *self._waiting()]}
+        return any(point.tobytes() in pending for point in points)
 
     def _value(self, point: FloatArray, task: int) -> float:
         """What a point scored in a task, less is better; infinite where it failed."""

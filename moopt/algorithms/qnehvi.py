@@ -21,6 +21,9 @@ FloatArray = npt.NDArray[np.float64]
 
 DRAWS, DRAWN_TABLES, TRADE_OFFS = 64, 24, 24
 """Draws of the posterior; tables among them that are optimised exactly, each for so many trade-offs."""
+NORMALS = np.linspace(-6.0, 6.0, 97)
+WEIGHTS = np.exp(-0.5 * NORMALS**2) / np.exp(-0.5 * NORMALS**2).sum()
+"""Where an expectation over a normal number is taken without draws: far into the tails, for what hardly ever is."""
 MANY_OBJECTIVES, FEWER_DRAWS = 4, 16
 """With so many objectives a draw takes long, and fewer are made."""
 POOL, BEST = 400, 8
@@ -29,6 +32,8 @@ ROUNDS_OF_STEPS, ROUNDS_OF_NUMBERS = 2, 5
 """How many rounds follow the first: in a discrete space, and where numbers have to settle."""
 MANY_DECISIONS = 64
 """So many decisions have a candidate for nearly every cost."""
+WITHIN = 0.1
+"""How far the nearest point lies within a reference point that had to be moved, as a share of the front's range."""
 LARGEST_FRONT = 64
 """How many measured points of a noisy front are drawn again."""
 
@@ -85,6 +90,11 @@ class QNEHVI(Modelled):
             if "reference" in job.note:
                 self._reference = np.array(job.note["reference"])
 
+    def settle(self) -> None:
+        """Keep the reference point that the present trials say, once there is a model of them."""
+        if self._reference is None and self.beliefs() is not None:
+            self._reference = self._corner()
+
     def _noted(self, jobs: list[Job], reference: FloatArray) -> list[Job]:
         """The jobs, with the reference point if it is not stored yet."""
         if self._reference is not None or not jobs:
@@ -138,6 +148,8 @@ class QNEHVI(Modelled):
         taken = {row.tobytes() for row in beside}
         for _, row in best:
             found = self.problem.space.decode(row)
+            if not self.within_known_bounds(found):  # tables of what is known may be wrong for a few
+                continue
             if not self.rounding or not (self.seen(found) or self.problem.space.encode(found).tobytes() in taken):
                 return found
         left = self.unseen(self._scattered(rng), len(beside) + 1, rng)
@@ -185,8 +197,8 @@ class QNEHVI(Modelled):
             return _Front(self._rows(nearest), values[:0], reference, nearest[:0])
         ranks = pareto.ranks(values[feasible])
         on = feasible[ranks == 0]
-        if not (values[on] < reference).all(axis=1).any():  # nothing is near enough yet: improve on what there is
-            reference = np.maximum(reference, pareto.reference_point(values[on]))
+        if not (values[on] < reference).all(axis=1).any():
+            reference = _moved(reference, values[on])
         again = feasible[np.argsort(ranks, kind="stable")][:LARGEST_FRONT] if uncertain else on[:0]
         return _Front(self._rows(np.array(archive.least_violating(on.tolist()))), values[on], reference, again)
 
@@ -208,7 +220,17 @@ class QNEHVI(Modelled):
         self, beliefs: Beliefs, front: _Front, fixed: Improvement | CurveImprovement | None, pool: FloatArray,
         beside: list[FloatArray], rng: np.random.Generator,
     ) -> FloatArray:  # fmt: skip
+        """What each candidate of a pool [n, d] is expected to add, [n], where its evaluation may fail."""
+        return self._gains(beliefs, front, fixed, pool, beside, rng) * self._success(pool)
+
+    def _gains(
+        self, beliefs: Beliefs, front: _Front, fixed: Improvement | CurveImprovement | None, pool: FloatArray,
+        beside: list[FloatArray], rng: np.random.Generator,
+    ) -> FloatArray:  # fmt: skip
         """What each candidate of a pool [n, d] is expected to add, [n]."""
+        if self._exact(front, fixed, beside):
+            improvement = Improvement(self._counted(front.values[None]), self._counted(front.reference))
+            return improvement.expected(self._counted(beliefs.spread(pool, NORMALS)), WEIGHTS)
         others = [] if fixed else [*beside, *self._rows(front.again)]
         draws = DRAWS if len(front.reference) < MANY_OBJECTIVES else FEWER_DRAWS
         values, excess = beliefs.drawn(np.vstack([*others, pool]), draws, rng)
@@ -228,6 +250,12 @@ class QNEHVI(Modelled):
         found: FloatArray = gains.mean(axis=0)
         return found
 
+    def _exact(self, front: _Front, fixed: object, beside: list[FloatArray]) -> bool:
+        """Whether the expectation needs no draws: all is known but the candidate, whose objectives are independent."""
+        alone = fixed is None and not beside and not len(front.again) and len(front.values) > 0
+        plain = not self.problem.constraints and self.archive.region is None and self._cost is None
+        return alone and plain
+
 
 class _Front(NamedTuple):
     """What is to be improved on.
@@ -244,6 +272,17 @@ class _Front(NamedTuple):
     values: FloatArray
     reference: FloatArray
     again: npt.NDArray[np.int64]
+
+
+def _moved(reference: FloatArray, front: FloatArray) -> FloatArray:
+    """The reference point [m], moved away until what comes nearest to it of a front [n, m] lies a little within it.
+
+    Until something lies within the declared one, improving on that is the way there; ends of the front are not.
+    """
+    span = pareto.reference_point(front) - front.min(axis=0)
+    needed = ((front - reference) / span).max(axis=1).min()
+    found: FloatArray = reference + (needed + WITHIN) * span
+    return found
 
 
 def _best(scored: list[tuple[float, FloatArray]]) -> list[tuple[float, FloatArray]]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from moopt import pareto
 from moopt.acquisition import Beliefs
 from moopt.algorithms.base import positive
-from moopt.algorithms.modelled import Modelled
+from moopt.algorithms.modelled import HARDLY, Modelled
 from moopt.algorithms.variation import Variation, tournaments
 from moopt.jobs import Job
 from moopt.problem import Problem
@@ -51,7 +51,8 @@ class SurrogateEvolution(Modelled):
         beliefs = self.beliefs()
         if beliefs is None:
             return self.jobs(self.unseen(self._scattered(rng), n, rng))
-        chosen = list(map(self.problem.space.decode, self._picked(beliefs, self._evolved(beliefs, rng), n)))
+        picked = map(self.problem.space.decode, self._picked(beliefs, self._evolved(beliefs, rng), n))
+        chosen = list(filter(self.within_known_bounds, picked))  # tables of what is known may be wrong for a few
         return self.jobs([*chosen, *self._others(chosen, n - len(chosen), rng)])
 
     def _others(self, chosen: list[Config], n: int, rng: np.random.Generator) -> list[Config]:
@@ -76,6 +77,7 @@ class SurrogateEvolution(Modelled):
         if not len(rows):
             return rows
         values, broken = self._expected(beliefs, rows)
+        broken = np.where(self._success(rows) < HARDLY, np.inf, broken)
         kept = broken <= broken.min()
         found: FloatArray = rows[kept][pareto.nondominated(values[kept])]
         return found

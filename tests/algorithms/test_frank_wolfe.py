@@ -98,6 +98,30 @@ def test_it_begins_from_a_model_of_the_pool():
     assert problem.mixture(evaluated(log)[0].config)[:, 2] == pytest.approx(1)
 
 
+def test_one_model_that_is_best_at_everything_does_not_hold_it_up():
+    log = drive(FrankWolfeMerge("soft", updates=10, every=5), Mixing(tasks=1), 60)
+    assert len(evaluated(log)) > 8
+
+
+class Bounded(Mixing):
+    """Mixtures of at most half of the first model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constraints = (moopt.Constraint("first", 0.5),)
+
+    def known(self, config: moopt.Config) -> dict[str, float]:
+        return {"first": float(self.mixture(config)[:, 0].max())}
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_steps_stop_short_of_known_bounds(kind: Any):
+    problem = Bounded()
+    jobs = evaluated(drive(FrankWolfeMerge(kind, updates=10, every=5), problem, 60))
+    assert len(jobs) > 8
+    assert all(problem.known(job.config)["first"] <= 0.5 for job in jobs)
+
+
 class NoGradient(Mixing):
     def gradient(self, config: moopt.Config, fidelity: moopt.Fidelity) -> Any:
         raise RuntimeError("no gradient today")

@@ -78,7 +78,8 @@ def test_models_tell_how_good_they_are(caplog: pytest.LogCaptureFixture):
     assert min(good.fits().values()) > 0.95
     with caplog.at_level(logging.WARNING, logger="moopt"):
         drive(bad, Smooth(rough=4.0), 30)
-    assert any("R^2" in record.message for record in caplog.records)
+    said = [record.message for record in caplog.records if "R^2" in record.message]
+    assert len(said) == len({message.split(" has an")[0] for message in said}) >= 1  # once a model
     assert min(bad.fits().values()) < 0.8
 
 
@@ -114,8 +115,57 @@ def test_the_next_preference_knows_the_pairs_already():
     assert all(sum(v > 0 for v in job.config.values()) > 2 for job in later)
 
 
+class Huge(Smooth):
+    """Now and then a value that no model can have."""
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        found = dict(super().evaluate(config, fidelity).values)
+        return moopt.Evaluation(found | {"task-0": 1e308 if config["w0"] > 0.8 else found["task-0"]})
+
+
+@pytest.mark.parametrize("kind", [MAP, BayesianMAP])
+def test_what_cannot_be_modelled_stops_nothing(kind: Any, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING, logger="moopt"):
+        assert len(evaluated(drive(kind(samples=10), Huge(), 20))) == 20
+    assert any("without a model for now" in record.message for record in caplog.records)
+
+
+class Partly(Smooth):
+    """Knows a size, but not of all candidates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objectives = [*self.objectives, moopt.Objective("size", known=True)]
+
+    def known(self, config: moopt.Config) -> dict[str, float]:
+        if config["w0"] > 0.8:
+            raise ValueError("of this one nothing is known")
+        return {"size": config["w0"] + config["w1"]}
+
+
+def test_candidates_that_nothing_is_known_of_stop_nothing():
+    assert len(evaluated(drive(MAP(samples=10), Partly(), 30))) == 30
+
+
+@pytest.mark.parametrize("kind", [MAP, BayesianMAP])
+def test_bounds_steer_the_search_of_the_models(kind: Any):
+    plain, steered = Smooth(), moopt.Preference(bounds={"task-0": 0.85})
+    shares = []
+    for preference in (None, steered):
+        study = moopt.Study("x", plain, kind(samples=12, picks=10), preference=preference, seed=0)
+        study.run(42)
+        shares.append(np.mean([trial.values["task-0"] >= 0.85 for trial in study.history.trials[12:]]))
+    assert shares[1] > shares[0] + 0.2
+
+
+def test_pairs_are_made_of_all_models_by_themselves():
+    alone = [evaluated(drive(NestedMAP(8), Smooth(4, 4), 20, workers=w)) for w in (1, 4)]
+    pairs = [{tuple(np.flatnonzero(list(j.config.values()))) for j in jobs[4:20]} for jobs in alone]
+    assert {p for p in pairs[0] if len(p) == 2} == {p for p in pairs[1] if len(p) == 2}
+
+
 def test_what_they_cannot_search_is_said():
-    with pytest.raises(AlgorithmError, match="one number a model and one measured objective for each"):
+    with pytest.raises(AlgorithmError, match="one number from 0 a model and one measured objective for each"):
         drive(NestedMAP(), Smooth(3, 2), 1)
     with pytest.raises(AlgorithmError, match="needs 6 or more"):
         NestedMAP(samples=5)

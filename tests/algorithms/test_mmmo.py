@@ -51,5 +51,7 @@ def test_the_least_known_are_evaluated():
 def test_bad_settings_are_refused():
     with pytest.raises(AlgorithmError, match="screening is 3"):
         MMMO(screening=3)  # type: ignore[arg-type]
+    with pytest.raises(AlgorithmError, match="opening is 2; evolution needs 3"):
+        MMMO(opening=2)
     with pytest.raises(AlgorithmError, match="evaluated is 0"):
         MMMO(evaluated=0)

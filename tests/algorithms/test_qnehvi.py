@@ -153,3 +153,56 @@ def test_what_was_told_decides_alone_however_late_a_surrogate_is_fitted() -> Non
     log = drive(asked, Sampled(), 23)
     again = replay(QNEHVI(), Sampled(), log)  # fits at 23 what the other fitted at 22
     assert [job.config for job in asked.ask(2)] == [job.config for job in again.ask(2)]
+
+
+class Fails(Bowl):
+    """Cannot be evaluated where the front would be best."""
+
+    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
+        if config["x"] < 0.4 and config["n"] < 8:
+            raise MemoryError("too large")
+        return super().evaluate(config, fidelity)
+
+
+@pytest.mark.parametrize("make", [QNEHVI, moopt.algorithms.SurrogateEvolution])
+def test_where_evaluations_fail_it_does_not_stay(make: type[Algorithm]) -> None:
+    history = moopt.Study("s", Fails(), make(), seed=3).run(40).history
+    failed = [trial.failure is not None for trial in history.trials[-20:]]
+    assert sum(failed) <= 8
+
+
+class Rare(Landscape):
+    """A size that adds up but for one pair of options, which random probes do not meet."""
+
+    def known(self, config: moopt.Config) -> Mapping[str, float]:
+        extra = 10.0 if config["layer0"] == config["layer1"] == config["layer2"] == config["layer3"] == 2 else 0.0
+        return {name: value + extra for name, value in super().known(config).items()}
+
+
+@pytest.mark.parametrize("make", [QNEHVI, moopt.algorithms.SurrogateEvolution])
+def test_what_breaks_a_known_constraint_is_not_evaluated_where_tables_are_wrong(make: type[Algorithm]) -> None:
+    problem = Rare(LEVELS, known=True, constraint="known")
+    jobs = evaluated(drive(make(initial=6), problem, 25))  # type: ignore[call-arg]
+    assert all(problem.known(job.config)["mean"] <= problem.constraints[0].bound for job in jobs)
+
+
+def test_the_expected_improvement_is_that_of_many_draws() -> None:
+    from moopt.acquisition import Improvement
+    from moopt.algorithms.qnehvi import NORMALS, WEIGHTS
+
+    rng = np.random.default_rng(0)
+    front, corner = np.array([[0.2, 0.8, 0.5], [0.5, 0.4, 0.4], [0.9, 0.1, 0.3]]), np.ones(3)
+    for m in (1, 2, 3):
+        improvement = Improvement(front[None, :, :m], corner[:m])
+        mean, deviation = rng.random((5, m)), 0.3 * rng.random((5, m))
+        exact = improvement.expected(mean + NORMALS[:, None, None] * deviation, WEIGHTS)
+        drawn = improvement.of(mean + rng.standard_normal((40_000, 5, m)) * deviation) if m == 1 else None
+        many = np.concatenate([
+            Improvement(np.repeat(front[None, :, :m], 1, 0), corner[:m]).of(
+                mean + rng.standard_normal((1, 5, m)) * deviation
+            )
+            for _ in range(4000)
+        ]) if drawn is None else drawn  # fmt: skip
+        assert exact == pytest.approx(many.mean(axis=0), abs=0.01)
+        far = improvement.expected(np.full((1, 1, m), 6.0) - 0.0 + NORMALS[:, None, None] * 1.0, WEIGHTS)
+        assert far[0] > 0  # what hardly ever improves is still told apart from what never does
