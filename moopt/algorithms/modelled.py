@@ -21,7 +21,7 @@ logger = logging.getLogger("moopt")
 FloatArray = npt.NDArray[np.float64]
 
 REFIT = 1.1
-"""Hyperparameters are fitted again when the data has grown by this factor."""
+"""Hyperparameters are fitted again when the data has grown by this factor; with numbers, after every trial."""
 SAME = 1e-6
 """Numbers that differ by less than this share of their range are the same to a search."""
 HARDLY = 1e-9
@@ -131,9 +131,10 @@ class Modelled(Algorithm):
         return variances
 
     def _surrogate(self, name: str) -> Surrogate:
-        """The surrogate of one number: fitted when the data has grown by a tenth, conditioned on the rest."""
+        """The surrogate of one number: fitted when the data has grown enough, conditioned on the rest."""
         n, space, whole = self._initial, self.problem.space, len(self.archive)
-        while (larger := max(n + 1, int(n * REFIT))) <= whole:
+        growth = REFIT if space.discrete.all() else 1.0
+        while (larger := max(n + 1, int(n * growth))) <= whole:
             n = larger
         if self._fitted.get(name, (0, None))[0] != n:
             first = next((o.name for o in self.problem.objectives if o.name not in self._known.names), None)

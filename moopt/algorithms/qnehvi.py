@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from moopt import pareto
-from moopt.acquisition import Beliefs, CurveImprovement, Improvement, Matches
+from moopt.acquisition import Beliefs, CurveImprovement, Improvement, Matches, climbed
 from moopt.algorithms.base import switch
 from moopt.algorithms.modelled import Modelled
 from moopt.jobs import Job
@@ -30,6 +31,8 @@ POOL, BEST = 400, 8
 """Candidates of the first round, and how many of them the next round looks around."""
 ROUNDS_OF_STEPS, ROUNDS_OF_NUMBERS = 2, 5
 """How many rounds follow the first: in a discrete space, and where numbers have to settle."""
+STARTS = 4
+"""From how many of the best the slope of an exact expectation is followed, where there are numbers."""
 MANY_DECISIONS = 64
 """So many decisions have a candidate for nearly every cost."""
 WITHIN = 0.1
@@ -141,6 +144,11 @@ class QNEHVI(Modelled):
             if not best:
                 break
             pool = self._around(np.array([row for _, row in best]), 0.1 * 0.4**later, rng)
+        if best and self._exact(front, fixed, beside) and not self.problem.space.discrete.all():
+            score = partial(self._scored, beliefs, front, fixed, beside=beside, rng=rng)
+            starts = np.array([row for _, row in best[:STARTS]])
+            pool = self._fresh(climbed(lambda rows: score(pool=rows), starts, self.problem.space), beside)
+            best = _best([*best, *zip(score(pool=pool).tolist(), pool, strict=True)]) if len(pool) else best
         pool = self._matched(beliefs, [row for _, row in best], beside, rng)
         if len(pool):
             scores = self._scored(beliefs, front, fixed, pool, beside, rng)
