@@ -7,8 +7,8 @@ import moopt
 from moopt import algorithms
 
 from moopt.algorithms import (  # isort: skip
-    NSGA2, NSGA3, QNEHVI, RCO, ChebyshevAnnealing, EvoPress, MAPElites, OptunaSampler, ParEGO, Random,
-    SequentialKnapsack, Sobol, SurrogateEvolution,
+    MAP, MMMO, NSGA2, NSGA3, QNEHVI, RCO, BayesianMAP, ChebyshevAnnealing, EvoPress, MAPElites, OptunaSampler, ParEGO,
+    Random, SequentialKnapsack, Sobol, SurrogateEvolution,
 )  # fmt: skip
 from moopt.errors import StudyError, StudyMismatch
 from moopt.testing.landscapes import Landscape
@@ -18,8 +18,11 @@ BLIND = {"random", "sobol"}
 """Learn nothing from what they are told: only what is known can keep them within a preference."""
 
 ALGORITHMS = {
+    "bayesian-map": (lambda: BayesianMAP(10, 8, 4), 34),
     "chebyshev": (lambda: ChebyshevAnnealing(40, opening=10), 40),
+    "map": (lambda: MAP(10, 8), 34),
     "map-elites": (lambda: MAPElites(opening=10), 40),
+    "mm-mo": (lambda: MMMO(6, 4, 4), 14),
     "nsga2": (lambda: NSGA2(8), 40),
     "nsga3": (lambda: NSGA3(8), 40),
     "parego": (lambda: ParEGO(opening=6, candidates=60), 14),
@@ -34,12 +37,15 @@ ALGORITHMS = {
 }
 """Every algorithm, and how many trials show where it goes."""
 
+ELSEWHERE = {"ladder", "nested-map", "frank-wolfe"}
+"""A ladder goes where what it wraps goes; the others look for one mixture, in spaces of their own."""
+
 BUDGETED = {"evopress", "rco", "sequential-knapsack"}
 """Allocate levels."""
 
 
 def test_every_algorithm_is_tried():
-    assert ALGORITHMS.keys() | {"ladder"} == algorithms.NAMES.keys()  # a ladder goes where what it wraps goes
+    assert ALGORITHMS.keys() | ELSEWHERE == algorithms.NAMES.keys()
 
 
 def problem_for(algorithm: str) -> BitToy:
