@@ -31,8 +31,9 @@ Changes = Annotated[
 Algorithm = Annotated[
     str | None,
     typer.Option(
-        help="auto, chebyshev, evopress, ladder, map-elites, nsga2, nsga3, parego, qnehvi, random, rco, "
-        "sequential-knapsack, sobol, surrogate-evolution, tpe, or a plug-in. With settings after an @: "
+        help="auto, bayesian-map, chebyshev, evopress, frank-wolfe, ladder, map, map-elites, mm-mo, nested-map, nsga2, "
+        "nsga3, parego, qnehvi, random, rco, sequential-knapsack, sobol, surrogate-evolution, tpe, or a plug-in. With "
+        "settings after an @: "
         '"rco@steps=50,budgets.size_mb=80,88".'
     ),
 ]

@@ -26,7 +26,7 @@ ALGORITHMS = {
     "nsga2": (lambda: NSGA2(8), 40),
     "nsga3": (lambda: NSGA3(8), 40),
     "parego": (lambda: ParEGO(opening=6, candidates=60), 14),
-    "qnehvi": (lambda: QNEHVI(initial=5), 11),
+    "qnehvi": (lambda: QNEHVI(initial=5), 20),
     "evopress": (lambda: EvoPress(offspring=4), 40),
     "random": (Random, 20),
     "rco": (lambda: RCO(steps=20, samples=1), 40),

@@ -51,7 +51,7 @@ class BayesianMAP(MAP):
     def sampled(self, left: int, rng: np.random.Generator) -> list[Config]:
         if self.upcoming < self._first or len(self.archive) < FEWEST:
             return self.unseen(self.scattered(rng), min(left, max(self._first - self.upcoming, 1)), rng)
-        return self.unseen(self._where_it_errs(rng), min(left, self.batch), rng)
+        return self.unseen(self._where_it_errs(rng), self.batch if left >= 2 * self.batch else left, rng)
 
     def _where_it_errs(self, rng: np.random.Generator) -> Iterator[Config]:
         """Samples without end, in bins drawn by their scores."""
@@ -72,9 +72,9 @@ class BayesianMAP(MAP):
         """What each bin promises, [bins]: squared errors of the models, each relative to its objective's variance."""
         models, points = Models.of(self, len(self.archive)), self.units()
         errors = np.zeros(len(points))
-        for name, model in models.of_name.items():
+        for name in self.measured:
             measured = self.told(name)
-            errors += (model.mean(points) - measured) ** 2 / max(float(measured.var()), 1e-12)
+            errors += (models.of_name[name].mean(points) - measured) ** 2 / max(float(measured.var()), 1e-12)
         prior = float(errors.mean() + UNCERTAIN * errors.std())
         found = np.full(total, prior)
         for place in np.unique(bins):
