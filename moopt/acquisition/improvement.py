@@ -55,10 +55,11 @@ class Improvement:
         A box's side is a difference of two expected shortfalls, and its volume the product of the expected sides.
 
         Args:
-            values: What each objective of each candidate may be, [q, n, m].
+            values: What each objective of each candidate may be, [q, n, m]; NaN adds nothing.
             weights: How likely, [q].
         """
         _, n, m = values.shape
+        values = np.where(np.isnan(values), np.inf, values)
         volume: FloatArray = np.ones((n, self._lower.shape[1]))
         for j in range(m):
             lower, upper = self._lower[0, :, j], self._upper[0, :, j]

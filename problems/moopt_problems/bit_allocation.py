@@ -28,16 +28,17 @@ from moopt.backend.weights import Weight
 from moopt.backend.workbench import Workbench, request
 from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
-from moopt.problem import Evaluation, Fidelity, Problem, Resources
+from moopt.problem import Evaluation, Fidelity, Resources
 from moopt.space import Config, Ordinal, Space
 from moopt_problems import checks, data, options
 from moopt_problems import objectives as measured
+from moopt_problems.benched import Benched
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
-class BitAllocation(Problem):
+class BitAllocation(Benched[Workbench]):
     """Bit widths for the linear layers of a model, and for its embedding and head if asked.
 
     Args:
@@ -131,7 +132,6 @@ class BitAllocation(Problem):
             self.sensitivity = Fidelity(sensitivity_tokens if proxies.named(chosen).usual else 0, chosen)
         if not self.is_language:  # no vocabulary, no KL, no gradient: algorithms that need one are refused
             self.gradient = None  # type: ignore[assignment, method-assign]
-        self._bench: Workbench | None = None
 
     exclusive = ("latency",)
     gradient_tokens = 4608
@@ -143,12 +143,8 @@ class BitAllocation(Problem):
         """Whether latency is an objective."""
         return any(o.name in measured.TIMED for o in self.objectives)
 
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments: what builds an equal problem elsewhere."""
-        return dict(self._arguments)
-
-    def setup(self, resources: Resources) -> None:
-        self._bench = Workbench(self, resources, footprint.streams(self, choose_device(resources.device)))
+    def _opened(self, resources: Resources) -> Workbench:
+        return Workbench(self, resources, footprint.streams(self, choose_device(resources.device)))
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         return self._ready.evaluate(config, fidelity)
@@ -320,16 +316,6 @@ class BitAllocation(Problem):
     def search_metrics(self) -> tuple[user.Metric, ...]:
         """The user's metrics that every candidate is measured by."""
         return tuple(m for m in self._metrics if m.when == "every")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bench": None}
-
-    @property
-    def _ready(self) -> Workbench:
-        if self._bench is None:
-            self.setup(Resources())
-        assert self._bench is not None
-        return self._bench
 
     def _decide(
         self, bits: tuple[Option, ...], tie: str, embedding: Option | Sequence[Option],

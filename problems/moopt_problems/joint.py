@@ -21,6 +21,7 @@ from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, HasMoves, Objective, Problem, Resources, capabilities
 from moopt.space import Config, Simplex, Space, Variable
 from moopt_problems import checks
+from moopt_problems.benched import Benched
 from moopt_problems.bit_allocation import BitAllocation
 from moopt_problems.kv_precision import KVCachePrecision
 from moopt_problems.model_merge import ModelMerge
@@ -39,7 +40,7 @@ class Part(Protocol):
         """A candidate with what a configuration of the part decides."""
 
 
-class Joint(Problem):
+class Joint(Benched[JointWorkbench]):
     """One search over all that is decided of a model: a candidate is merged, quantized, and measured with its cache.
 
     Args:
@@ -101,14 +102,9 @@ class Joint(Problem):
         self.fidelity = Fidelity(tokens, 0)
         splits = ((VALIDATION, validation), ("held-out", held_out))
         self.measurements = {split: Fidelity(count, split) for split, count in splits if count}
-        self._bench: JointWorkbench | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments: what builds an equal problem elsewhere."""
-        return dict(self._arguments)
-
-    def setup(self, resources: Resources) -> None:
-        self._bench = JointWorkbench(self, resources)
+    def _opened(self, resources: Resources) -> JointWorkbench:
+        return JointWorkbench(self, resources)
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         return self._ready.evaluate(self.shipped(config), fidelity)
@@ -180,16 +176,6 @@ class Joint(Problem):
             },
             "environment": {"torch": torch.__version__, "cores": os.cpu_count()},
         }
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bench": None}
-
-    @property
-    def _ready(self) -> JointWorkbench:
-        if self._bench is None:
-            self.setup(Resources())
-        assert self._bench is not None
-        return self._bench
 
     def _variables(self) -> list[tuple[str, Variable | Simplex]]:
         found: list[tuple[str, Variable | Simplex]] = []

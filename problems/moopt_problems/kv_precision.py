@@ -29,9 +29,10 @@ from moopt.backend.latency import where
 from moopt.backend.text import Text
 from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
-from moopt.problem import Evaluation, Fidelity, Objective, Problem, Resources
+from moopt.problem import Evaluation, Fidelity, Objective, Resources
 from moopt.space import Config, Ordinal, Space
 from moopt_problems import checks
+from moopt_problems.benched import Benched
 from moopt_problems.objectives import LANGUAGE, MEASURED
 
 FloatArray = npt.NDArray[np.float64]
@@ -39,7 +40,7 @@ IntArray = npt.NDArray[np.int64]
 METHODS = ("fisher", "output-error", "one-layer")
 
 
-class KVCachePrecision(Problem):
+class KVCachePrecision(Benched[KVWorkbench]):
     """Pairs of widths for the keys and values of a model's layers; its weights stay as they are.
 
     Args:
@@ -123,7 +124,6 @@ class KVCachePrecision(Problem):
         if sensitivities is not None:
             _check_method(sensitivities)
             self.sensitivity = Fidelity(profile_tokens, sensitivities)
-        self._bench: KVWorkbench | None = None
 
     exclusive = ("latency",)
 
@@ -132,12 +132,8 @@ class KVCachePrecision(Problem):
         """Whether decode_ms is an objective."""
         return any(o.name == "decode_ms" for o in self.objectives)
 
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments: what builds an equal problem elsewhere."""
-        return dict(self._arguments)
-
-    def setup(self, resources: Resources) -> None:
-        self._bench = KVWorkbench(self, resources)
+    def _opened(self, resources: Resources) -> KVWorkbench:
+        return KVWorkbench(self, resources)
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         return self._ready.evaluate(config, fidelity)
@@ -247,16 +243,6 @@ class KVCachePrecision(Problem):
     def save(self, config: Config, path: str | os.PathLike[str]) -> Path:
         """Write a candidate as a preset, which `moopt.packed_cache` takes: the pairs of layers and their scheme."""
         return Preset(tuple(self.pairs(self.space.validate(config))), self.scheme).save(path)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bench": None}
-
-    @property
-    def _ready(self) -> KVWorkbench:
-        if self._bench is None:
-            self.setup(Resources())
-        assert self._bench is not None
-        return self._bench
 
     @property
     def _pairs(self) -> list[Pair]:

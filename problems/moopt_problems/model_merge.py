@@ -21,8 +21,9 @@ from moopt.backend.merging.workbench import MergeWorkbench
 from moopt.backend.metrics import Metric
 from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
-from moopt.problem import Evaluation, Fidelity, Objective, Problem, Resources, is_finite
+from moopt.problem import Evaluation, Fidelity, Objective, Resources, is_finite
 from moopt.space import Choice, Config, Float, Simplex, Space, Variable
+from moopt_problems.benched import Benched
 
 FloatArray = npt.NDArray[np.float64]
 DISTANCE = "distance"
@@ -30,7 +31,7 @@ DISTANCE = "distance"
 LEAST_DENSITY = 0.1
 
 
-class ModelMerge(Problem):
+class ModelMerge(Benched[MergeWorkbench]):
     """Coefficients for merging models of one architecture.
 
     Args:
@@ -94,14 +95,9 @@ class ModelMerge(Problem):
         self.measurements = {split: Fidelity(0, split) for split, wanted in splits if wanted}
         if not self._has_gradient:
             self.gradient = None  # type: ignore[assignment, method-assign]
-        self._bench: MergeWorkbench | None = None
 
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments: what builds an equal problem elsewhere."""
-        return dict(self._arguments)
-
-    def setup(self, resources: Resources) -> None:
-        self._bench = MergeWorkbench(self, resources)
+    def _opened(self, resources: Resources) -> MergeWorkbench:
+        return MergeWorkbench(self, resources)
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         return self._ready.evaluate(config, fidelity)
@@ -195,16 +191,6 @@ class ModelMerge(Problem):
     def save(self, config: Config, path: str | os.PathLike[str]) -> Path:
         """Write a merge as a folder of safetensors in the layout of the base, for any tool."""
         return self._ready.merger.save(path, self.recipe(self.space.validate(config)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bench": None}
-
-    @property
-    def _ready(self) -> MergeWorkbench:
-        if self._bench is None:
-            self.setup(Resources())
-        assert self._bench is not None
-        return self._bench
 
     @property
     def _has_gradient(self) -> bool:

@@ -1,0 +1,39 @@
+"""What problems over models share: their arguments, and a workbench that is opened where it is needed, never sent."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
+
+from moopt.problem import Problem, Resources
+
+Bench = TypeVar("Bench")
+
+
+class Benched(Problem, Generic[Bench]):
+    """A problem whose work is done by a workbench that holds the models."""
+
+    _arguments: dict[str, Any]
+    _bench: Bench | None = None
+
+    @abstractmethod
+    def _opened(self, resources: Resources) -> Bench:
+        """A workbench with the models loaded."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments: what builds an equal problem elsewhere."""
+        return dict(self._arguments)
+
+    def setup(self, resources: Resources) -> None:
+        self._bench = self._opened(resources)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bench": None}
+
+    @property
+    def _ready(self) -> Bench:
+        """The workbench, opened now if it was not."""
+        if self._bench is None:
+            self.setup(Resources())
+        assert self._bench is not None
+        return self._bench
