@@ -160,6 +160,8 @@ def run(name, method, budget, draw, folder):
         study = moopt.Study(method, problem, algorithm, place, seed=draw, resources=moopt.Resources(threads=1))
         study.run(tokens=tokens)
         rows, best = searched(study.history, problem, wanted, tokens)
+        if max((row["spent"] for row in rows), default=0) < tokens:
+            sys.exit(f"{method}, draw {draw}: stopped before its {tokens} tokens were spent; run it again to go on")
     job = Fidelity(setting.held_out, "held-out")
     spent = max((row["spent"] for row in rows), default=0)
     for within, config in best.items():
