@@ -304,6 +304,12 @@ class Space(Mapping[str, Variable]):
         clipped = np.minimum(np.maximum(exact, self.lower), self.upper).tolist()
         return [dict(zip(self.names, map(call, self._decoders, each), strict=True)) for each in clipped]
 
+    def units(self, rows: FloatArray) -> FloatArray:
+        """Encoded configurations [n, d] with each variable scaled to [0, 1]; 0 where it has one value."""
+        span = self.upper - self.lower
+        found: FloatArray = (rows - self.lower) / np.where(span > 0, span, 1.0)
+        return found
+
     def sample(self, rng: np.random.Generator) -> Config:
         """A configuration drawn uniformly."""
         margin = self.discrete / 2

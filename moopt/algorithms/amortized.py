@@ -31,7 +31,9 @@ FloatArray = npt.NDArray[np.float64]
 POPULATION, GENERATIONS = 100, 25
 """Of NSGA-III on the models, as in the paper."""
 PICKS = 20
+"""Candidates that a round evaluates with two objectives."""
 WORST = 1e100
+"""What stands for the values of a candidate that nothing is known of."""
 FEWEST = 3
 """With fewer trials there is nothing to fit."""
 TRUSTED = 0.8

@@ -21,8 +21,6 @@ FloatArray = npt.NDArray[np.float64]
 
 SCALE, CROSSED, PARENTS = 0.5, 0.5, 5
 """Of differential evolution, DE/rand/1/bin: F, CR, and from how many of the best parents are drawn."""
-
-
 FEWEST = 3
 """Trials that a step of differential evolution is made of."""
 

@@ -172,7 +172,11 @@ class Modelled(Algorithm):
         if self.problem.space.discrete.all() or not self._issued_rows or not len(rows):
             return rows
         issued = np.array([np.frombuffer(row) for row in self._issued_rows])
-        distance = np.abs(self._unit(rows)[:, None] - self._unit(issued)[None]).max(axis=2).min(axis=1)
+        distance = (
+            np.abs(self.problem.space.units(rows)[:, None] - self.problem.space.units(issued)[None])
+            .max(axis=2)
+            .min(axis=1)
+        )
         found: FloatArray = rows[distance > SAME]
         return found
 
@@ -186,20 +190,15 @@ class Modelled(Algorithm):
         reach = REACH * np.sqrt(rows.shape[1])
 
         def near(others: list[FloatArray]) -> FloatArray:
-            squares = ((self._unit(rows)[:, None] - self._unit(np.array(others))[None]) ** 2).sum(axis=2)
+            squares = (
+                (self.problem.space.units(rows)[:, None] - self.problem.space.units(np.array(others))[None]) ** 2
+            ).sum(axis=2)
             found: FloatArray = np.exp(-0.5 * squares / reach**2).sum(axis=1)
             return found
 
         good = TRUST + (near(self.archive.codes) if self.archive.codes else 0.0)
         likely = good / (good + near(self._failed))
         found: FloatArray = np.where(likely < 0.5, HARDLY * likely, likely)
-        return found
-
-    def _unit(self, rows: FloatArray) -> FloatArray:
-        """Rows [n, d] with each variable scaled to [0, 1]."""
-        space = self.problem.space
-        span = space.upper - space.lower
-        found: FloatArray = (rows - space.lower) / np.where(span > 0, span, 1.0)
         return found
 
     def _uncertain(self, values: FloatArray) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,12 @@ from scipy.stats import qmc
 
 from moopt.algorithms.base import positive
 from moopt.algorithms.rounds import Rounds
-from moopt.errors import AlgorithmError
+from moopt.errors import AlgorithmError, SurrogateError
 from moopt.problem import Problem
-from moopt.quadratics import Quadratic, terms
+from moopt.quadratics import fit, terms
 from moopt.space import Config
+
+logger = logging.getLogger("moopt")
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -36,11 +38,6 @@ class Node:
 
     leaves: tuple[int, ...]
     parts: tuple[Node, Node] | None = None
-
-    @cached_property
-    def merges(self) -> list[Node]:
-        """All merges in it, those of models first."""
-        return [] if self.parts is None else [*self.parts[0].merges, *self.parts[1].merges, self]
 
 
 class NestedMAP(Rounds):
@@ -137,8 +134,8 @@ class NestedMAP(Rounds):
             return None
         rows = [told.get(point.tobytes(), -1) for point in points]
         known = [place for place, row in enumerate(rows) if row >= 0]
+        middle: FloatArray = (one + other) / 2
         if len(known) < terms(2):  # the others failed
-            middle: FloatArray = (one + other) / 2
             return middle
         pairs, steps = self._pairs[known], np.linspace(0.0, 1.0, GRID)
         grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -147,7 +144,11 @@ class NestedMAP(Rounds):
             place = self._tasks[leaf]
             sign = self.problem.objectives[place].sign
             values = np.array([self.archive.values[rows[each]][place] * sign for each in known])
-            total += weights[leaf] * sign * Quadratic(pairs, values).mean(grid)
+            try:
+                total += weights[leaf] * sign * fit(pairs, values).mean(grid)
+            except SurrogateError as error:
+                logger.warning("NestedMAP takes the middle of two, of which there is no model: %s", error)
+                return middle
         best = grid[int(total.argmin())]
         found: FloatArray = np.clip(best[0] * one + best[1] * other, 0.0, 1.0)
         return found

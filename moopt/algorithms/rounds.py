@@ -80,9 +80,7 @@ class Rounds(Algorithm):
 
     def unit(self, codes: FloatArray) -> FloatArray:
         """Encoded configurations [n, d] with each variable scaled to [0, 1]."""
-        space = self.problem.space
-        span = space.upper - space.lower
-        return (codes - space.lower) / np.where(span > 0, span, 1.0)
+        return self.problem.space.units(codes)
 
     def config(self, unit: FloatArray) -> Config:
         """The configuration at a point [d] of the unit cube."""
