@@ -17,6 +17,8 @@ DRAWS = 64
 """Draws of the front's values that the noise of a hypervolume is estimated from."""
 LEAST_GAIN = 1e-4
 """The relative growth of the hypervolume that counts as an improvement where values have no noise."""
+FREE = 10
+"""Finished trials that counted no forward token, after which a limit of tokens alone is refused."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,11 @@ class Stopwatch:
         return None if self._stop.trials is None else max(0, self._stop.trials - self._history.begun)
 
     def reached(self) -> str | None:
-        """Which limit is reached, in words; None if none is."""
+        """Which limit is reached, in words; None if none is.
+
+        Raises:
+            StudyError: only tokens are limited, and nothing counts them.
+        """
         stop = self._stop
         if stop.seconds is not None and self._clock() - self._began >= stop.seconds:
             return f"{stop.seconds:g} seconds have passed"
@@ -92,6 +98,11 @@ class Stopwatch:
         events = self._history.events
         self._spent += sum(event.tokens for event in events[self._heard :])
         self._heard = len(events)
+        if self._spent == 0 and self._stop == Stop(tokens=self._stop.tokens) and self._ended() >= FREE:
+            raise StudyError(
+                f"tokens={self._stop.tokens} would never end this run: {self._ended()} trials have finished without a "
+                "forward token, so the problem counts none; limit trials or seconds."
+            )
         return self._spent
 
     def _ended(self) -> int:

@@ -140,7 +140,7 @@ class Study:
             patience: Trials in a row that may fail, in this run, to raise the hypervolume by more than its noise.
 
         Raises:
-            StudyError: no limit is given, or a setting is out of its range.
+            StudyError: no limit is given or can be reached, or a setting is out of its range.
             StudyMismatch: the storage has a study of that name with another problem, algorithm or seed.
             StorageInUse: another process runs the study.
             ExecutorError: no worker can be started or set up.

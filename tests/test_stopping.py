@@ -43,6 +43,16 @@ def test_trials_and_tokens_count_what_earlier_runs_did(tmp_path: Path):
     assert len(counted(path).run(trials=22).history.trials) == 22
 
 
+def test_a_limit_of_tokens_alone_is_refused_where_nothing_counts_any():
+    study = moopt.Study("s", Slow(told=False), "random")
+    with pytest.raises(
+        StudyError, match=r"tokens=100 would never end this run: \d\d trials .* limit trials or seconds"
+    ):
+        study.run(tokens=100)
+    assert len(study.history.trials) < 40
+    assert len(study.run(tokens=100, trials=40).history.trials) == 40
+
+
 def test_seconds_are_those_of_the_run():
     history = moopt.Study("s", Landscape(), "random").run(3).history
     now = iter([10.0, 14.9, 15.0])

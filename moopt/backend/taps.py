@@ -57,8 +57,9 @@ class Forward:
             for weight in decision.weights
             if weight.kind == "linear"
         ]
+        kind = _ByBlocks if self._candidate.streams else _AtOnce
         try:
-            self._pass = (_ByBlocks if self._candidate.streams else _AtOnce)(self._candidate, self._ids)
+            self._pass: _ByBlocks | _AtOnce | None = kind(self._candidate, self._ids)
         except BaseException:
             self.__exit__()
             raise
@@ -68,9 +69,11 @@ class Forward:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        self._pass = None  # the graph's hooks lead back here: no garbage collector sees a cycle through them
 
     def backward(self, gradient: Tensor, *, again: bool = False) -> None:
         """Show the weight gradients for dL/dh = gradient [n, k] of the last hidden states."""
+        assert self._pass is not None, "The forward pass is over."
         self._pass.backward(gradient.view_as(self._pass.output), again)
 
     def _tap(self, row: int, weight: Weight) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:

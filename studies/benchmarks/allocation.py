@@ -258,7 +258,7 @@ def main():
         for method, budget, draw in units(name, asked.draws, only):
             if not allocations.has(before, name, method, budget or "", draw):
                 allocations.add(asked.kept, pd.DataFrame(run(name, method, budget, draw, asked.out)))
-                gc.collect()  # a study holds gigabytes, and refers to itself
+                gc.collect()  # a study refers to itself, and to a model
                 print(f"{name}, {method}, {budget or 'all budgets'}, draw {draw}: done", file=sys.stderr)
     kept = allocations.read(asked.kept)
     names = [name for name in asked.problems or SETTINGS if (kept["problem"] == name).any()]

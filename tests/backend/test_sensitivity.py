@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import torch
 
@@ -56,3 +59,15 @@ def test_the_sampled_fisher_predicts_the_kl_of_small_changes() -> None:
         candidate.use({w.name: 5 for w in decision.weights})
         measured = float(language.compare(candidate.model, reference, head).kl.mean())
         assert 0.6 < table[row, 0] / measured < 1.6
+
+
+def test_a_model_is_let_go_of_after_its_gradients():
+    candidate = candidate_of(make_model("llama"))
+    linears = weights.inventory(candidate.model).linears()
+    decisions = [Decision(members, BITS) for members in weights.groups(linears, "fused").values()]
+    ids = torch.randint(0, 320, (4, 16), generator=torch.Generator().manual_seed(1))
+    sensitivity.sampled_fisher(candidate, decisions, language.head_of(candidate.model), ids, seed=0)
+    model = weakref.ref(candidate.model)
+    del candidate, decisions, linears
+    gc.collect()
+    assert model() is None
