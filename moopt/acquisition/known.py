@@ -25,19 +25,20 @@ class Known:
 
     Attributes:
         names: The objectives and constraints that are known.
-        tables: What each option adds to each of them, [names, decisions, options], inf beyond a decision's options;
-            None where they do not add up.
+        tables: What each option of the discrete decisions adds to each of them, [names, decisions, options], inf beyond
+            a decision's options; None where they do not add up, or numbers count, too.
     """
 
     def __init__(self, problem: Problem) -> None:
         self._problem, self._space = problem, problem.space
+        self._discrete = np.flatnonzero(problem.space.discrete)
         wanted = [o.name for o in problem.objectives if o.known] + [c.name for c in problem.constraints]
         told = filter(None, map(self._told, [problem.space.lower, *self._drawn()]))
         found = next(told, [o.name for o in problem.objectives if o.known])
         self.names = [name for name in dict.fromkeys(wanted) if name in found]
         self.tables: FloatArray | None = None
         if self.names and listable(problem.space):
-            self._base, tables = self._tabled((problem.space.upper - problem.space.lower + 1).astype(int))
+            self._base, tables = self._tabled()
             self.tables = tables if self._exact(tables) else None
 
     def values(self, codes: FloatArray) -> dict[str, FloatArray]:
@@ -67,14 +68,15 @@ class Known:
         rng = np.random.default_rng(0)
         return np.array([self._space.encode(self._space.sample(rng)) for _ in range(PROBES)])
 
-    def _tabled(self, counts: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
+    def _tabled(self) -> tuple[FloatArray, FloatArray]:
         """The numbers [names] of the lowest candidate, and what each option adds to them."""
-        base = np.array(self._of(self._space.lower))
+        lower, counts = self._space.lower, (self._space.upper - self._space.lower + 1)[self._discrete].astype(int)
+        base = np.array(self._of(lower))
         tables = np.full((len(self.names), len(counts), int(counts.max())), np.inf)
         for i, count in enumerate(counts):
             for option in range(count):
-                row = self._space.lower.copy()
-                row[i] += option
+                row = lower.copy()
+                row[self._discrete[i]] += option
                 tables[:, i, option] = np.array(self._of(row)) - base
         return base, tables
 
@@ -84,6 +86,6 @@ class Known:
         return exact and not np.isnan(tables).any()
 
     def _summed(self, tables: FloatArray, codes: FloatArray) -> FloatArray:
-        options = np.rint(codes - self._space.lower).astype(np.int64)
-        found: FloatArray = self._base[:, None] + tables[:, np.arange(codes.shape[1]), options].sum(axis=2)
+        options = np.rint((codes - self._space.lower)[:, self._discrete]).astype(np.int64)
+        found: FloatArray = self._base[:, None] + tables[:, np.arange(options.shape[1]), options].sum(axis=2)
         return found

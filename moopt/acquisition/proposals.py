@@ -60,8 +60,10 @@ class Proposals:
             rows = np.where(self._ordinal, self._space.lower + near, rows)
         return rows
 
-    def optima(self, tables: FloatArray, each: int, rng: np.random.Generator) -> FloatArray:
+    def optima(self, tables: FloatArray, each: int, parents: FloatArray, rng: np.random.Generator) -> FloatArray:
         """What minimises weighted sums of drawn tables [n, m, decisions, options]: n * each candidates.
+
+        Tables speak of the discrete decisions; numbers are those of one of the parents [p, d], varied a little.
 
         The weights of two objectives are drawn so that a random step is worth as much in each: they cover whatever
         range of trade-offs the tables have.
@@ -76,7 +78,13 @@ class Proposals:
         for k in range(n):
             total = np.einsum("em,mdo->edo", weights[k], np.where(np.isfinite(tables[k]), tables[k], 0.0))
             rows[k] = np.where(np.isfinite(tables[k]).all(axis=0), total, np.inf).argmin(axis=2)
-        return rows.reshape(-1, decisions) + self._space.lower
+        chosen = rows.reshape(-1, decisions)
+        if decisions == len(self._space):
+            return chosen + self._space.lower
+        found = self.varied(parents, len(chosen), 0.1, rng)
+        decided = self._space.discrete
+        found[:, decided] = chosen + self._space.lower[decided]
+        return found
 
     def approached(self, goals: FloatArray, parents: FloatArray, rng: np.random.Generator) -> FloatArray:
         """Parents [p, d] that take over some of what a goal [n, d] has: a trust region of 1 to d changes around each.

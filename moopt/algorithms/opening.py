@@ -20,7 +20,7 @@ class Opening(Algorithm):
     """Baselines first, then the wrapped algorithm, which is told of them like of any other trial.
 
     A problem with `sensitivities` and `costs` gets further baselines: the exact knapsack on its table at the cost of
-    every baseline and half way between neighbours.
+    every baseline and half way between neighbours; numbers beside the decisions stay at those of the first baseline.
 
     Args:
         algorithm: What goes on from there.
@@ -78,25 +78,26 @@ class Opening(Algorithm):
 
     def _tabled(self) -> bool:
         problem = self.problem
-        wanted = problem.sensitivity is not None and bool(problem.space.discrete.all())
+        wanted = problem.sensitivity is not None and bool(problem.space.discrete.any())
         return wanted and isinstance(problem, HasSensitivities) and isinstance(problem, HasCosts)
 
 
 def knapsack_baselines(problem: Problem, table: list[list[float]]) -> Iterator[tuple[str, Config]]:
     """The exact knapsack at the cost of every baseline, and half way between neighbours; extremes left out."""
     assert isinstance(problem, HasCosts)
-    knapsack = Knapsack(table, problem.costs())
+    knapsack, baselines = Knapsack(table, problem.costs()), problem.baselines()
     names = discrete_names(problem)
     priced = sorted(
         (knapsack.cost([int(problem.space[n].encode(config[n]) - problem.space[n].lower) for n in names]), name)
-        for name, config in problem.baselines().items()
+        for name, config in baselines.items()
     )
+    like = next(iter(baselines.values()), None)
     budgets = {cost: f"knapsack at {name}" for cost, name in priced}
     for (cost, name), (above, other) in pairwise(priced):
         budgets.setdefault((cost + above) // 2, f"knapsack between {name} and {other}")
     for budget, label in sorted(budgets.items()):
         if knapsack.least < budget < knapsack.most:
-            yield label, configuration(problem, knapsack.at(budget))
+            yield label, configuration(problem, knapsack.at(budget), like)
 
 
 def discrete_names(problem: Problem) -> list[str]:
@@ -104,6 +105,9 @@ def discrete_names(problem: Problem) -> list[str]:
     return [name for name, variable in problem.space.items() if variable.discrete]
 
 
-def configuration(problem: Problem, choice: Sequence[int] | np.ndarray[Any, Any]) -> Config:
-    """The configuration of a choice [decisions] in a space that has discrete variables only."""
-    return problem.space.decode(np.asarray(choice, dtype=float) + problem.space.lower)
+def configuration(problem: Problem, choice: Sequence[int] | np.ndarray[Any, Any], like: Config | None = None) -> Config:
+    """The configuration of a choice for each discrete decision [d], with the numbers of another where there are any."""
+    space = problem.space
+    codes = space.lower.copy() if like is None else space.encode(like)
+    codes[space.discrete] = np.asarray(choice, dtype=float) + space.lower[space.discrete]
+    return space.decode(codes)

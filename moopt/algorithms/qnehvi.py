@@ -126,7 +126,7 @@ class QNEHVI(Modelled):
         known = [j for j, objective in enumerate(self.problem.objectives) if objective.known]
         other = [o for o in self.problem.objectives if not o.known]
         tabled = self._known.tables is not None and isinstance(self.problem, HasCosts) and not self.rounding
-        tabled &= len(self.problem.space) >= MANY_DECISIONS
+        tabled &= len(self.problem.space) >= MANY_DECISIONS and bool(self.problem.space.discrete.all())
         return known[0] if tabled and len(known) == len(other) == 1 and other[0].scale == "log" else None
 
     def _next(
@@ -181,7 +181,7 @@ class QNEHVI(Modelled):
         if tables is None:
             pools += [proposals.spread(POOL // 4, rng), proposals.varied(parents, POOL // 4, 0.3, rng)]
         else:
-            goals = np.unique(proposals.optima(tables, TRADE_OFFS, rng), axis=0)
+            goals = np.unique(proposals.optima(tables, TRADE_OFFS, parents, rng), axis=0)
             goals = goals[rng.permutation(len(goals))[:POOL]]
             pools.append(goals)
             if self.trust_region:

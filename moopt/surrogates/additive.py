@@ -3,6 +3,9 @@
 What one option of one decision adds, theta, has a Gaussian prior: around a table that the problem estimates, or around
 a trend over the levels. The latent number is linear in theta near the most probable theta, so that the posterior of
 theta and of the residual is one Gaussian (the Laplace approximation, found by Gauss-Newton steps).
+
+Where a space has numbers beside its decisions, such as the coefficients of a merge beside bits, all numbers together
+add a share, too: a Gaussian process of their own.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ GRIDS = {
     "option": (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
     "residual": (0.003, 0.01, 0.03, 0.1, 0.3, 0.6),
     "noise": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    "numbers": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "length": (0.1, 0.2, 0.4, 0.8, 1.6),
 }
 """The prior's scales that a fit tries, one after the other."""
 
@@ -42,7 +47,8 @@ PASSES = 2
 class Scales:
     """Standard deviations of the prior: of a decision's theta, of each option's beside it, of trends, and of the rest.
 
-    Residual and noise are in units of the latent number.
+    Residual, noise and what numbers add are in units of the latent number; the length is how far numbers reach, as a
+    share of their ranges.
     """
 
     decision: float
@@ -50,12 +56,28 @@ class Scales:
     trend: float
     residual: float = 0.05
     noise: float = 0.01
+    numbers: float = 1.0
+    length: float = 0.4
+
+    def rest(self, apart: _Apart) -> FloatArray:
+        """The covariance of what theta does not bring, without noise."""
+        found: FloatArray = self.residual**2 * np.exp(-apart.all / REACH)
+        if apart.numbers is not None:
+            found += self.numbers**2 * np.exp(-0.5 * apart.numbers / self.length**2)
+        return found
 
     def weighted(self, products: _Products) -> FloatArray:
         """The covariance that theta brings, [n, k]."""
         found: FloatArray = self.option**2 * products.option + self.decision**2 * products.decision
         found += self.trend**2 * products.trend
         return found
+
+
+class _Apart(NamedTuple):
+    """Squared distances of candidates: the mean over all variables, and the sum over numbers, None without any."""
+
+    all: FloatArray
+    numbers: FloatArray | None
 
 
 class _View(NamedTuple):
@@ -148,7 +170,8 @@ class AdditiveSurrogate(Surrogate):
         view = self._viewed(codes, self._theta)
         mean, across = self._seen_from(view, codes)
         explained = solve_triangular(self._state.factored, across.T, lower=True)
-        covariance = self._covariance(view, view) + self._residual(codes, codes) - explained.T @ explained
+        rest = self._scales.rest(self._apart(codes, codes))
+        covariance = self._covariance(view, view) + rest - explained.T @ explained
         return mean, covariance
 
     def latent(self, codes: FloatArray) -> FloatArray:
@@ -156,7 +179,8 @@ class AdditiveSurrogate(Surrogate):
 
     def _seen_from(self, view: _View, codes: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The latent mean [n] of candidates [n, d], and their covariance with the data, [n, data]."""
-        across = self._covariance(view, self._state.view) + self._residual(codes, self._data.codes)
+        rest = self._scales.rest(self._apart(codes, self._data.codes))
+        across = self._covariance(view, self._state.view) + rest
         mean = view.latent - view.option @ (self._theta - self._prior) + across @ self._state.weights
         return mean, across
 
@@ -203,7 +227,7 @@ class AdditiveSurrogate(Surrogate):
     def _load(self, data: Data) -> None:
         self._data = data
         self._targets, self._errors = self._latent(data)
-        self._distance = self._distances(data.codes, data.codes)
+        self._distances = self._apart(data.codes, data.codes)
 
     def _trend(self) -> FloatArray:
         """The prior theta [t] where the problem has no table: one line over the levels, fitted to the data."""
@@ -235,19 +259,16 @@ class AdditiveSurrogate(Surrogate):
             scales.trend**2 * (view.trend.T @ weights),
         )
 
-    def _distances(self, left: FloatArray, right: FloatArray) -> FloatArray:
-        a, b = self._options.shares(left), self._options.shares(right)
-        squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
-        found: FloatArray = np.maximum(squares, 0.0) / a.shape[1]
-        return found
-
-    def _residual(self, left: FloatArray, right: FloatArray) -> FloatArray:
-        found: FloatArray = self._scales.residual**2 * np.exp(-self._distances(left, right) / REACH)
-        return found
+    def _apart(self, left: FloatArray, right: FloatArray) -> _Apart:
+        options = self._options
+        a, b = options.numbers(left), options.numbers(right)
+        numbers = _squares(a, b)
+        levels = _squares(options.shares(left), options.shares(right))
+        return _Apart((levels + numbers) / left.shape[1], numbers if a.shape[1] else None)
 
     def _rest(self, scales: Scales) -> FloatArray:
         """The covariance [n, n] of what theta does not explain in the data."""
-        found: FloatArray = scales.residual**2 * np.exp(-self._distance / REACH)
+        found = scales.rest(self._distances)
         found[np.diag_indices_from(found)] += np.where(np.isnan(self._errors), scales.noise**2, self._errors + 1e-10)
         return found
 
@@ -295,7 +316,9 @@ class AdditiveSurrogate(Surrogate):
 
     def _fit(self) -> None:
         """The scales under which the data is most probable: one after the other, step by step while it helps."""
-        names = [name for name in GRIDS if name != "noise" or np.isnan(self._errors).any()]
+        idle = set() if np.isnan(self._errors).any() else {"noise"}
+        idle |= set() if self._distances.numbers is not None else {"numbers", "length"}
+        names = [name for name in GRIDS if name not in idle]
         for _ in range(PASSES):
             before = self._scales
             for name in names:
@@ -331,3 +354,10 @@ class AdditiveSurrogate(Surrogate):
     @abstractmethod
     def _stretch(self) -> FloatArray | float:
         """The log derivative of the latent number by the objective at the data, [n] or a number."""
+
+
+def _squares(left: FloatArray, right: FloatArray) -> FloatArray:
+    """The squared distances of rows [n, f] and [k, f], [n, k]."""
+    found = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None] - 2 * left @ right.T
+    squares: FloatArray = np.maximum(found, 0.0)
+    return squares

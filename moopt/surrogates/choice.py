@@ -18,7 +18,7 @@ from moopt.surrogates.sums import LinearAdditive, LogAdditive, LogOfSum
 LARGEST = 1e100
 """The size of values that can be modelled."""
 MOST_DECISIONS = 30
-"""Decisions of a discrete space up to which a general Gaussian process is tried beside the additive ones."""
+"""Discrete decisions up to which a general Gaussian process is tried beside the additive surrogates."""
 
 
 def fit(
@@ -33,9 +33,10 @@ def fit(
     Args:
         data: What was measured, three values at least.
         space: What the candidates are of.
-        prior: What each option is estimated to add to the values, [decisions, options], where the problem knows.
+        prior: What each option of the discrete decisions is estimated to add to the values, [decisions, options], where
+            the problem knows.
         features: The problem's own numbers for a general surrogate; None: the encoded candidates.
-        additive: Whether a surrogate may give each option of a discrete space a share of its own.
+        additive: Whether a surrogate may give each option of each discrete decision a share of its own.
 
     Raises:
         SurrogateError: none can be fitted; says why.
@@ -61,7 +62,8 @@ def _candidates(
     data: Data, space: Space, prior: npt.ArrayLike | None, features: Features, additive: bool
 ) -> Iterator[Callable[[], Surrogate]]:
     positive = bool((data.values > 0).all())
-    if additive and len(space) > 1 and listable(space):
+    decisions = int(space.discrete.sum())
+    if additive and decisions > 1 and listable(space):
         options = Options(space)
         if prior is not None:
             yield partial(LogAdditive if positive else LinearAdditive, data, options, prior)
@@ -69,7 +71,7 @@ def _candidates(
         yield partial(LogOfSum, data, options)
         if positive:
             yield partial(LogAdditive, data, options)
-        if len(space) > MOST_DECISIONS:
+        if decisions > MOST_DECISIONS:
             return
     yield partial(GaussianProcess, data, features)
     if positive:

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from moopt.space import Choice, Ordinal, Space
+import moopt
+from moopt import pareto
+from moopt.acquisition import Known
+from moopt.space import Choice, Float, Ordinal, Space
 from moopt.surrogates import Data, fit
 from moopt.surrogates.options import Options
 from moopt.surrogates.sums import LinearAdditive, LogAdditive
@@ -93,3 +96,65 @@ def test_what_adds_up_is_recognised() -> None:
     codes = sampled(40)
     assert isinstance(fit(Data(codes, losses(codes)), SPACE), LogAdditive)
     assert isinstance(fit(Data(codes, -codes.sum(axis=1)), SPACE), LinearAdditive)
+
+
+class Mixed(moopt.Problem):
+    """Bits of forty layers beside three coefficients that depend on one another; how large is known."""
+
+    space = Space({**{f"w{i}": Float(0.0, 1.0) for i in range(3)}, **{f"b{i}": Ordinal(2, 3, 4, 8) for i in range(40)}})
+    objectives = (moopt.Objective("loss"), moopt.Objective("bits", known=True))
+    scales = np.exp(1.2 * np.random.default_rng(0).standard_normal(40)) / 5
+
+    def evaluate(self, config, fidelity):
+        away = np.array([config[f"w{i}"] for i in range(3)]) - [0.3, 0.5, 0.2]
+        bits = np.array([config[f"b{i}"] for i in range(40)])
+        return moopt.Evaluation({"loss": 2 + 2 * away @ away + away[0] * away[1] + self.scales @ 4.0**-bits})
+
+    def known(self, config):
+        return {"bits": float(sum(config[f"b{i}"] for i in range(40)))}
+
+    def baselines(self):
+        rest = {f"w{i}": 1 / 3 for i in range(3)}
+        return {f"uniform-{b}": {**rest, **{f"b{i}": b for i in range(40)}} for b in (8, 4, 3, 2)}
+
+
+def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    problem, rng = Mixed(), np.random.default_rng(seed)
+    configs = [problem.space.sample(rng) for _ in range(n)]
+    codes = np.array([problem.space.encode(config) for config in configs])
+    return codes, np.array([problem.evaluate(config, problem.fidelity).values["loss"] for config in configs])
+
+
+def test_numbers_beside_decisions_add_a_share_of_their_own() -> None:
+    codes, values = drawn(80, 0)
+    new, truth = drawn(60, 1)
+    surrogate = fit(Data(codes, values), Mixed.space)
+    assert np.corrcoef(surrogate.mean(new), truth)[0, 1] > 0.9
+    assert surrogate.tables(4, np.random.default_rng(0)).shape == (4, 40, 4)
+
+
+def test_what_is_known_has_tables_beside_numbers_that_do_not_count() -> None:
+    known = Known(Mixed())
+    assert known.tables is not None
+    assert known.tables.shape == (1, 40, 4)
+    codes, _ = drawn(5, 2)
+    wanted = [Mixed().known(Mixed.space.decode(row))["bits"] for row in codes]
+    np.testing.assert_allclose(known.values(codes)["bits"], wanted)
+
+
+def test_numbers_that_count_for_what_is_known_leave_no_tables() -> None:
+    class Counting(Mixed):
+        def known(self, config):
+            return {"bits": super().known(config)["bits"] * (1 + config["w0"])}
+
+    known = Known(Counting())
+    assert known.tables is None
+    codes, _ = drawn(5, 2)
+    wanted = [Counting().known(Mixed.space.decode(row))["bits"] for row in codes]
+    np.testing.assert_allclose(known.values(codes)["bits"], wanted)
+
+
+def test_a_search_settles_numbers_and_decisions_together() -> None:
+    study = moopt.Study("mixed", Mixed(), "qnehvi").run(trials=45)
+    values = study.history.values(study.history.feasible())
+    assert pareto.hypervolume(values, np.array([2.6, 330.0])) > 118  # with one process of everything 105 to 113
