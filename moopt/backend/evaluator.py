@@ -174,13 +174,7 @@ class LanguageEvaluator(Evaluator):
         ids = self.ids(fidelity)
         reference, extra = self.reference(fidelity, ids)
         found = language.compare(self.candidate.model, reference, self.head(), run or self._run)
-        samples = {"kl": found.kl.mean(1), "nll": found.nll.mean(1), "top1_agreement": found.agrees.float().mean(1)}
-        values = {
-            "kl": float(found.kl.double().mean()),
-            "perplexity": float(found.nll.double().mean().clamp_max(80).exp()),
-            "top1_agreement": float(found.agrees.double().mean()),
-        }
-        return Measured(values, samples, ids.numel() + extra)
+        return Measured(found.means(), found.sequences(), ids.numel() + extra)
 
 
 class EncoderEvaluator(Evaluator):

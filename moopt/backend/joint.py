@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from moopt.backend import language, memory, models, weights
 from moopt.backend.candidate import Candidate, choose_device, choose_type
+from moopt.backend.evaluator import Measured
 from moopt.backend.kv.pairs import Pair, Scheme
 from moopt.backend.kv.run import packing, states
 from moopt.backend.language import Head
@@ -66,12 +66,17 @@ class Shipping(Protocol):
 
 
 class JointWorkbench:
-    """The models of a joint problem, ready to become any candidate."""
+    """The models of a joint problem, ready to become any candidate.
+
+    Attributes:
+        resources: The device and the threads.
+        tokenizer: Of the model.
+    """
 
     def __init__(self, problem: Shipping, resources: Resources) -> None:
         if resources.threads is not None:
             torch.set_num_threads(resources.threads)
-        self._problem = problem
+        self.resources, self._problem = resources, problem
         self._device = choose_device(resources.device)
         self._dtype = choose_type(self._device)
         self._merger = Merger(problem.members, problem.base) if problem.members else None
@@ -81,26 +86,27 @@ class JointWorkbench:
         self._teacher = None
         if problem.teacher is not None and self._wanted & set(BY_TEXT):
             self._teacher = models.load_model(problem.teacher).to(device=self._device, dtype=self._dtype)
+            self._original = _widened(language.head_of(self._teacher))
         self._merged: tuple[Recipe | None, Candidate, float] | None = None
+        self._said: tuple[Fidelity, list[Tensor]] | None = None
 
     def evaluate(self, shipped: Shipped, fidelity: Fidelity) -> Evaluation:
         """Measure a candidate on a batch: its text, if an objective is of text, and its tasks."""
         with at_work(self._device):
             candidate, distance = self._become(shipped.recipe)
             candidate.use(shipped.widths)
-            values, samples, tokens = self._of_text(candidate, shipped, fidelity)
-            for task, score in self._of_tasks(candidate, shipped, fidelity).items():
-                values[task], tokens = score.value, tokens + score.count
-                if len(score.samples) > 1:
-                    samples[task] = list(score.samples)
+            text = self._of_text(candidate, shipped, fidelity)
+            scores = self._of_tasks(candidate, shipped, fidelity)
         memory.give_back()
+        values = {**text.values, **{name: score.value for name, score in scores.items()}}
         if DISTANCE in self._wanted:
             values[DISTANCE] = distance
         searching = isinstance(fidelity.batch, int)
         kept = {name: value for name, value in values.items() if name in self._wanted or not searching}
+        tokens = text.tokens + sum(score.count for score in scores.values())
         attributes = {"forward_tokens": tokens, **{n: v for n, v in values.items() if n not in kept}}
-        samples = {name: each for name, each in samples.items() if name in kept}
-        variances = {name: float(np.var(each, ddof=1)) / len(each) for name, each in samples.items() if len(each) > 1}
+        several = {name: torch.tensor(score.samples) for name, score in scores.items() if len(score.samples) > 1}
+        samples, variances = replace(text, samples={**text.samples, **several}).statistics(kept.keys())
         return Evaluation(kept, variances, samples, attributes)
 
     def _become(self, recipe: Recipe | None) -> tuple[Candidate, float]:
@@ -120,26 +126,21 @@ class JointWorkbench:
             self._merged = recipe, made, distance
         return self._merged[1], self._merged[2]
 
-    def _of_text(
-        self, candidate: Candidate, shipped: Shipped, fidelity: Fidelity
-    ) -> tuple[dict[str, float], dict[str, list[float]], int]:
-        """KL divergence from the teacher, perplexity and agreement on a batch, and the forward tokens that took."""
+    def _of_text(self, candidate: Candidate, shipped: Shipped, fidelity: Fidelity) -> Measured:
+        """KL divergence from the teacher, perplexity and agreement on a batch."""
         if self._teacher is None:
-            return {}, {}, 0
-        ids = self._ids(fidelity)
-        head = _head(candidate)
-        reference = language.observe(self._teacher, ids, _widened(language.head_of(self._teacher)), head)
+            return Measured({}, {}, 0)
+        ids, head, tokens = self._ids(fidelity), _head(candidate), 0
+        if self._said is None or self._said[0] != fidelity:
+            with torch.inference_mode():
+                self._said, tokens = (fidelity, list(language.hidden_states(self._teacher, ids))), ids.numel()
+        said = self._said[1]
+        reference = language.observe(self._teacher, ids, self._original, head, lambda model, ids: iter(said))
         run: language.Run = language.hidden_states
         if shipped.pairs is not None and shipped.scheme is not None:
             run = states(shipped.pairs, shipped.scheme)
         found = language.compare(candidate.model, reference, head, run)
-        values = {
-            "kl": float(found.kl.double().mean()),
-            "perplexity": float(found.nll.double().mean().clamp_max(80).exp()),
-            "top1_agreement": float(found.agrees.double().mean()),
-        }
-        samples = {"kl": found.kl.mean(1), "top1_agreement": found.agrees.float().mean(1)}
-        return values, {n: [round(float(v), 6) for v in each] for n, each in samples.items()}, 2 * ids.numel()
+        return Measured(found.means(), found.sequences(), tokens + ids.numel())
 
     def _of_tasks(self, candidate: Candidate, shipped: Shipped, fidelity: Fidelity) -> dict[str, Score]:
         split = fidelity.batch if isinstance(fidelity.batch, str) else "search"

@@ -178,6 +178,18 @@ class Comparison:
     nll: Tensor
     agrees: Tensor
 
+    def means(self) -> dict[str, float]:
+        """KL divergence, perplexity and top-1 agreement, over all tokens."""
+        return {
+            "kl": float(self.kl.double().mean()),
+            "perplexity": float(self.nll.double().mean().clamp_max(80).exp()),
+            "top1_agreement": float(self.agrees.double().mean()),
+        }
+
+    def sequences(self) -> dict[str, Tensor]:
+        """KL divergence, negative log likelihood and top-1 agreement of every sequence, [s] each."""
+        return {"kl": self.kl.mean(1), "nll": self.nll.mean(1), "top1_agreement": self.agrees.float().mean(1)}
+
 
 @torch.inference_mode()
 def compare(model: Any, reference: Reference, head: Head, run: Run = hidden_states) -> Comparison:

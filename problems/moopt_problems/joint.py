@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from moopt.backend import models
@@ -27,10 +29,17 @@ from moopt_problems.kv_precision import KVCachePrecision
 from moopt_problems.model_merge import ModelMerge
 from moopt_problems.objectives import LANGUAGE
 
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
 ORDER = (ModelMerge, BitAllocation, KVCachePrecision)
 """The parts there may be, in the order in which they are applied."""
 MOVED_PARTS = 0.3
 """The chance that a move changes a further part."""
+PARTS = "parts"
+"""How a joint table is made: each part's by its own method and tokens."""
+BASELINES = 4
+"""How many baselines of a part are kept: the largest, the smallest, and evenly between."""
 
 
 class Part(Protocol):
@@ -102,6 +111,14 @@ class Joint(Benched[JointWorkbench]):
         self.fidelity = Fidelity(tokens, 0)
         splits = ((VALIDATION, validation), ("held-out", held_out))
         self.measurements = {split: Fidelity(count, split) for split, count in splits if count}
+        tables = [part.sensitivity for part in self._priced.values()]
+        if all(tables):
+            self.sensitivity = Fidelity(sum(table.tokens for table in tables if table is not None), PARTS)
+
+    @property
+    def _priced(self) -> dict[str, BitAllocation | KVCachePrecision]:
+        """The parts that decide bytes."""
+        return {name: part for name, part in self.parts.items() if isinstance(part, BitAllocation | KVCachePrecision)}
 
     def _opened(self, resources: Resources) -> JointWorkbench:
         return JointWorkbench(self, resources)
@@ -127,14 +144,43 @@ class Joint(Benched[JointWorkbench]):
         return {o.name: found[o.name] for o in self.objectives if o.known}
 
     def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
-        return 2 * fidelity.tokens if self.teacher is not None else 0
+        if kind == "sensitivity":
+            parts = self._priced.values()
+            return sum(part.forward_tokens(kind, part.sensitivity) for part in parts if part.sensitivity is not None)
+        return fidelity.tokens if self.teacher is not None else 0
+
+    def costs(self) -> IntArray:
+        """Bytes of the file and of the cache that each option of the discrete decisions takes, [decisions, options]."""
+        found: IntArray = self._stacked({name: part.costs() for name, part in self._priced.items()}, absent=-1)
+        return found
+
+    def sensitivities(self, method: str, tokens: int) -> FloatArray:
+        """What each part says of its own options, on the model before it is merged, [decisions, options].
+
+        A method of merging is not told apart from another.
+
+        Args:
+            method: "parts": each part's own.
+            tokens: Those of all parts together, as their own arguments say.
+        """
+        if method != PARTS:
+            raise ProblemError(f"Got the sensitivities {method!r}; expected {PARTS!r}: each part has its own method.")
+        tables = {}
+        for name, part in self._priced.items():
+            assert part.sensitivity is not None
+            alone = copy.copy(part)
+            alone.measurements = {}
+            alone.setup(self._ready.resources)
+            tables[name] = alone.sensitivities(str(part.sensitivity.batch), part.sensitivity.tokens)
+        found: FloatArray = self._stacked(tables, absent=np.inf)
+        return found
 
     def baselines(self) -> dict[str, Config]:
-        """Every part's baselines, each with the other parts at the one that loses least."""
+        """Every part's baselines, each with the other parts at the one that loses least; of many of them a few."""
         plain = {name: _plainest(part) for name, part in self.parts.items()}
         found = {"plain": self._joined({name: config for name, (_, config) in plain.items()})}
         for name, part in self.parts.items():
-            for label, config in part.baselines().items():
+            for label, config in _few(part).items():
                 if label != plain[name][0]:
                     rest = {other: each for other, (_, each) in plain.items() if other != name}
                     found[f"{name}: {label}"] = self._joined({**rest, name: config})
@@ -183,6 +229,18 @@ class Joint(Benched[JointWorkbench]):
             of_simplex = {v for n, simplex in part.space.simplexes.items() for v in simplex.variables(n)}
             found += [(f"{name}/{n}", simplex) for n, simplex in part.space.simplexes.items()]
             found += [(f"{name}/{n}", variable) for n, variable in part.space.items() if n not in of_simplex]
+        return found
+
+    def _stacked(self, tables: Mapping[str, Any], absent: float) -> Any:
+        """The tables of parts as one, with zeros for the discrete decisions of other parts."""
+        rows: list[Any] = []
+        for name, part in self.parts.items():
+            counts = [int(v.upper - v.lower) + 1 for v in part.space.values() if v.discrete]
+            own = tables.get(name, np.zeros((len(counts), max(counts, default=0))))
+            rows += [row[:count] for row, count in zip(own, counts, strict=True)]
+        found = np.full((len(rows), max(map(len, rows))), absent, dtype=np.result_type(*tables.values()))
+        for row, values in zip(found, rows, strict=True):
+            row[: len(values)] = values
         return found
 
     def _joined(self, configs: Mapping[str, Config]) -> Config:
@@ -247,6 +305,15 @@ def _union(parts: Mapping[str, Problem]) -> list[Objective]:
     order += [n for n in found if n in LANGUAGE]
     order += [n for n in found if n not in order]
     return [found[name] for name in order]
+
+
+def _few(part: Problem) -> dict[str, Config]:
+    """The baselines of a part: all of a merge, else at most some, from the largest to the smallest."""
+    every = part.baselines()
+    if isinstance(part, ModelMerge) or len(every) <= BASELINES:
+        return dict(every)
+    labels = sorted(every, key=lambda name: -cast(Any, part).bytes(every[name]))
+    return {labels[i]: every[labels[i]] for i in np.linspace(0, len(labels) - 1, BASELINES).round().astype(int)}
 
 
 def _plainest(part: Problem) -> tuple[str, Config]:

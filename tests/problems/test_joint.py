@@ -38,9 +38,21 @@ def folders(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 def parts(folders: dict[str, str]) -> dict[str, Problem]:
     text = TextLoss("text", TEXT, tokens=128, context=64)
     return {
-        "kv": KVCachePrecision(folders["base"], groups="layers", text=TEXT, tokens=256, context=128),
+        "kv": KVCachePrecision(
+            folders["base"], groups="layers", text=TEXT, tokens=256, context=128, profile_tokens=256
+        ),
         "merge": ModelMerge({n: folders[n] for n in "ab"}, [text], base=folders["base"], distance=True),
-        "bits": BitAllocation(folders["base"], bits=(2, 4, 8), group_size=32, text=TEXT),
+        "bits": BitAllocation(
+            folders["base"],
+            bits=(2, 4, 8),
+            group_size=32,
+            text=TEXT,
+            tokens=256,
+            context=128,
+            sensitivity_tokens=256,
+            validation=0,
+            held_out=0,
+        ),
     }
 
 
@@ -130,6 +142,49 @@ def test_baselines_change_one_part_at_a_time(joint: Joint):
         part = label.split(":")[0]
         differing = {n.split("/")[0] for n in joint.space.names if config[n] != every["plain"][n]}
         assert differing <= {part}
+
+
+def test_tables_of_the_parts_are_one(joint: Joint, parts: dict[str, Any]):
+    assert joint.sensitivity is not None
+    asked = joint.sensitivity
+    table, costs = joint.sensitivities(str(asked.batch), asked.tokens), joint.costs()
+    bits, kv = len(parts["bits"].space), len(parts["kv"].space)
+    assert table.shape == costs.shape == (bits + kv, 3)
+    part = parts["bits"].sensitivity
+    np.testing.assert_allclose(table[:bits, :3], parts["bits"].sensitivities(part.batch, part.tokens), rtol=1e-5)
+    np.testing.assert_array_equal(costs[bits:], parts["kv"].costs())
+    with pytest.raises(ProblemError, match="expected 'parts'"):
+        joint.sensitivities("fisher", 256)
+
+
+def test_a_choice_of_the_method_has_a_row_of_zeros(parts: dict[str, Problem], folders: dict[str, str]):
+    merge = ModelMerge(
+        {n: folders[n] for n in "ab"}, [TextLoss("text", TEXT, tokens=128, context=64)], base=folders["base"],
+        method=("linear", "ties"),
+    )  # fmt: skip
+    joint = Joint({"merge": merge, "bits": parts["bits"]}, teacher=folders["base"], **SMALL)
+    assert int(joint.space.discrete.sum()) == len(joint.costs())
+    assert joint.costs()[0].tolist() == [0, 0, -1]  # linear or ties, as many bytes
+
+
+def test_a_study_opens_with_knapsacks_over_all_bytes(joint: Joint):
+    study = moopt.Study("joint", joint, "random", seed=0)
+    study.run(24)
+    opened = [trial for trial in study.history.trials if trial.label is not None and "knapsack" in trial.label]
+    assert len(opened) > 4
+    plain = joint.baselines()["plain"]
+    weights = [name for name in joint.space.names if name.startswith("merge/")]
+    assert all(trial.config[name] == plain[name] for trial in opened for name in weights)
+    assert all(trial.values["kl"] >= 0 for trial in opened)
+
+
+def test_the_teacher_runs_once_for_a_text(joint: Joint):
+    config = joint.baselines()["plain"]
+    found = [joint.evaluate(each, joint.fidelity) for each in (config, {**config, "merge/weight.a": 0.9}, config)]
+    first, second, third = (each.attributes["forward_tokens"] for each in found)
+    assert first == second + joint.fidelity.tokens
+    assert second == third
+    assert found[0].values == found[2].values
 
 
 def test_moves_stay_in_the_space_and_reach_every_part(joint: Joint):
