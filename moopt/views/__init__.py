@@ -18,6 +18,7 @@ from moopt.views.front import front_card
 from moopt.views.held_out import held_out_card
 from moopt.views.hypervolume import hypervolume_card
 from moopt.views.importance import importance_card
+from moopt.views.parallel import parallel_card
 from moopt.views.run import run_card
 from moopt.views.uniform import uniform_card
 
@@ -25,7 +26,7 @@ __all__ = ["Card", "View", "cards"]
 
 GROUP = "moopt.views"
 VIEWS: tuple[View, ...] = (
-    front_card, decisions_card, importance_card, uniform_card, held_out_card, hypervolume_card,
+    front_card, parallel_card, decisions_card, importance_card, uniform_card, held_out_card, hypervolume_card,
 )  # fmt: skip
 OF_ALGORITHM: Mapping[str, tuple[View, ...]] = {"MAPElites": (elites_card,)}
 """Cards for studies of one algorithm alone."""

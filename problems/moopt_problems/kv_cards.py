@@ -16,6 +16,7 @@ from moopt.history import History
 from moopt.views import Card, look
 from moopt.views.axes import axes
 from moopt.views.card import nothing_yet
+from moopt_problems.parts import as_part
 
 TITLE = "The bits of keys and values"
 
@@ -25,8 +26,10 @@ def pairs_card(history: History) -> Card | None:
 
     None for studies of other problems.
     """
-    if history.meta.get("identity", {}).get("problem") != "KVCachePrecision":
+    part = as_part(history, "KVCachePrecision")
+    if part is None:
         return None
+    history = part
     x = axes(history).x
     sentence = (
         f"Each column is one point of the front, ordered by {x.name}; each layer has a line for its keys and one for "

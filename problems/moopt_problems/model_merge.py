@@ -165,13 +165,13 @@ class ModelMerge(Benched[MergeWorkbench]):
         return self.space.validate(config) if within else None
 
     def decisions(self) -> list[dict[str, Any]]:
-        found = []
-        for name in self.space.names:
-            kind, _, rest = name.partition(".")
-            model = next((m for m in sorted(self.models, key=len, reverse=True) if _is_of(rest, m)), "")
-            group = rest.removeprefix(model).strip(".")
-            found.append({"name": name, "row": group or "all", "column": f"{kind} {model}".strip(), "label": name})
-        return found
+        places = {_name("density", model): ("all", f"density {model}") for model in self.models}
+        for group in self.groups:
+            for model in self.models:
+                name = f"{_name('weight', '', group)}.{model}" if self.simplex else _name("weight", model, group)
+                places[name] = group or "all", f"weight {model}"
+        named = ((name, *places.get(name, ("all", name))) for name in self.space.names)
+        return [{"name": name, "row": row, "column": column, "label": name} for name, row, column in named]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
         apart = {"models", "tasks", "base", "architecture"}
@@ -231,10 +231,6 @@ class ModelMerge(Benched[MergeWorkbench]):
 def _name(kind: str, *parts: str) -> str:
     """What a variable is called: its kind, and the model and group where there are such."""
     return ".".join((kind, *(part for part in parts if part)))
-
-
-def _is_of(rest: str, model: str) -> bool:
-    return rest == model or rest.startswith(f"{model}.")
 
 
 def _named(given: Any) -> dict[str, str]:

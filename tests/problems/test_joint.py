@@ -20,6 +20,8 @@ from moopt.errors import MooptError, ProblemError
 from moopt.problem import Problem
 from moopt.testing.problems import ProblemSuite
 from moopt_problems import BitAllocation, Joint, KVCachePrecision, ModelMerge
+from moopt_problems.kv_cards import pairs_card
+from moopt_problems.merge_cards import weights_card
 from moopt_problems.synthetic import BitToy
 from tests.backend.merging.conftest import tuned
 
@@ -226,6 +228,18 @@ def test_a_study_searches_all_of_it(joint: Joint):
     study.run(14)
     assert len(study.front()) >= 2
     assert all(trial.failure is None for trial in study.history.trials)
+
+
+def test_each_part_keeps_its_pictures(joint: Joint):
+    study = moopt.Study("joint", joint, "random", seed=0).run(8)
+    pairs, weights = pairs_card(study.history), weights_card(study.history)
+    assert pairs is not None
+    assert weights is not None
+    front = study.history.front()
+    assert weights.table["a"].tolist() == [trial.config["merge/weight.a"] for trial in front]
+    kv = joint.parts["kv"]
+    for column, trial in zip(pairs.table.columns[1:], front, strict=True):
+        assert [Pair.of(pair) for pair in pairs.table[column]] == kv.pairs(joint.of_part("kv", trial.config))  # type: ignore[attr-defined]
 
 
 def test_the_teacher_sees_another_head(folders: dict[str, str], joint: Joint):

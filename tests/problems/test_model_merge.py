@@ -20,6 +20,8 @@ from moopt.errors import CapabilityError, MergeError, MetricError, ModelNotFound
 from moopt.problem import capabilities
 from moopt.testing.problems import ProblemSuite
 from moopt_problems import ModelMerge
+from moopt_problems.merge_cards import TITLE, weights_card
+from moopt_problems.synthetic import BitToy
 
 SPLITS = {"search": 40, "validation": 30, "held-out": 50}
 
@@ -247,3 +249,32 @@ def test_what_is_missing_is_said_before_anything_is_searched(make: Any, models: 
     gone = ModelMerge({"a": models["a"], "b": "nowhere.safetensors"}, TASKS, method="linear", architecture=network)
     with pytest.raises(ModelNotFound, match=r"no file nowhere\.safetensors"):
         gone.setup(moopt.Resources())
+
+
+@pytest.mark.parametrize("variety", VARIETIES)
+def test_the_weights_along_the_front_are_a_card(make: Any, variety: str):
+    problem = make(**VARIETIES[variety])
+    study = moopt.Study("merge", problem, "random").run(trials=8)
+    card = weights_card(study.history)
+    assert card is not None
+    assert card.title == TITLE
+    assert [trace.name for trace in card.figure.data] == list("abc")
+    for row, trial in zip(card.table.to_dict("records"), study.history.front(), strict=True):
+        recipe = problem.recipe(trial.config)
+        wanted = {model: np.mean(list(recipe.weights[model].values())) for model in "abc"}
+        assert {model: row[model] for model in "abc"} == pytest.approx(wanted)
+
+
+def test_a_merge_without_trials_says_so_and_others_have_no_weights(make: Any):
+    empty = weights_card(moopt.Study("merge", make(), "random").history)
+    assert empty is not None
+    assert "No trial" in empty.reason
+    assert weights_card(moopt.Study("toy", BitToy(3), "random").run(trials=4).history) is None
+
+
+def test_rows_and_columns_are_named_by_group_and_model(make: Any):
+    problem = make(**VARIETIES["simplex"])
+    assert {(d["row"], d["column"]) for d in problem.decisions()} == {
+        ("rest", "weight a"),
+        ("rest", "weight b"),
+    }
