@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -133,25 +132,26 @@ class QNEHVI(Modelled):
         self, beliefs: Beliefs, front: _Front, beside: list[FloatArray], rng: np.random.Generator
     ) -> Config | None:
         """The new candidate that improves most beside what is pending; None when nothing is left."""
-        fixed = self._fixed(beliefs, front, beside) if len(front.reference) > 2 else None
+        aim = self._aim(beliefs, front, beside)
         pool = self._first_pool(beliefs, front.parents, rng)
         best: list[tuple[float, FloatArray]] = []
         for later in range(self._rounds + 1):
             pool = self._fresh(pool, beside)
             if len(pool):
-                scores = self._scored(beliefs, front, fixed, pool, beside, rng)
+                scores = self._scored(beliefs, aim, pool, rng)
                 best = _best([*best, *zip(scores.tolist(), pool, strict=True)])
             if not best:
                 break
             pool = self._around(np.array([row for _, row in best]), 0.1 * 0.4**later, rng)
-        if best and self._exact(front, fixed, beside) and not self.problem.space.discrete.all():
-            score = partial(self._scored, beliefs, front, fixed, beside=beside, rng=rng)
+        if best and aim.exact is not None and not self.problem.space.discrete.all():
             starts = np.array([row for _, row in best[:STARTS]])
-            pool = self._fresh(climbed(lambda rows: score(pool=rows), starts, self.problem.space), beside)
-            best = _best([*best, *zip(score(pool=pool).tolist(), pool, strict=True)]) if len(pool) else best
+            higher = climbed(lambda rows: self._scored(beliefs, aim, rows, rng), starts, self.problem.space)
+            pool = self._fresh(higher, beside)
+            scores = self._scored(beliefs, aim, pool, rng) if len(pool) else np.empty(0)
+            best = _best([*best, *zip(scores.tolist(), pool, strict=True)])
         pool = self._matched(beliefs, [row for _, row in best], beside, rng)
         if len(pool):
-            scores = self._scored(beliefs, front, fixed, pool, beside, rng)
+            scores = self._scored(beliefs, aim, pool, rng)
             best = _best([*zip(scores.tolist(), pool, strict=True)])
         taken = {row.tobytes() for row in beside}
         for _, row in best:
@@ -210,6 +210,15 @@ class QNEHVI(Modelled):
         again = feasible[np.argsort(ranks, kind="stable")][:LARGEST_FRONT] if uncertain else on[:0]
         return _Front(self._rows(np.array(archive.least_violating(on.tolist()))), values[on], reference, again)
 
+    def _aim(self, beliefs: Beliefs, front: _Front, beside: list[FloatArray]) -> _Aim:
+        """What is to be improved on beside what is pending, prepared for all candidates."""
+        alone = len(front.reference) <= 2 and not beside and not len(front.again) and len(front.values) > 0
+        if alone and not self.problem.constraints and self.archive.region is None and self._cost is None:
+            exact = Improvement(self._counted(front.values[None]), self._counted(front.reference))
+            return _Aim(front, beside, None, exact)
+        fixed = self._fixed(beliefs, front, beside) if len(front.reference) > 2 else None
+        return _Aim(front, beside, fixed, None)
+
     def _fixed(self, beliefs: Beliefs, front: _Front, beside: list[FloatArray]) -> Improvement:
         """The improvement on one front for all draws, at the means of what is uncertain: many objectives take long."""
         rows = [*beside, *self._rows(front.again)]
@@ -224,22 +233,16 @@ class QNEHVI(Modelled):
             return Improvement(fronts, reference)
         return CurveImprovement(fronts, reference, self._cost)
 
-    def _scored(
-        self, beliefs: Beliefs, front: _Front, fixed: Improvement | CurveImprovement | None, pool: FloatArray,
-        beside: list[FloatArray], rng: np.random.Generator,
-    ) -> FloatArray:  # fmt: skip
+    def _scored(self, beliefs: Beliefs, aim: _Aim, pool: FloatArray, rng: np.random.Generator) -> FloatArray:
         """What each candidate of a pool [n, d] is expected to add, [n], where its evaluation may fail."""
-        return self._gains(beliefs, front, fixed, pool, beside, rng) * self._success(pool)
+        return self._gains(beliefs, aim, pool, rng) * self._success(pool)
 
-    def _gains(
-        self, beliefs: Beliefs, front: _Front, fixed: Improvement | CurveImprovement | None, pool: FloatArray,
-        beside: list[FloatArray], rng: np.random.Generator,
-    ) -> FloatArray:  # fmt: skip
+    def _gains(self, beliefs: Beliefs, aim: _Aim, pool: FloatArray, rng: np.random.Generator) -> FloatArray:
         """What each candidate of a pool [n, d] is expected to add, [n]."""
-        if self._exact(front, fixed, beside):
-            improvement = Improvement(self._counted(front.values[None]), self._counted(front.reference))
-            return improvement.expected(self._counted(beliefs.spread(pool, NORMALS)), WEIGHTS)
-        others = [] if fixed else [*beside, *self._rows(front.again)]
+        if aim.exact is not None:
+            return aim.exact.expected(self._counted(beliefs.spread(pool, NORMALS)), WEIGHTS)
+        front, fixed = aim.front, aim.fixed
+        others = [] if fixed else [*aim.beside, *self._rows(front.again)]
         draws = DRAWS if len(front.reference) < MANY_OBJECTIVES else FEWER_DRAWS
         values, excess = beliefs.drawn(np.vstack([*others, pool]), draws, rng)
         feasible: npt.NDArray[np.bool_] = np.all(excess <= 0, axis=2)
@@ -258,12 +261,6 @@ class QNEHVI(Modelled):
         found: FloatArray = gains.mean(axis=0)
         return found
 
-    def _exact(self, front: _Front, fixed: object, beside: list[FloatArray]) -> bool:
-        """Whether the expectation needs no draws: all is known but the candidate, whose objectives are independent."""
-        alone = fixed is None and not beside and not len(front.again) and len(front.values) > 0
-        plain = not self.problem.constraints and self.archive.region is None and self._cost is None
-        return alone and plain
-
 
 class _Front(NamedTuple):
     """What is to be improved on.
@@ -280,6 +277,23 @@ class _Front(NamedTuple):
     values: FloatArray
     reference: FloatArray
     again: npt.NDArray[np.int64]
+
+
+class _Aim(NamedTuple):
+    """What candidates are scored against.
+
+    Attributes:
+        front: What is to be improved on.
+        beside: What is pending, or chosen already.
+        fixed: The improvement over one front for all draws; None where each draw has a front of its own.
+        exact: The improvement where its expectation needs no draws: all is known but the candidate, and its objectives
+            are independent.
+    """
+
+    front: _Front
+    beside: list[FloatArray]
+    fixed: Improvement | CurveImprovement | None
+    exact: Improvement | None
 
 
 def _moved(reference: FloatArray, front: FloatArray) -> FloatArray:
