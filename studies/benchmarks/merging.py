@@ -1,7 +1,7 @@
 """Searching merging coefficients: MAP, Frank-Wolfe and MM-MO against what they claim to beat, on tuned digit models.
 
     python studies/benchmarks/merging.py                  everything, about an hour
-    python studies/benchmarks/merging.py map nested       some of it: map, nested, bayesian, frank-wolfe, mm-mo
+    python studies/benchmarks/merging.py map nested       some of it: map, nested, bayesian, frank-wolfe, mm-mo, memory
 
 The models are vision transformers tuned to digits turned by multiples of 45 degrees (`digits_models`); the search sees
 200 images a task, and what is reported of Frank-Wolfe is measured on the 297 that are held out. What one merge scored
@@ -11,17 +11,22 @@ is kept, so that a run goes on where it stopped. Exits with an error if somethin
 import argparse
 import hashlib
 import json
+import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
 from scipy.stats import wilcoxon
 
 import moopt
 from moopt import pareto
 from moopt.algorithms import MAP, MMMO, NSGA2, QNEHVI, BayesianMAP, FrankWolfeMerge, NestedMAP, Random
+from moopt.backend.merging import METHODS
 from moopt.quadratics import terms
 from moopt_problems import ModelMerge
 from moopt_problems.synthetic import digits_models
@@ -216,11 +221,55 @@ def asked_of_mmmo():
     return iter(())
 
 
+MEASURED = """
+import sys, threading, time
+from moopt.backend.merging import Merger, Recipe
+places, method = sys.argv[2:], sys.argv[1]
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+members = {str(i): place for i, place in enumerate(places[1:])}
+each = {name: {"": 0.7} for name in members}
+merger, most, on = Merger(members, places[0]), [], threading.Event()
+def watch():
+    while not on.wait(0.001):
+        most.append(anonymous())
+before = anonymous()
+watcher = threading.Thread(target=watch)
+watcher.start()
+kept = dict(merger.tensors(Recipe(method, each, each, "model", 1.0, 0)))
+on.set()
+watcher.join()
+print(max(most) - before - sum(t.numel() * t.element_size() for t in kept.values()))
+"""
+TENSORS, SIDE = 12, 768
+"""Of the models that memory is measured with: float32 matrices and their side."""
+
+
+def asked_of_memory():
+    """The peak of anonymous memory beside the result, in tensors of the models, for few and many of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = [f"{folder}/{i}.safetensors" for i in range(9)]
+        for i, place in enumerate(places):
+            generator = torch.Generator().manual_seed(i)
+            save_file({f"{k}": torch.randn(SIDE, SIDE, generator=generator) for k in range(TENSORS)}, place)
+        for method in METHODS:
+            beside = {}
+            for count in (2,) if method == "slerp" else (2, 8):
+                command = [sys.executable, "-c", MEASURED, method, *places[: count + 1]]
+                told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                beside[count] = int(told) / (4 * SIDE * SIDE)
+            print(f"memory, {method}: " + ", ".join(f"{n} models {each:.1f} tensors" for n, each in beside.items()))
+            yield f"memory, {method}: tensors beside the result, at most", max(beside.values()), FEW
+
+
 PARTS = {
     "map": asked_of_map, "nested": asked_of_nested, "bayesian": asked_of_bayesian,
-    "frank-wolfe": asked_of_frank_wolfe, "mm-mo": asked_of_mmmo,
+    "frank-wolfe": asked_of_frank_wolfe, "mm-mo": asked_of_mmmo, "memory": asked_of_memory,
 }  # fmt: skip
-AT_MOST = "points lost"
+AT_MOST = ("points lost to irrelevant models", "at most")
+FEW = 16
+"""Tensors that may be held beside a merge, whatever the number of models."""
 
 
 def main():
@@ -234,7 +283,7 @@ def main():
     good = True
     for part in asked.parts or PARTS:
         for text, value, bound in PARTS[part]():
-            most = AT_MOST in text and "task arithmetic" not in text
+            most = text.endswith(AT_MOST) and "task arithmetic" not in text
             held = value <= bound if most else value >= bound
             good &= bool(held)
             print(f"{'PASS' if held else 'FAIL'} {text}: {value:.3f} ({'<=' if most else '>='} {bound})", flush=True)
