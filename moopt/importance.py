@@ -13,6 +13,7 @@ from moopt import pareto
 from moopt.acquisition import Known
 from moopt.errors import NoFeasibleTrial, StudyError
 from moopt.history import History, Trial
+from moopt.one_thread import one_thread
 from moopt.problem import Evaluation, Objective, Problem
 from moopt.space import Choice, Ordinal, Space, Variable, from_description
 from moopt.surrogates import Data, features, fit
@@ -32,6 +33,7 @@ ROWS = 512
 """Candidates that a model is asked for at a time: its covariances grow with their square."""
 
 
+@one_thread()
 def importance(problem: Problem, history: History) -> pd.DataFrame:
     """How much each decision moves each objective, around the front.
 
@@ -58,6 +60,7 @@ def importance(problem: Problem, history: History) -> pd.DataFrame:
     return _spreads(history, problem.space, {o.name: {**exact, **measured}[o.name] for o in problem.objectives})
 
 
+@one_thread()
 def stored_importance(history: History) -> pd.DataFrame:
     """The same of the measured objectives, from what is stored alone: what is known only the problem can tell.
 

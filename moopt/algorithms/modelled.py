@@ -12,6 +12,7 @@ from moopt.acquisition import Beliefs, Known, Proposals
 from moopt.algorithms.base import Algorithm, positive, switch
 from moopt.errors import SurrogateError
 from moopt.jobs import Failure, Job, Outcome
+from moopt.one_thread import one_thread
 from moopt.problem import Evaluation, HasRepair, Problem, counted
 from moopt.space import Config
 from moopt.surrogates import Data, Surrogate, features, fit, paired
@@ -78,6 +79,7 @@ class Modelled(Algorithm):
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation) and self.prior:
                 self._table = np.array(outcome.attributes["table"])
 
+    @one_thread()
     def believed(self) -> FloatArray | None:
         archive = self.archive
         if not len(archive) or not self._uncertain(np.array(archive.values)):

@@ -14,6 +14,7 @@ from moopt.algorithms.base import Algorithm, positive, share
 from moopt.algorithms.variation import Variation, spread
 from moopt.errors import SurrogateError
 from moopt.jobs import Job, Outcome
+from moopt.one_thread import one_thread
 from moopt.problem import Problem
 from moopt.space import Config
 from moopt.surrogates import Data
@@ -54,6 +55,7 @@ class ParEGO(Algorithm):
         self._changes = 0
         self._plan: tuple[int, list[Config]] = (0, [])
 
+    @one_thread()
     def ask(self, n: int) -> list[Job]:
         if self._plan[0] != self._changes:
             self._plan = (self._changes, [])

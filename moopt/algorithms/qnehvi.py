@@ -14,6 +14,7 @@ from moopt.acquisition import Beliefs, CurveImprovement, Improvement, Matches, c
 from moopt.algorithms.base import switch
 from moopt.algorithms.modelled import Modelled
 from moopt.jobs import Job
+from moopt.one_thread import one_thread
 from moopt.problem import HasCosts, Problem
 from moopt.space import Config
 
@@ -71,6 +72,7 @@ class QNEHVI(Modelled):
         self._matches = None if self._cost is None else Matches(problem)
         self._reference: FloatArray | None = None
 
+    @one_thread()
     def ask(self, n: int) -> list[Job]:
         rng = self.rng()
         if not (beliefs := self.beliefs()):
@@ -92,6 +94,7 @@ class QNEHVI(Modelled):
             if "reference" in job.note:
                 self._reference = np.array(job.note["reference"])
 
+    @one_thread()
     def settle(self) -> None:
         """Keep the reference point that the present trials say, once there is a model of them."""
         if self._reference is None and self.beliefs() is not None:

@@ -14,6 +14,7 @@ from moopt.algorithms.base import positive
 from moopt.algorithms.modelled import HARDLY, Modelled
 from moopt.algorithms.variation import Variation, tournaments
 from moopt.jobs import Job
+from moopt.one_thread import one_thread
 from moopt.problem import Problem
 from moopt.space import Config
 
@@ -46,6 +47,7 @@ class SurrogateEvolution(Modelled):
         super().start(problem, seed)
         self._variation = Variation(problem)
 
+    @one_thread()
     def ask(self, n: int) -> list[Job]:
         rng = self.rng()
         beliefs = self.beliefs()

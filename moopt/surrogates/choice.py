@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt.errors import SurrogateError
+from moopt.one_thread import one_thread
 from moopt.space import Space
 from moopt.surrogates.base import Data, Surrogate
 from moopt.surrogates.gaussian import Encoding, Features, GaussianProcess, LogGaussianProcess
@@ -21,6 +22,7 @@ MOST_DECISIONS = 30
 """Discrete decisions up to which a general Gaussian process is tried beside the additive surrogates."""
 
 
+@one_thread()
 def fit(
     data: Data,
     space: Space,

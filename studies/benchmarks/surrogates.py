@@ -25,6 +25,7 @@ import moopt
 from moopt import pareto
 from moopt.algorithms import QNEHVI
 from moopt.jobs import perform
+from moopt.one_thread import one_thread
 from moopt.surrogates import Data
 from moopt.surrogates.gaussian import GaussianProcess
 from moopt_problems import BitAllocation
@@ -46,6 +47,7 @@ def theirs(codes, values, new):
         return seconds, model.posterior(torch.from_numpy(new)).mean.numpy()[:, 0]
 
 
+@one_thread()
 def ours(codes, values, new):
     """Seconds and predictions of ours."""
     began = time.perf_counter()

@@ -234,7 +234,7 @@ class TextLoss:
 class LMEval:
     """A task of EleutherAI's evaluation harness, which has to be installed: pip install lm-eval.
 
-    It sees the model and not which split is asked for: the harness has its own data.
+    It sees the model and not which split is asked for: the harness has its own data, which it downloads.
 
     Attributes:
         name: What the objective is called.
@@ -243,6 +243,7 @@ class LMEval:
         limit: How many examples; None for all.
         direction: Which figures are better.
         unit: What it is measured in.
+        folder: Where task files of one's own are, in the harness's format.
     """
 
     name: str
@@ -251,6 +252,7 @@ class LMEval:
     limit: int | None = 100
     direction: Literal["min", "max"] = "max"
     unit: str = ""
+    folder: str | None = None
 
     def score(self, model: nn.Module, tokenizer: Any, split: str) -> Score:
         """The harness's figure.
@@ -261,24 +263,27 @@ class LMEval:
         try:
             from lm_eval import simple_evaluate
             from lm_eval.models.huggingface import HFLM
+            from lm_eval.tasks import TaskManager
         except ModuleNotFoundError:
             raise MetricError(
                 f"The task {self.name!r} needs EleutherAI's harness, which is not installed: pip install lm-eval."
             ) from None
-        try:
-            harness = HFLM(pretrained=model, tokenizer=tokenizer)
-            found = simple_evaluate(harness, tasks=[self.task], limit=self.limit, bootstrap_iters=0)
-            figures = found["results"][self.task]
-        except KeyError as error:
-            raise MetricError(f"The harness knows no task {error}; see lm_eval --tasks list.") from error
+        known = TaskManager(include_path=self.folder)
+        if self.task not in known.all_tasks:
+            where = f" or in {self.folder}" if self.folder else ""
+            raise MetricError(f"The harness knows no task {self.task!r}{where}; `lm_eval --tasks list` shows all.")
+        harness = HFLM(pretrained=model, tokenizer=tokenizer)
+        found = simple_evaluate(harness, tasks=[self.task], limit=self.limit, bootstrap_iters=0, task_manager=known)
+        figures = found["results"][self.task]
         if self.metric not in figures:
-            known = ", ".join(name for name, value in figures.items() if isinstance(value, float))
-            raise MetricError(f"The task {self.task!r} has no figure {self.metric!r}; it has {known}.")
+            able = ", ".join(name for name, value in figures.items() if isinstance(value, float))
+            raise MetricError(f"The task {self.task!r} has no figure {self.metric!r}; it has {able}.")
         return Score(float(figures[self.metric]), count=int(found["n-samples"][self.task]["effective"]))
 
     def describe(self) -> dict[str, Any]:
         """JSON for a study's identity."""
-        return {"name": self.name, "lm-eval": self.task, "metric": self.metric, "limit": self.limit}
+        own = {} if self.folder is None else {"folder": self.folder}
+        return {"name": self.name, "lm-eval": self.task, "metric": self.metric, "limit": self.limit, **own}
 
 
 def as_task(given: Any) -> Task:
