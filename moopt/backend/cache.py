@@ -1,15 +1,8 @@
-"""Where the backend keeps what it need not compute twice. Whole files and folders only, never half of one."""
+"""Where the backend keeps what it need not compute twice."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import re
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -17,59 +10,3 @@ def folder() -> Path:
     """The cache: $MOOPT_CACHE, else moopt under $XDG_CACHE_HOME or ~/.cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("MOOPT_CACHE") or home / "moopt")
-
-
-@contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    around = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    try:
-        temporary = around / path.name
-        temporary.mkdir()  # whom it is open to is the user's setting; `around` is open to nobody else
-        yield temporary
-        for file in temporary.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        with contextlib.suppress(OSError):  # another process was first: its folder is as good
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(around, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file that becomes `path` when the block ends well, and vanishes when it does not.
-
-    It is locked meanwhile: temporary files of `path` without a lock are of processes that were killed, and removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    named = re.compile(re.escape(f".{path.name}-") + r"[0-9a-f]{8}\.part")
-    for left in [p for p in path.parent.iterdir() if named.fullmatch(p.name)]:
-        _remove_unlocked(left)
-    temporary, lock = _locked_file(path)
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(lock)
-
-
-def _locked_file(path: Path) -> tuple[Path, int]:
-    """A new file beside `path`, open to whom the user's settings say, and the descriptor that locks it."""
-    while True:
-        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
-        lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if temporary.exists():
-            return temporary, lock
-        os.close(lock)  # another process took it for one that was left, before it was locked
-
-
-def _remove_unlocked(file: Path) -> None:
-    with contextlib.suppress(OSError), file.open("rb") as handle:  # locked, or gone meanwhile
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.unlink()

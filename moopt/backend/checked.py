@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moopt.backend.cache import whole_file
+from moopt.whole import whole_file
 
 logger = logging.getLogger("moopt")
 

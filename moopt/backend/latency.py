@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 import moopt_kernels
-from moopt.backend.cache import whole_file
 from moopt.backend.options import Options, bits_of, rank_of
 from moopt.backend.quiet import alone, cache_bytes, folder, pinned
 from moopt.backend.weights import FUSED, Inventory, Weight
 from moopt.errors import BackendError
+from moopt.whole import whole_file
 from moopt_kernels import Prepacked, choose_layout, quantize_weight, quantized_linear
 from moopt_kernels.cpu import build
 from moopt_kernels.dispatch import Layout

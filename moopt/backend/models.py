@@ -25,6 +25,7 @@ from transformers.initialization import no_init_weights
 from moopt.backend import cache
 from moopt.backend.experts import separate
 from moopt.errors import ModelNotFound
+from moopt.whole import whole_folder
 
 logger = logging.getLogger("moopt")
 transformers.utils.logging.disable_progress_bar()  # moopt shows its own progress; theirs spill into pipes
@@ -42,7 +43,7 @@ def location(name: str) -> str:
         folder = cache.folder() / "models" / name
         if not (folder / "config.json").exists():
             logger.info("Unpacking %s into %s, once.", name, folder)
-            with cache.whole_folder(folder) as temporary:
+            with whole_folder(folder) as temporary:
                 _unpack_apart(name, temporary)
         return str(folder)
     path = Path(name).expanduser()

@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moopt.backend import cache
 from moopt.backend.header import BLANK, FORMAT, TYPES, Header, Place, checksum, parse
 from moopt.backend.options import Option, Options, bits_of, named, rank_of
 from moopt.backend.quantizers import Quantized, Repair
 from moopt.backend.weights import Inventory, Weight
 from moopt.errors import BackendError
+from moopt.whole import whole_file
 from moopt_kernels import Prepacked, pack, packed_columns
 
 Slices = Mapping[str, Options]
@@ -178,7 +178,7 @@ def write(
                 "matrices, all of them stored at 8 bits."
             )
     start, checks = len(layout.header(widths, slices)), []
-    with cache.whole_file(path) as temporary, temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         for place, data in _pieces(layout, widths, quantized, rest):
             file.seek(start + place)
             file.write(data)

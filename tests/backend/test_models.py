@@ -11,8 +11,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from moopt.backend import cache, models, weights
+from moopt.backend import models, weights
 from moopt.errors import ModelNotFound, QuantizationError
+from moopt.whole import whole_folder
 from tests.backend.conftest import FAMILIES
 
 
@@ -80,7 +81,7 @@ def test_the_identity_follows_the_weights(save: Callable[[str], Path]) -> None:
 
 def test_a_folder_that_fails_half_way_is_not_kept(tmp_path: Path) -> None:
     def fill() -> None:
-        with cache.whole_folder(tmp_path / "model") as folder:
+        with whole_folder(tmp_path / "model") as folder:
             (folder / "half").touch()
             raise RuntimeError
 

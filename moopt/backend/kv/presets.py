@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moopt.backend.cache import whole_file
 from moopt.backend.kv.pairs import Pair, Scheme
 from moopt.errors import BackendError
+from moopt.whole import whole_file
 
 KIND = "moopt kv-cache preset"
 

@@ -14,6 +14,7 @@ from moopt.backend.candidate import choose_device, choose_type
 from moopt.backend.kv.pairs import Pair, Scheme
 from moopt.backend.kv.profile import ERRORS, Profile, profile
 from moopt.backend.text import Text, Tokens
+from moopt.whole import whole_file
 
 
 def profiled(
@@ -41,7 +42,7 @@ def profiled(
         ran, ids = loaded
         found = profile(ran, ids.batch("search", 0, tokens, context).to(ran.device), pairs, scheme)
         kept = {"pairs": [str(pair) for pair in found.pairs], **{name: found.of(name).tolist() for name in ERRORS}}
-        with cache.whole_file(place) as temporary:
+        with whole_file(place) as temporary:
             temporary.write_text(json.dumps(kept))
     read = json.loads(place.read_text())
     errors = (np.array(read[name]) for name in ERRORS)

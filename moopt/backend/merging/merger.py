@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from moopt.backend import cache, models
+from moopt.backend import models
 from moopt.backend.merging import operators
 from moopt.backend.merging.recipe import Per, Recipe, group
 from moopt.backend.shards import Shards, of_model, renamed
 from moopt.errors import MergeError, ModelNotFound
+from moopt.whole import whole_folder
 
 Products = dict[str, dict[str, float]]
 """A number by group and member."""
@@ -112,7 +113,7 @@ class Merger:
         if folder.exists():
             raise MergeError(f"{folder} exists already; give a path where there is nothing.")
         tensors = {name: merged.contiguous() for name, merged in self.tensors(recipe)}
-        with cache.whole_folder(folder) as temporary:
+        with whole_folder(folder) as temporary:
             save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
             for file in [] if _is_file(like) else sorted(Path(models.location(like)).iterdir()):
                 if file.is_file() and not file.name.startswith("model") and file.suffix in COPIED:

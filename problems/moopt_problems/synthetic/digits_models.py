@@ -23,6 +23,7 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 from moopt.backend import cache
 from moopt.backend.merging.tasks import Classification, Data
 from moopt.errors import ProblemError
+from moopt.whole import whole_folder
 from moopt_problems.synthetic.digits_networks import digits
 
 Kind = Literal["rotated", "split"]
@@ -110,7 +111,7 @@ def _made(role: str, kind: Kind, number: int) -> Path:
     digest = hashlib.sha256(json.dumps(recipe if role != "base" else [role, *recipe[3:]]).encode()).hexdigest()[:12]
     folder = cache.folder() / "digits" / f"vit-{role}-{number}-{digest}"
     if not folder.exists():
-        with torch.random.fork_rng(devices=[]), cache.whole_folder(folder) as temporary:
+        with torch.random.fork_rng(devices=[]), whole_folder(folder) as temporary:
             torch.manual_seed(number)
             network = _network() if role == "base" else _loaded(_made("base", kind, 0))
             steps, rate = (PRETRAINING, RATE) if role == "base" else (TUNING, TUNING_RATE)

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, relu, scaled_dot_product_attentio
 
 from moopt.backend import cache
 from moopt.errors import ProblemError
+from moopt.whole import whole_file
 
 STEPS, BATCH, RATE = 250, 96, 5e-3
 """Of Adam, with a learning rate that rises and falls (one cycle)."""
@@ -136,7 +137,7 @@ def trained(name: str) -> nn.Module:
         network = NETWORKS[name]()
         if not path.exists():
             _train(network, digits()["training"])
-            with cache.whole_file(path) as temporary:
+            with whole_file(path) as temporary:
                 save_file(network.state_dict(), temporary)
     network.load_state_dict(load_file(path))
     return network.eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from moopt.backend import cache, models
 from moopt.backend.merging.tasks import TextLoss
 from moopt.backend.text import SOURCES, Text
 from moopt.errors import ProblemError
+from moopt.whole import whole_folder
 
 logger = logging.getLogger("moopt")
 
@@ -56,7 +57,7 @@ def _made(kind: str) -> Path:
     folder = cache.folder() / "texts" / f"{MODEL}-{kind}-{digest}"
     if not folder.exists():
         logger.info("Tuning %s to %s: %d steps, some minutes, once.", MODEL, kind, STEPS)
-        with cache.whole_folder(folder) as temporary:
+        with whole_folder(folder) as temporary:
             tokenizer = models.load_tokenizer(MODEL)
             model = _trained(kind, tokenizer)
             model.to(torch.bfloat16).save_pretrained(temporary)

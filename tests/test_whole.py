@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moopt.backend.cache import whole_file, whole_folder
+from moopt.whole import whole_file, whole_folder
 
 
 @pytest.fixture(autouse=True)
