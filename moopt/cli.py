@@ -240,6 +240,41 @@ def report(
 
 
 @command
+def export(
+    target: given.Target,
+    format: Annotated[str, typer.Option(metavar="NAME", help="moopt, compressed-tensors, checkpoint, mergekit, ...")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it; there must be nothing yet.")],
+    trial: Annotated[int | None, typer.Option(min=0, help="The trial's number.")] = None,
+    pick: Annotated[str | None, typer.Option(metavar="BOUND", help='The best under a bound: "size_mb <= 80".')] = None,
+    model: given.Model = None,
+    storage: Annotated[str | None, typer.Option(help="The file or database URL that the study is in.")] = None,
+    changes: given.Changes = None,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
+) -> None:
+    """Write a trial's candidate as a folder that a server loads, with what was promised of it in moopt.json.
+
+    Examples:
+
+      moopt export my_study.py --trial 42 --format compressed-tensors --out served
+
+      moopt export my_study.py --pick "size_mb <= 80" --format moopt --out served
+    """
+    study = _study(target, changes, model=model, storage=storage)
+    if (trial is None) == (pick is None):
+        raise StudyError("Say which candidate: --trial with its number, or --pick with a bound.")
+    number = trial if pick is None else study.pick(pick).number
+    assert number is not None
+    found = study.export(number, format, out)
+    if as_json:
+        print_json({"path": str(out), **found.manifest})
+        return
+    print(f"Wrote trial {number} to {out}: {found.manifest['size']:,} bytes of weights.")
+    for line in (*found.manifest["notes"], *found.serve):
+        print(line)
+
+
+@command
 def status(
     storage: given.Stored, name: given.Named = None, as_json: given.AsJson = False, debug: given.Debug = False
 ) -> None:

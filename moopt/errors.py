@@ -13,6 +13,7 @@
     ├── ExecutorError         the workers that evaluate
     │   ├── NotPortable       a problem that no other process can rebuild
     │   └── WorkerError       no worker could be started or set up
+    ├── ExportError           a candidate that a format cannot hold, or an export that is damaged
     ├── StorageError          a storage that cannot be read or written, or is not moopt's
     │   └── StorageInUse      another process owns the study
     └── BackendError          the quantized-model backend
@@ -82,6 +83,10 @@ class WorkerError(ExecutorError):
     def __init__(self, message: str, traceback: str = "") -> None:
         super().__init__(message)
         self.traceback = traceback
+
+
+class ExportError(MooptError):
+    """A candidate that a format cannot hold, or an export that is damaged."""
 
 
 class StorageError(MooptError):

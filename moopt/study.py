@@ -8,7 +8,8 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -24,6 +25,9 @@ from moopt.preference import Preference
 from moopt.problem import Problem, Resources
 from moopt.stopping import Stop
 from moopt.storage import Storage, StoredStudy
+
+if TYPE_CHECKING:
+    from moopt.exporting import Exported
 
 logger = logging.getLogger("moopt")
 
@@ -206,6 +210,22 @@ class Study:
         from moopt.importance import importance
 
         return importance(self.problem, self.history)
+
+    def export(self, trial: int, format: str, path: str | os.PathLike[str]) -> Exported:
+        """Write a completed trial's candidate as a folder that a server loads: see `moopt.exporting`.
+
+        Args:
+            trial: Its number.
+            format: Such as "compressed-tensors"; `moopt.exporting.formats()` has all.
+            path: The folder; there must be nothing yet.
+
+        Raises:
+            StudyError: there is no such completed trial.
+            ExportError: there is something at the path, no such format, or it cannot hold the candidate.
+        """
+        from moopt import exporting
+
+        return exporting.export(self.problem, self.history, self._numbered(trial), format, Path(path))
 
     def meta(self) -> dict[str, Any]:
         """What is stored with the study: its identity, its environment, and what the views need."""

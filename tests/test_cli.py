@@ -150,6 +150,21 @@ def test_a_preference_bounds_and_weighs(moopt: Moopt) -> None:
     assert "preference.weights" in refused(moopt(*asked, "--weight", "loss=3"))
 
 
+def test_an_export_that_cannot_be_is_one_clear_line(moopt: Moopt, folder: Path) -> None:
+    moopt("run", "toy.py:study", "--trials", "4")
+    for arguments, says in (
+        (["--trial", "1", "--format", "moopt"], "moopt holds quantized models; Toy decides no widths"),
+        (["--trial", "1", "--format", "onnx"], "There is no format 'onnx'"),
+        (["--trial", "99", "--format", "moopt"], "no completed trial 99"),
+        (["--format", "moopt"], "Say which candidate: --trial with its number, or --pick with a bound"),
+        (["--trial", "1", "--pick", "size <= 3", "--format", "moopt"], "Say which candidate"),
+    ):
+        found = moopt("export", "toy.py:study", "--out", "served", *arguments)
+        assert found.exit_code != 0
+        assert says in " ".join(found.output.split())
+    assert not (folder / "served").exists()
+
+
 def test_set_overrides_the_problem(moopt: Moopt) -> None:
     changes = ("--set", "scale=2", "--set", "widths=4", "--set", "kind=7")
     document = json.loads(moopt("run", "toy.py", "--trials", "1", *changes, "--json").stdout)

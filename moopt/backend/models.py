@@ -60,6 +60,16 @@ def location(name: str) -> str:
     return name
 
 
+def licence(name: str) -> str:
+    """The licence of a model, as its own card names it; empty if its files do not say."""
+    if name in EMBEDDED:
+        return "apache-2.0"
+    card = Path(location(name)) / "README.md"
+    front = card.read_text(errors="replace").split("---")[1:2] if card.is_file() else []
+    lines = front[0].splitlines() if front else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+
+
 def load_config(name: str) -> Any:
     """The transformers configuration of a model."""
     return _loaded(lambda: AutoConfig.from_pretrained(location(name)), name)

@@ -16,6 +16,7 @@ import torch
 from moopt.backend import footprint, formats, models, packed, proxies, quantizers, weights
 from moopt.backend import metrics as user
 from moopt.backend.candidate import choose_device
+from moopt.backend.exporters.shipment import Shipment
 from moopt.backend.joint import Shipped
 from moopt.backend.options import Option, Options, bits_of, stored_bits
 from moopt.backend.packed import Layout
@@ -268,6 +269,19 @@ class BitAllocation(Benched[Workbench]):
             QuantizationError: a matrix is simulated; the file has no place for it.
         """
         return self._save(Path(path), self._all_widths(config), None)
+
+    def shipment(self, config: Config) -> Shipment:
+        """A candidate as exporters get it: see `moopt.exporting`.
+
+        Raises:
+            QuantizationError: a matrix is simulated: no format has a place for it.
+        """
+        evaluator = self._ready.evaluator
+        candidate = evaluator.candidate
+        return Shipment(
+            self.model, self.layout, self._all_widths(config), candidate.variants.quantized, candidate.parameters(),
+            evaluator.tokenizer,
+        )  # fmt: skip
 
     def save_slices(self, configs: Mapping[str, Config], path: str | os.PathLike[str]) -> Path:
         """Write an 8-bit Matryoshka parent with a slice map for each candidate: `moopt.load(path, slices="name")`.

@@ -1,0 +1,46 @@
+"""A plain checkpoint that any tool loads: what a candidate computes with, written out number by number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from moopt.backend import models
+from moopt.backend.exporters.shipment import Merges, shipment, write_beside
+from moopt.exporting import Exporter, Written
+from moopt.problem import Problem
+from moopt.space import Config
+
+FILE = "model.safetensors"
+
+
+class Checkpoint(Exporter):
+    """A bfloat16 checkpoint in the model's original layout: merged, or quantized and written out again.
+
+    A quantized candidate is simulated: it is as large as the original, and no faster.
+    """
+
+    name = "checkpoint"
+    about = "whatever loads the original: transformers, vLLM, llama.cpp's converter"
+
+    def write(self, problem: Problem, config: Config, folder: Path) -> Written:
+        serve = ["vllm serve {path}"]
+        if isinstance(problem, Merges):
+            merged = problem.save(config, folder / "merged")
+            for file in merged.iterdir():
+                file.rename(folder / file.name)
+            merged.rmdir()
+            base = problem.base or next(iter(problem.models.values()))
+            size = (folder / FILE).stat().st_size
+            return Written(size, serve, base=base, licence=models.licence(base))
+        found = shipment(problem, config, self.name)
+        tensors = found.rest()
+        for name, option in found.widths.items():
+            tensors[f"{name}.weight"] = found.quantized(name, option).dequantize(torch.bfloat16)
+        save_file(tensors, folder / FILE, {"format": "pt"})
+        write_beside(folder, found)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        note = "The weights are quantized and written out again in bfloat16: they take as much room as the original's."
+        return Written(size, serve, [note], found.model, models.licence(found.model))

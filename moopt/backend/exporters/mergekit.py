@@ -1,0 +1,65 @@
+"""A merge as mergekit's YAML, of which JSON is a part: the recipe, for whoever has the models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from moopt.backend import models
+from moopt.backend.exporters.shipment import Merges
+from moopt.backend.merging import METHODS
+from moopt.errors import ExportError
+from moopt.exporting import Exporter, Written
+from moopt.problem import Problem
+from moopt.space import Config
+
+FILE = "mergekit.yaml"
+
+
+class Mergekit(Exporter):
+    """`mergekit-yaml mergekit.yaml OUT` makes the model; one weight a model, for mergekit's layers are others."""
+
+    name = "mergekit"
+    about = "mergekit-yaml, which makes the merge from its models"
+
+    def write(self, problem: Problem, config: Config, folder: Path) -> Written:
+        if not isinstance(problem, Merges):
+            raise ExportError(f"mergekit merges models; {type(problem).__name__} merges none.")
+        recipe = problem.recipe(config)
+        method = METHODS[recipe.method]
+        if recipe.per != "model":
+            raise ExportError(
+                f"The merge has weights per {recipe.per}; this format is written for one weight a model. Search with "
+                "per='model', or export 'checkpoint'."
+            )
+        if method.draws:
+            raise ExportError(
+                f"{recipe.method} drops at random, and mergekit would drop others than those that were measured; "
+                "export 'checkpoint'."
+            )
+        weights = {name: _only(recipe.weights[name]) for name in problem.models}
+        places = {name: models.location(place) for name, place in problem.models.items()}
+        asked: dict[str, Any] = {"merge_method": recipe.method, "dtype": "float32"}
+        if recipe.method == "slerp":
+            first, second = problem.models
+            asked |= {
+                "base_model": places[first], "models": [{"model": places[each]} for each in (first, second)],
+                "parameters": {"t": weights[second] / (sum(weights.values()) or 1.0)},
+            }  # fmt: skip
+        else:
+            density = {name: {"density": _only(recipe.densities[name])} if method.thins else {} for name in places}
+            asked["models"] = [
+                {"model": places[name], "parameters": {"weight": weights[name], **density[name]}} for name in places
+            ]
+            if method.from_base:
+                assert problem.base is not None
+                asked |= {"base_model": models.location(problem.base), "parameters": {"lambda": recipe.scale}}
+        (folder / FILE).write_text(json.dumps(asked, indent=1) + "\n")
+        base = problem.base or next(iter(problem.models.values()))
+        return Written(0, [f"mergekit-yaml {{path}}/{FILE} merged"], base=base, licence=models.licence(base))
+
+
+def _only(values: Any) -> float:
+    """The one number of a recipe that treats the whole model alike."""
+    return float(next(iter(values.values())))

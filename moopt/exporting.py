@@ -1,0 +1,215 @@
+"""A chosen candidate as files that a server loads: whole or not at all, with what was promised of it beside them.
+
+A format is an `Exporter`, found through the entry point group `moopt.exporters`. This module knows none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any, ClassVar
+
+from moopt.errors import ExportError
+from moopt.history import History, Trial
+from moopt.problem import Problem
+from moopt.space import Config
+from moopt.whole import whole_folder
+
+GROUP = "moopt.exporters"
+MANIFEST = "moopt.json"
+"""What stands beside every export: where it comes from, what was promised, and a hash of each file."""
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an exporter wrote.
+
+    Attributes:
+        size: The bytes of the files that hold weights, as they were predicted.
+        serve: Commands that serve it; "{path}" stands for the folder.
+        notes: What a user should know: what is stored otherwise than it was searched.
+        base: The model it was made of, as a model card names it; empty where there is none.
+        licence: That of the base; empty if its files do not say.
+    """
+
+    size: int
+    serve: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    base: str = ""
+    licence: str = ""
+
+
+class Exporter(ABC):
+    """Writes candidates of problems in one format.
+
+    Attributes:
+        name: What the format is called, and the entry point.
+        about: Who reads it, in a few words.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+
+    @abstractmethod
+    def write(self, problem: Problem, config: Config, folder: Path) -> Written:
+        """Write a candidate into an empty folder.
+
+        Raises:
+            ExportError: the format cannot hold it; names what does not fit and says what to do.
+        """
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that is on the disk.
+
+    Attributes:
+        path: Its folder.
+        manifest: What `moopt.json` says.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def serve(self) -> list[str]:
+        """The commands that serve it."""
+        return list(self.manifest["serve"])
+
+
+def formats() -> dict[str, str]:
+    """The formats there are, with who reads them; those of plug-ins that cannot be loaded say why."""
+    return {point.name: _about(point) for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def exporter(name: str) -> Exporter:
+    """The exporter of a format.
+
+    Raises:
+        ExportError: there is none; lists what there is.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        raise ExportError(f"There is no format {name!r}; expected one of {', '.join(sorted(points))}.")
+    found: Exporter = points[name].load()()
+    return found
+
+
+def export(problem: Problem, history: History, trial: Trial, format: str, path: str | Path) -> Exported:
+    """Write a trial's candidate as a folder of a format, with `moopt.json` and a model card.
+
+    Args:
+        problem: What was searched.
+        history: What was found.
+        trial: A completed trial.
+        format: The name of an exporter.
+        path: The folder; there must be nothing yet.
+
+    Raises:
+        ExportError: there is something at the path, no such format, or it cannot hold the candidate.
+    """
+    folder, how = Path(path), exporter(format)
+    if folder.exists():
+        raise ExportError(f"{folder} exists already; give a path where there is nothing.")
+    with whole_folder(folder) as temporary:
+        written = how.write(problem, trial.config, temporary)
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
+        manifest = {
+            "format": format,
+            "study": {"name": history.name, "trial": trial.number, "label": trial.label or ""},
+            "figures": figures(history, trial),
+            "size": written.size,
+            "serve": [command.replace("{path}", str(folder)) for command in written.serve],
+            "notes": list(written.notes),
+            "base": {"model": written.base, "licence": written.licence},
+            "config": dict(trial.config),
+            "identity": problem.fingerprint()["identity"],
+            "versions": {**{name: version(name) for name in ("moopt", "torch")}, "python": platform.python_version()},
+            "made": datetime.now(UTC).date().isoformat(),
+            "files": {str(file.relative_to(temporary)): _hashed(file) for file in files},
+        }
+        (temporary / CARD).write_text(card(manifest))
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+    return Exported(folder, manifest)
+
+
+def read(path: str | Path) -> Exported:
+    """An export, every file of it checked.
+
+    Raises:
+        ExportError: it is none, or a file is missing or is not what was written; names it.
+    """
+    folder = Path(path)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{folder} is no export: it has no {MANIFEST} that can be read ({error}).") from error
+    for name, wanted in files.items():
+        place = folder / name
+        if not place.is_file():
+            raise ExportError(f"{folder} lacks {name}, which was exported; copy it again.")
+        if _hashed(place) != dict(wanted):
+            raise ExportError(f"{place} is not what was exported: its size or its checksum differs; copy it again.")
+    return Exported(folder, manifest)
+
+
+def figures(history: History, trial: Trial) -> dict[str, dict[str, Any]]:
+    """What was found of a trial, by objective: the search's value, the unit, and what was measured on other data."""
+    found: dict[str, dict[str, Any]] = {
+        o.name: {"search": trial.values[o.name], "unit": o.unit, "known": o.known} for o in history.objectives
+    }
+    for (number, purpose), measured in history.measures.items():
+        if number == trial.number:
+            for name, value in measured.values.items():
+                found.setdefault(name, {"unit": ""})[purpose] = value
+    return found
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """A model card: what it is made of, what was measured, and how to serve it."""
+    base, study = manifest["base"], manifest["study"]
+    front = [
+        "---",
+        *(f"{key}: {value}" for key, value in (("license", base["licence"]), ("base_model", base["model"])) if value),
+    ]
+    columns = list(dict.fromkeys(key for each in manifest["figures"].values() for key in each if key not in _OURS))
+    head = ["", *columns]
+    lines = [
+        *front, "tags: [moopt]", "---", "", f"# {base['model'] or study['name']}, {manifest['format']}", "",
+        f"Trial {study['trial']} of the study {study['name']!r}, found and exported by moopt "
+        f"{manifest['versions']['moopt']} on {manifest['made']}.", "",
+        f"| {' | '.join(head)} |", f"|{'---|' * len(head)}",
+    ]  # fmt: skip
+    for name, each in manifest["figures"].items():
+        cells = [f"{each[c]:.6g} {each['unit']}".strip() if c in each else "" for c in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"Weights take {manifest['size']:,} bytes."]
+    lines += [f"\n{note}" for note in manifest["notes"]]
+    if manifest["serve"]:
+        lines += ["", "## Serve it", "", "```bash", *manifest["serve"], "```"]
+    return "\n".join(lines) + "\n"
+
+
+_OURS = ("unit", "known")
+"""What a figure has besides values."""
+
+
+def _hashed(file: Path) -> dict[str, Any]:
+    with file.open("rb") as handle:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+
+
+def _about(point: Any) -> str:
+    try:
+        return str(point.load().about)
+    except Exception as error:
+        return f"cannot be loaded: {error}"
