@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -18,6 +19,8 @@ from moopt.views.card import Card, nothing_yet
 TITLE = "What each point is good at"
 FEWEST = 3
 """Objectives from which a plane does not show all of them."""
+MOST_LINES = 150
+"""Lines that are drawn, evenly along the front; the table has them all."""
 
 
 def parallel_card(history: History) -> Card | None:
@@ -27,8 +30,8 @@ def parallel_card(history: History) -> Card | None:
     x = axes(history).x
     sentence = (
         f"Each line is one point of the front and each upright an objective, the better end on top; its colour is "
-        f"{look.plain(x)}: lines that cross between two uprights trade one for the other. Drag along an upright to "
-        "keep only the lines that pass there."
+        f"the place along {look.plain(x)}, from its better end on: lines that cross between two uprights trade one for "
+        "the other."
     )
     if reason := nothing_yet(history):
         return Card(TITLE, sentence, reason=reason)
@@ -39,31 +42,57 @@ def parallel_card(history: History) -> Card | None:
 
 
 def _figure(history: History) -> go.Figure:
-    front, objectives, x = history.front(), history.objectives, axes(history).x
-    uprights = [_upright(objective, [trial.values[objective.name] for trial in front]) for objective in objectives]
-    colours = [trial.values[x.name] for trial in front]
-    figure = go.Figure(
-        go.Parcoords(dimensions=uprights, line={"color": colours, "coloraxis": "coloraxis"}, labelside="bottom")
-    )
-    figure.update_layout(
-        coloraxis={"colorscale": look.ORDERED, "colorbar": {"title": {"text": escape(x.label), "side": "right"}}},
-        height=380, margin={"l": 60, "r": 30, "t": 24, "b": 40},
-    )  # fmt: skip
+    """Lines in an ordinary plot: plotly's own parallel coordinates need WebGL, which not every browser has."""
+    objectives, front = history.objectives, history.front()
+    shown = [front[i] for i in sorted({round(i) for i in np.linspace(0, len(front) - 1, min(len(front), MOST_LINES))})]
+    uprights = [_Upright.of(objective, [trial.values[objective.name] for trial in front]) for objective in objectives]
+    figure = go.Figure()
+    for trial, colour in zip(shown, look.ramp(len(shown)), strict=True):
+        heights = [
+            upright.height(trial.values[objective.name])
+            for upright, objective in zip(uprights, objectives, strict=True)
+        ]
+        figure.add_scatter(
+            x=list(range(len(heights))), y=heights, mode="lines+markers", line={"color": colour, "width": 1.5},
+            marker={"size": 5}, opacity=0.8, hovertext=look.hover(history, trial), hoverinfo="text", showlegend=False,
+        )  # fmt: skip
+    for place, (upright, objective) in enumerate(zip(uprights, objectives, strict=True)):
+        figure.add_shape(x0=place, x1=place, y0=0, y1=1, line={"color": look.DOMINATED, "width": 1}, layer="below")
+        for height, value in upright.ticks():
+            figure.add_annotation(
+                x=place, y=height, text=look.number(value, digits=3), xshift=-6, xanchor="right", showarrow=False
+            )
+        figure.add_annotation(
+            x=place, y=1.06, text=f"<b>{escape(objective.label)}</b><br>{look.better(objective)} is better",
+            yanchor="bottom", showarrow=False,
+        )  # fmt: skip
+    figure.update_xaxes(visible=False, range=[-0.35, len(objectives) - 0.75])
+    figure.update_yaxes(visible=False, range=[-0.05, 1.25])
+    figure.update_layout(height=420, margin={"l": 8, "r": 8, "t": 8, "b": 8})
     return figure
 
 
-def _upright(objective: Objective, values: Sequence[float]) -> dict[str, Any]:
-    """An objective's axis, logarithmic over more than a decade."""
-    logs = logarithmic(values)
-    shown = np.log10(values) if logs else np.array(values, dtype=float)
-    low, high = float(shown.min()), float(shown.max())
-    ends = [low, high] if low < high else [low - 0.5, high + 0.5]
-    ticks = np.linspace(ends[0], ends[1], 5)
-    named = [look.number(10**tick if logs else tick, digits=3) for tick in ticks.tolist()]
-    return {
-        "label": escape(objective.label),
-        "values": shown.tolist(),
-        "range": ends if objective.direction == "max" else ends[::-1],
-        "tickvals": ticks.tolist(),
-        "ticktext": named,
-    }
+class _Upright(NamedTuple):
+    """An objective's axis from its worse end, 0, to its better one, 1; logarithmic over more than a decade."""
+
+    worse: float
+    better: float
+    logs: bool
+
+    @classmethod
+    def of(cls, objective: Objective, values: Sequence[float]) -> _Upright:
+        ends = (min(values), max(values)) if objective.direction == "max" else (max(values), min(values))
+        logs = logarithmic(values)
+        worse, better = (math.log10(end) if logs else end for end in ends)
+        return cls(worse, better, logs)
+
+    def height(self, value: float) -> float:
+        """Where a value is; in the middle if all are equal."""
+        placed = math.log10(value) if self.logs else value
+        return 0.5 if self.worse == self.better else (placed - self.worse) / (self.better - self.worse)
+
+    def ticks(self) -> list[tuple[float, float]]:
+        """Heights and the values there."""
+        heights = [0.5] if self.worse == self.better else [0.0, 0.25, 0.5, 0.75, 1.0]
+        values = [self.worse + height * (self.better - self.worse) for height in heights]
+        return [(h, 10**v if self.logs else v) for h, v in zip(heights, values, strict=True)]

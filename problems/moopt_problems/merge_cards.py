@@ -28,8 +28,8 @@ def weights_card(history: History) -> Card | None:
     x, models = axes(part).x, list(part.meta["identity"]["models"])
     over = "" if part.meta["identity"].get("per", "model") == "model" else ", the mean over its parts,"
     sentence = (
-        f"Each line is one of the models, and its height is the weight{over} that it has in the front's points, along "
-        f"their {look.plain(x)}: where lines cross, the merge turns from one model to another."
+        f"Each column is one point of the front, ordered by {look.plain(x)}, and its parts are the weights{over} of "
+        "the models: where one colour gives way to another, the merge turns from one model to the other."
     )
     if reason := nothing_yet(part):
         return Card(TITLE, sentence, reason=reason)
@@ -44,31 +44,36 @@ def weights_card(history: History) -> Card | None:
 
 def _weights(history: History, trial: Trial, models: Sequence[str]) -> dict[str, float]:
     """The weight of each model in a trial: over groups the mean."""
-    config: Mapping[str, Any] = trial.config
-    rows = dict.fromkeys(d["row"] for d in history.meta["decisions"] if d["column"].startswith("weight "))
-    groups = ["" if row == "all" else row for row in rows]
-    names = [f"weight.{group}" if group else "weight" for group in groups]
+    config: Mapping[str, Any] = {k: v for k, v in trial.config.items() if k.startswith("weight.")}
     if history.meta["identity"].get("weights") == "simplex":
+        names = [key.removesuffix(f".{models[0]}") for key in config if key.endswith(f".{models[0]}")]
         every = [Simplex(*models).weights(name, config) for name in names]
-    else:
-        every = [{m: config[f"weight.{m}.{g}" if g else f"weight.{m}"] for m in models} for g in groups]
-    return {model: float(np.mean([each[model] for each in every])) for model in models}
+        return {model: float(np.mean([each[model] for each in every])) for model in models}
+    found: dict[str, list[float]] = {model: [] for model in models}
+    for key, value in config.items():  # weight.MODEL or weight.MODEL.GROUP, and a model may be called as another begins
+        own = (m for m in models if f"{key}.".startswith(f"weight.{m}."))
+        found[max(own, key=len)].append(value)
+    return {model: float(np.mean(values)) for model, values in found.items()}
 
 
 def _figure(history: History, front: Sequence[Trial], table: pd.DataFrame, models: Sequence[str]) -> go.Figure:
     x = axes(history).x
-    values = [trial.values[x.name] for trial in front]
     figure = go.Figure()
     for place, model in enumerate(models):
         weights = table[model].tolist()
-        figure.add_scatter(
-            x=values, y=weights, name=escape(model), mode="lines+markers",
-            line={"color": look.UNORDERED[place % len(look.UNORDERED)]}, marker={"size": 6}, hoverinfo="text",
+        figure.add_bar(
+            x=list(range(len(front))), y=weights, name=escape(model), hoverinfo="text",
+            marker={"color": look.UNORDERED[place % len(look.UNORDERED)]},
             hovertext=[
                 f"<b>{escape(model)} {look.number(w)}</b><br>{look.hover(history, trial)}"
                 for w, trial in zip(weights, front, strict=True)
             ],
         )  # fmt: skip
-    figure.update_xaxes(look.axis(x, values))
+    shown = sorted({round(i) for i in np.linspace(0, len(front) - 1, min(len(front), 8))})
+    figure.update_xaxes(
+        title={"text": f"{escape(x.label)} of the front's points, in order"}, tickvals=shown, showgrid=False,
+        ticktext=[look.number(front[i].values[x.name], digits=3) for i in shown],
+    )  # fmt: skip
     figure.update_yaxes(title={"text": "weight"})
+    figure.update_layout(barmode="relative", bargap=0.08)
     return figure

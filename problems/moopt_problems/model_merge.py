@@ -165,12 +165,12 @@ class ModelMerge(Benched[MergeWorkbench]):
         return self.space.validate(config) if within else None
 
     def decisions(self) -> list[dict[str, Any]]:
-        places = {_name("density", model): ("all", f"density {model}") for model in self.models}
+        places = {_name("density", model): (model, "density") for model in self.models}
         for group in self.groups:
             for model in self.models:
                 name = f"{_name('weight', '', group)}.{model}" if self.simplex else _name("weight", model, group)
-                places[name] = group or "all", f"weight {model}"
-        named = ((name, *places.get(name, ("all", name))) for name in self.space.names)
+                places[name] = (group, f"weight {model}") if group else (model, "weight")
+        named = ((name, *places.get(name, (name, ""))) for name in self.space.names)
         return [{"name": name, "row": row, "column": column, "label": name} for name, row, column in named]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:

@@ -25,16 +25,28 @@ def test_every_point_of_the_front_is_a_line_over_all_objectives(three: History) 
     card = parallel_card(three)
     assert card is not None
     assert card.table["trial"].tolist() == [0, 1, 2, 3]
-    lines = card.figure.data[0]
-    assert [each.label for each in lines.dimensions] == ["kl", "accuracy", "size_mb [MB]"]
-    np.testing.assert_allclose(lines.dimensions[0]["values"], [0, -1, -2, -3])  # over decades: their logarithms
-    assert lines.dimensions[0].ticktext[0] == "0.001"
-    assert list(lines.line.color) == [60, 61, 62, 63]
+    lines = card.figure.data
+    assert len(lines) == 4
+    assert "trial 0" in lines[0].hovertext
+    np.testing.assert_allclose([line.y[0] for line in lines], [0, 1 / 3, 2 / 3, 1])  # over decades: by the logarithm
+    np.testing.assert_allclose([line.y[1] for line in lines], [0, 1 / 3, 2 / 3, 1])
 
 
 def test_the_better_end_is_on_top(three: History) -> None:
-    ranges = [each.range for each in parallel_card(three).figure.data[0].dimensions]
-    assert [low < high for low, high in ranges] == [False, True, False]
+    lines = parallel_card(three).figure.data
+    assert [line.y[2] for line in lines] == pytest.approx([1, 2 / 3, 1 / 3, 0])  # the smallest size
+    texts = [each.text for each in parallel_card(three).figure.layout.annotations]
+    assert "<b>accuracy</b><br>higher is better" in texts
+    assert "0.001" in texts
+
+
+def test_of_a_large_front_some_lines_are_drawn(builder: Callable) -> None:
+    build = builder(OBJECTIVES)
+    for i in range(400):
+        build.add({"kl": 500.0 - i, "accuracy": 0.5, "size_mb": 60.0 + i})
+    card = parallel_card(build.history)
+    assert len(card.table) == 400
+    assert 100 < len(card.figure.data) <= 150
 
 
 def test_one_point_and_no_point_are_shown_or_explained(builder: Callable) -> None:
