@@ -16,10 +16,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from moopt.algorithms.base import positive
+from moopt.algorithms.base import positive, switch
 from moopt.algorithms.budgeted import Budgeted, Budgets
+from moopt.algorithms.qnehvi import QNEHVI
 from moopt.budgets import Knapsack
-from moopt.errors import BudgetError
+from moopt.errors import AlgorithmError, BudgetError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem
 from moopt.space import Config
@@ -39,8 +40,8 @@ FIRST_EXPECTATION = 0.1
 """The relative gain that a budget without a step is taken to promise."""
 PATIENCE = 0.3
 """What is left of a budget's expectation after a step that gained nothing."""
-TRIES = 3
-"""Steps in a row that may gain nothing before a budget rests, until another one finds it a better candidate."""
+TRIES, TRIES_BESIDE = 3, 1
+"""Steps in a row that may gain nothing before a budget rests until it has a better candidate: alone, with a model."""
 
 
 @dataclass
@@ -73,9 +74,8 @@ class Lane:
 
     @property
     def idle(self) -> bool:
-        """Whether a new step may begin, and may still gain something."""
-        busy = self.linearising or self.waiting or self.open
-        return self.best is not None and not busy and self.vain < TRIES
+        """Whether a new step may begin."""
+        return self.best is not None and not (self.linearising or self.waiting or self.open)
 
 
 class SequentialKnapsack(Budgeted):
@@ -85,13 +85,18 @@ class SequentialKnapsack(Budgeted):
         tokens: Tokens of each gradient; None: as many as the problem says (`problem.gradient_tokens`).
         budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
             `problem.costs()`; None: the costs of the problem's baselines, and between those what the sensitivities say.
+        model: Whether, once no step gains any more, a model of what was measured goes on (see `QNEHVI`), until it finds
+            a budget a better candidate to step from. For a whole front: without `budgets`.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
-    def __init__(self, tokens: int | None = None, budgets: Budgets = None) -> None:
+    def __init__(self, tokens: int | None = None, budgets: Budgets = None, model: bool = False) -> None:
         super().__init__(budgets)
         self.tokens = None if tokens is None else positive("tokens", tokens)
+        self.model = switch("model", model)
+        if model and budgets is not None:
+            raise AlgorithmError("model=True searches a whole front; leave the budgets out, or the model.")
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
@@ -99,6 +104,9 @@ class SequentialKnapsack(Budgeted):
         self._predicted_best: list[Config] = list(self._ends)
         self._steps = 0
         self._lanes = [Lane(budget) for budget in self._amounts]
+        self._beside = QNEHVI() if self.model else None
+        if self._beside is not None:
+            self._beside.start(problem, seed)
 
     def ask(self, n: int) -> list[Job]:
         proposed = [self._predicted_best, *(lane.waiting for lane in self._lanes)]
@@ -106,12 +114,15 @@ class SequentialKnapsack(Budgeted):
         if waiting:
             distinct = list({self.problem.space.key(config): config for config in waiting}.values())
             return self.jobs(distinct[:n])
-        idle = [lane for lane in self._lanes if lane.idle]
+        idle = [lane for lane in self._lanes if lane.idle and lane.vain < (TRIES_BESIDE if self.model else TRIES)]
         if idle:
             lane = max(self._preferred(idle), key=self._worth)
             assert lane.best is not None
             fidelity, note = Fidelity(self._gradient_tokens(self.problem), self._steps), {"budget": lane.budget}
             return [Job(lane.best.trial, lane.best.config, "gradient", fidelity, note=note)]
+        if self._beside is not None:
+            self._beside.archive.region = self.archive.region
+            return self._beside.ask(n)
         return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n, self._best())
 
     def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
@@ -122,6 +133,8 @@ class SequentialKnapsack(Budgeted):
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
+        if self._beside is not None:
+            self._beside.issued(jobs)
         for job in jobs:
             if job.kind == "gradient":
                 lane = self._lane(job)
@@ -134,6 +147,8 @@ class SequentialKnapsack(Budgeted):
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         for job, outcome in outcomes:
             super().tell([(job, outcome)])
+            if self._beside is not None:
+                self._beside.tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
                 self._predicted = np.array(outcome.attributes["table"])
                 self._predicted_best = [*self._ends, *self._knapsacks(self._predicted)]

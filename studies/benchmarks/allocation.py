@@ -100,6 +100,7 @@ def rco(budget, setting, tokens):
 
 METHODS = {
     "auto": Method(lambda budget, setting, tokens: "auto"),
+    "sequential-knapsack and a model": Method(lambda budget, setting, tokens: SequentialKnapsack(model=True)),
     "qnehvi": Method(lambda budget, setting, tokens: QNEHVI()),
     "qnehvi, no prior mean": Method(lambda budget, setting, tokens: QNEHVI(prior=False)),
     "qnehvi, no trust region": Method(lambda budget, setting, tokens: QNEHVI(trust_region=False)),
@@ -114,7 +115,7 @@ METHODS = {
     "rco, a third": Method(rco, True, 1 / 3),
 }
 RIVAL = "evopress, all budgets"
-GRADIENTS = {"sequential-knapsack", "rco, a third"}
+GRADIENTS = {"sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
 ABLATIONS = {name for setting in SETTINGS.values() for name in setting.ablations}
 
 

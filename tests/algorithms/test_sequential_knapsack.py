@@ -12,7 +12,7 @@ from moopt.errors import AlgorithmError, CapabilityError
 from moopt.jobs import perform
 from moopt.testing.algorithms import drive, evaluated, replays
 from moopt.testing.landscapes import Landscape
-from moopt_problems.synthetic import BitToy
+from moopt_problems.synthetic import BitToy, DigitsAllocation
 
 
 class Tabled(BitToy):
@@ -159,3 +159,22 @@ def test_a_loss_below_zero_is_stepped_down_like_one_above(seed: int) -> None:
 
 def _is_step(entry: object) -> bool:
     return isinstance(entry, list) and entry[0].kind == "gradient"
+
+
+def test_a_model_goes_on_where_steps_gain_nothing_and_steps_again_from_what_it_finds() -> None:
+    problem = DigitsAllocation("mlp", tokens=300, sensitivity_tokens=300)
+    study = moopt.Study("both", problem, SequentialKnapsack(model=True)).run(trials=70)
+    kinds = [event.job.kind for event in study.history.events if event.outcome is not None]
+    steps = [place for place, kind in enumerate(kinds) if kind == "gradient"]
+    assert len(steps) >= 2
+    alone = moopt.Study("alone", problem, SequentialKnapsack()).run(trials=70)
+    taken = [event.job.kind for event in alone.history.events if event.outcome is not None].count("gradient")
+    assert len(steps) < taken
+    assert kinds[-10:].count("evaluate") > 5
+
+
+def test_a_model_is_for_whole_fronts() -> None:
+    with pytest.raises(AlgorithmError, match="searches a whole front; leave the budgets out"):
+        SequentialKnapsack(budgets=[5], model=True)
+    with pytest.raises(AlgorithmError, match="model"):
+        SequentialKnapsack(model="yes")  # type: ignore[arg-type]
