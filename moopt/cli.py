@@ -15,7 +15,7 @@ import typer
 
 from moopt import __version__
 from moopt import cli_options as given
-from moopt.cli_errors import RunFailed, guarded, say
+from moopt.cli_errors import FAILED, RunFailed, guarded, say
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError
 
@@ -272,6 +272,43 @@ def export(
     print(f"Wrote trial {number} to {out}: {found.manifest['size']:,} bytes of weights.")
     for line in (*found.manifest["notes"], *found.serve):
         print(line)
+
+
+@command
+def gate(
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="What moopt export wrote.")],
+    max_kl: Annotated[float | None, typer.Option(min=0.0, help="The most KL divergence, held out if it was.")] = None,
+    max_size: Annotated[float | None, typer.Option(min=0.0, help="The most megabytes of weights.")] = None,
+    bounds: Annotated[list[str] | None, typer.Option("--bound", metavar="BOUND", help='"perplexity <= 20".')] = None,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
+) -> None:
+    """Hold an export to bounds, for CI: 0 if it keeps to all, 1 if not, 2 if a file is missing or was altered.
+
+    Examples:
+
+      moopt gate served --max-kl 0.3 --max-size 80
+
+      moopt gate served --bound "top1_agreement >= 0.9"
+    """
+    from moopt.exporting import checked, read
+
+    asked = [f"kl <= {max_kl}"] if max_kl is not None else []
+    asked += [f"size <= {max_size}"] if max_size is not None else []
+    asked += bounds or []
+    if not asked:
+        raise StudyError("Say what to hold it to: --max-kl, --max-size or --bound.")
+    checks = checked(read(path), " and ".join(asked))
+    if as_json:
+        print_json(
+            {"checks": [{**c.bound._asdict(), "found": c.value, "of": c.where, "holds": c.holds} for c in checks]}
+        )
+    else:
+        for c in checks:
+            verdict = "PASS" if c.holds else "FAIL"
+            print(f"{verdict} {c.bound.name} {c.value:.6g} ({c.where}), {c.bound.operator} {c.bound.value:g}")
+    if not all(check.holds for check in checks):
+        raise typer.Exit(FAILED)
 
 
 @command

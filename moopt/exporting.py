@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+import re
+import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+from moopt import conditions
 from moopt.errors import ExportError
 from moopt.history import History, Trial
 from moopt.problem import Problem
@@ -26,6 +31,8 @@ GROUP = "moopt.exporters"
 MANIFEST = "moopt.json"
 """What stands beside every export: where it comes from, what was promised, and a hash of each file."""
 CARD = "README.md"
+SIZE = "size"
+"""What bounds call the megabytes of an export's weights."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,14 @@ class Written:
         size: The bytes of the files that hold weights, as they were predicted.
         serve: Commands that serve it; "{path}" stands for the folder.
         notes: What a user should know: what is stored otherwise than it was searched.
-        base: The model it was made of, as a model card names it; empty where there is none.
-        licence: That of the base; empty if its files do not say.
+        bases: The models it was made of, as the hub knows them.
+        licence: What all of these are under; empty if their files do not say, or differ.
     """
 
     size: int
     serve: Sequence[str] = ()
     notes: Sequence[str] = ()
-    base: str = ""
+    bases: Sequence[str] = ()
     licence: str = ""
 
 
@@ -103,7 +110,7 @@ def exporter(name: str) -> Exporter:
     return found
 
 
-def export(problem: Problem, history: History, trial: Trial, format: str, path: str | Path) -> Exported:
+def export(problem: Problem, history: History, trial: Trial, format: str, path: str | os.PathLike[str]) -> Exported:
     """Write a trial's candidate as a folder of a format, with `moopt.json` and a model card.
 
     Args:
@@ -116,10 +123,12 @@ def export(problem: Problem, history: History, trial: Trial, format: str, path: 
     Raises:
         ExportError: there is something at the path, no such format, or it cannot hold the candidate.
     """
-    folder, how = Path(path), exporter(format)
-    if folder.exists():
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ExportError(f"Got the path {path!r}; expected the name of a folder that is not there yet.")
+    folder, how = Path(path).expanduser(), exporter(format)
+    if os.path.lexists(folder):
         raise ExportError(f"{folder} exists already; give a path where there is nothing.")
-    with whole_folder(folder) as temporary:
+    with _readably(folder), whole_folder(folder, own=True) as temporary:
         written = how.write(problem, trial.config, temporary)
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         manifest = {
@@ -127,11 +136,12 @@ def export(problem: Problem, history: History, trial: Trial, format: str, path: 
             "study": {"name": history.name, "trial": trial.number, "label": trial.label or ""},
             "figures": figures(history, trial),
             "size": written.size,
-            "serve": [command.replace("{path}", str(folder)) for command in written.serve],
+            "serve": [command.replace("{path}", shlex.quote(str(folder))) for command in written.serve],
             "notes": list(written.notes),
-            "base": {"model": written.base, "licence": written.licence},
+            "bases": list(written.bases),
+            "licence": written.licence,
             "config": dict(trial.config),
-            "identity": problem.fingerprint()["identity"],
+            "identity": history.meta["identity"],
             "versions": {**{name: version(name) for name in ("moopt", "torch")}, "python": platform.python_version()},
             "made": datetime.now(UTC).date().isoformat(),
             "files": {str(file.relative_to(temporary)): _hashed(file) for file in files},
@@ -162,6 +172,43 @@ def read(path: str | Path) -> Exported:
     return Exported(folder, manifest)
 
 
+class Check(NamedTuple):
+    """A bound, and what an export has.
+
+    Attributes:
+        bound: The bound.
+        value: What is bounded.
+        where: Where it was measured: "held-out" if it was, else "validation" or "search"; "known" of what is exact.
+    """
+
+    bound: conditions.Bound
+    value: float
+    where: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the export keeps to it."""
+        return self.bound.holds(self.value)
+
+
+def checked(found: Exported, condition: str) -> list[Check]:
+    """Bounds on what was promised of an export, such as "kl <= 0.3 and size <= 80"; `size` is of its weights, in MB.
+
+    Raises:
+        StudyError: the condition cannot be read, or names what the export has not.
+    """
+    promised: Mapping[str, Mapping[str, Any]] = found.manifest["figures"]
+    checks = []
+    for bound in conditions.bounds(condition, [*promised, SIZE], "figure of this export"):
+        if bound.name == SIZE:
+            checks.append(Check(bound, found.manifest["size"] / 1e6, "known"))
+            continue
+        each = promised[bound.name]
+        where = next(purpose for purpose in ("held-out", "validation", "search") if purpose in each)
+        checks.append(Check(bound, float(each[where]), "known" if each.get("known") else where))
+    return checks
+
+
 def figures(history: History, trial: Trial) -> dict[str, dict[str, Any]]:
     """What was found of a trial, by objective: the search's value, the unit, and what was measured on other data."""
     found: dict[str, dict[str, Any]] = {
@@ -176,27 +223,39 @@ def figures(history: History, trial: Trial) -> dict[str, dict[str, Any]]:
 
 def card(manifest: Mapping[str, Any]) -> str:
     """A model card: what it is made of, what was measured, and how to serve it."""
-    base, study = manifest["base"], manifest["study"]
-    front = [
-        "---",
-        *(f"{key}: {value}" for key, value in (("license", base["licence"]), ("base_model", base["model"])) if value),
-    ]
+    study, bases = manifest["study"], manifest["bases"]
     columns = list(dict.fromkeys(key for each in manifest["figures"].values() for key in each if key not in _OURS))
-    head = ["", *columns]
+    known: dict[str, Any] = {"license": manifest["licence"], "base_model": bases, "tags": ["moopt"]}
+    title = " + ".join(bases) or study["name"]
     lines = [
-        *front, "tags: [moopt]", "---", "", f"# {base['model'] or study['name']}, {manifest['format']}", "",
-        f"Trial {study['trial']} of the study {study['name']!r}, found and exported by moopt "
+        "---", *(f"{key}: {json.dumps(value)}" for key, value in known.items() if value), "---", "",
+        f"# {_plain(title)}, {manifest['format']}", "",
+        f"Trial {study['trial']} of the study {_plain(study['name'])}, found and exported by moopt "
         f"{manifest['versions']['moopt']} on {manifest['made']}.", "",
-        f"| {' | '.join(head)} |", f"|{'---|' * len(head)}",
+        f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}",
     ]  # fmt: skip
     for name, each in manifest["figures"].items():
-        cells = [f"{each[c]:.6g} {each['unit']}".strip() if c in each else "" for c in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = [_plain(f"{each[c]:.6g} {each['unit']}".strip()) if c in each else "" for c in columns]
+        lines.append(f"| {_plain(name)} | {' | '.join(cells)} |")
     lines += ["", f"Weights take {manifest['size']:,} bytes."]
-    lines += [f"\n{note}" for note in manifest["notes"]]
+    lines += [f"\n{_plain(note)}" for note in manifest["notes"]]
     if manifest["serve"]:
         lines += ["", "## Serve it", "", "```bash", *manifest["serve"], "```"]
     return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """A name as Markdown shows it, whatever is in it."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
+@contextmanager
+def _readably(folder: Path) -> Iterator[None]:
+    """While open, a folder that cannot be written is said in words."""
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 _OURS = ("unit", "known")

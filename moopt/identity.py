@@ -75,6 +75,23 @@ def compare(name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> Non
         logger.warning("The environment changed since %r began: %s.", name, "; ".join(changed))
 
 
+def compare_problems(name: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse a problem that a study was not run with, however it was searched.
+
+    Raises:
+        StudyMismatch: names every entry that differs.
+    """
+    before, after = ({k: v for k, v in each["identity"].items() if k not in _SEARCH} for each in (stored, now))
+    if differing := _differences(before, after):
+        raise StudyMismatch(
+            f"The study {name!r} was run with another problem: {'; '.join(differing)}. Give the problem as it was."
+        )
+
+
+_SEARCH = ("algorithm", "seed", "preference")
+"""What of an identity is of the search alone."""
+
+
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
     found = []
     for key in sorted({*before, *after}):

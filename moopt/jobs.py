@@ -117,6 +117,11 @@ def _performed(problem: Problem, job: Job) -> Outcome:
             return _tables(values, linear=linear, curvature=curvature)
         case "sensitivity" if isinstance(problem, HasSensitivities):
             table = problem.sensitivities(str(job.fidelity.batch), job.fidelity.tokens)
+            if len(table) != (rows := int(problem.space.discrete.sum())):
+                raise ProblemError(
+                    f"{type(problem).__name__}.sensitivities gives {len(table)} rows; expected one for each of {rows} "
+                    "discrete decisions."
+                )
             return _tables({}, table=table)
     raise ProblemError(f"{type(problem).__name__} cannot do a job of kind {job.kind!r}.")
 

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -221,11 +220,13 @@ class Study:
 
         Raises:
             StudyError: there is no such completed trial.
+            StudyMismatch: the study was run with another problem.
             ExportError: there is something at the path, no such format, or it cannot hold the candidate.
         """
         from moopt import exporting
 
-        return exporting.export(self.problem, self.history, self._numbered(trial), format, Path(path))
+        identity.compare_problems(self.name, self.history.meta, self.meta())
+        return exporting.export(self.problem, self.history, self._numbered(trial), format, path)
 
     def meta(self) -> dict[str, Any]:
         """What is stored with the study: its identity, its environment, and what the views need."""

@@ -14,19 +14,31 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not."""
+def whole_folder(path: Path, own: bool = False) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: The folder; its parents are made.
+        own: Whether it has to be this one; else one that another process made meanwhile is as good.
+
+    Raises:
+        OSError: it cannot be written, or has to be this one and there is another.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     around = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
         temporary = around / path.name
         temporary.mkdir()  # whom it is open to is the user's setting; `around` is open to nobody else
         yield temporary
-        for file in temporary.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        with contextlib.suppress(OSError):  # another process was first: its folder is as good
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        try:
             temporary.rename(path)
+        except OSError:
+            if own or not path.is_dir():
+                raise
     finally:
         shutil.rmtree(around, ignore_errors=True)
 

@@ -193,6 +193,15 @@ def test_a_baseline_known_to_be_infeasible_and_a_second_equal_one_are_not_run():
     assert [trial.label for trial in study.history.trials] == ["low", None, None, None, None]
 
 
+def test_a_table_of_the_wrong_length_is_refused_by_name():
+    class Short(BitToy):
+        def sensitivities(self, method, tokens):
+            return super().sensitivities(method, tokens)[:2]
+
+    with pytest.raises(StudyError, match=r"Short\.sensitivities gives 2 rows; expected one for each of 5 discrete"):
+        moopt.Study("s", Short(5, sensitivities="counted"), "random").run(trials=3)
+
+
 def test_sensitivities_that_fail_stop_the_study_and_are_tried_again():
     class Failing(Counted):
         broken = True

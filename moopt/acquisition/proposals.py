@@ -68,18 +68,23 @@ class Proposals:
         The weights of two objectives are drawn so that a random step is worth as much in each: they cover whatever
         range of trade-offs the tables have.
         """
-        n, m, decisions, _ = tables.shape
+        n, m, decisions, options = tables.shape
+        rows = np.zeros((n, each, decisions))
+        if options == 1:  # nothing to choose
+            return self._completed(rows.reshape(-1, decisions), parents, rng)
         steps = np.abs(np.diff(np.where(np.isfinite(tables), tables, np.nan), axis=3)).reshape(n, m, -1)
         which = rng.integers(steps.shape[2], size=(n, each, m))
         drawn = steps[np.arange(n)[:, None, None], np.arange(m), which]
         typical = np.nanmedian(steps, axis=2)[:, None]
         weights = 1 / np.maximum(np.where(drawn > 0, drawn, typical), 1e-300)
-        rows = np.empty((n, each, decisions))
         for k in range(n):
             total = np.einsum("em,mdo->edo", weights[k], np.where(np.isfinite(tables[k]), tables[k], 0.0))
             rows[k] = np.where(np.isfinite(tables[k]).all(axis=0), total, np.inf).argmin(axis=2)
-        chosen = rows.reshape(-1, decisions)
-        if decisions == len(self._space):
+        return self._completed(rows.reshape(-1, decisions), parents, rng)
+
+    def _completed(self, chosen: FloatArray, parents: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Candidates of options [n, decisions], with the numbers of one of the parents, varied a little."""
+        if chosen.shape[1] == len(self._space):
             return chosen + self._space.lower
         found = self.varied(parents, len(chosen), 0.1, rng)
         decided = self._space.discrete

@@ -93,7 +93,7 @@ class JointWorkbench:
     def evaluate(self, shipped: Shipped, fidelity: Fidelity) -> Evaluation:
         """Measure a candidate on a batch: its text, if an objective is of text, and its tasks."""
         with at_work(self._device):
-            candidate, distance = self._become(shipped.recipe)
+            candidate, distance = self.become(shipped.recipe)
             candidate.use(shipped.widths)
             text = self._of_text(candidate, shipped, fidelity)
             scores = self._of_tasks(candidate, shipped, fidelity)
@@ -109,7 +109,7 @@ class JointWorkbench:
         samples, variances = replace(text, samples={**text.samples, **several}).statistics(kept.keys())
         return Evaluation(kept, variances, samples, attributes)
 
-    def _become(self, recipe: Recipe | None) -> tuple[Candidate, float]:
+    def become(self, recipe: Recipe | None) -> tuple[Candidate, float]:
         """The merged model; the last one is kept, for its widths may be all that changes."""
         if self._merged is None or self._merged[0] != recipe:
             self._merged = None  # let go of it first

@@ -60,14 +60,26 @@ def location(name: str) -> str:
     return name
 
 
+HUB = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct", "minilm-l6": "sentence-transformers/all-MiniLM-L6-v2"}
+"""What embedded models are called on Hugging Face's hub."""
+
+
+def hub_name(name: str) -> str:
+    """What a model is called on the hub; empty for folders and files."""
+    return HUB.get(name, "" if Path(name).expanduser().exists() else name)
+
+
 def licence(name: str) -> str:
     """The licence of a model, as its own card names it; empty if its files do not say."""
     if name in EMBEDDED:
         return "apache-2.0"
+    if name.endswith(".safetensors"):
+        return ""
     card = Path(location(name)) / "README.md"
     front = card.read_text(errors="replace").split("---")[1:2] if card.is_file() else []
     lines = front[0].splitlines() if front else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+    told = next((line.partition(":")[2] for line in lines if line.startswith("license:")), "")
+    return told.partition("#")[0].strip().strip("\"'")
 
 
 def load_config(name: str) -> Any:

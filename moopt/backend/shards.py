@@ -114,6 +114,15 @@ def _files(folder: Path) -> list[Path]:
         raise ModelNotFound(f"{index} cannot be read: {error!r}. Copy it again.") from error
 
 
+def in_files(name: str, model_type: str) -> str:
+    """What a family's files call a parameter or a module: the inverse of `renamed`."""
+    parts = name.split(".")
+    if model_type != "mixtral" or "mlp" not in parts:
+        return name
+    back = {ours: theirs for theirs, ours in MIXTRAL.items()}
+    return ".".join(back.get(part, part) for part in parts)
+
+
 def renamed(name: str) -> str:
     """A parameter's name in a file as the model has it."""
     parts = name.split(".")

@@ -280,7 +280,7 @@ class BitAllocation(Benched[Workbench]):
         candidate = evaluator.candidate
         return Shipment(
             self.model, self.layout, self._all_widths(config), candidate.variants.quantized, candidate.parameters(),
-            evaluator.tokenizer,
+            evaluator.tokenizer, (self.model,),
         )  # fmt: skip
 
     def save_slices(self, configs: Mapping[str, Config], path: str | os.PathLike[str]) -> Path:

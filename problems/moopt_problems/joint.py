@@ -12,11 +12,13 @@ import numpy.typing as npt
 import torch
 
 from moopt.backend import models
+from moopt.backend.exporters.shipment import Shipment
 from moopt.backend.joint import DISTANCE, JointWorkbench, Shipped
+from moopt.backend.kv import Pair, Scheme
 from moopt.backend.merging.tasks import Function, Task
 from moopt.backend.options import Option
 from moopt.backend.quantizers import RTN, Quantizer
-from moopt.backend.simulated import Simulated
+from moopt.backend.simulated import Simulated, packable
 from moopt.backend.text import Text
 from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
@@ -107,6 +109,8 @@ class Joint(Benched[JointWorkbench]):
             )
         if self.teacher is None and "perplexity" in names:
             self.teacher = self.model
+        if self.teacher is not None:
+            _check_teacher(self.teacher, self.model)
         self.space = Space(dict(self._variables()))
         self.fidelity = Fidelity(tokens, 0)
         splits = ((VALIDATION, validation), ("held-out", held_out))
@@ -132,6 +136,37 @@ class Joint(Benched[JointWorkbench]):
         for name, part in self.parts.items():
             found = cast(Part, part).apply(found, self.of_part(name, config))
         return found
+
+    def shipment(self, config: Config) -> Shipment:
+        """A candidate's weights, merged and quantized, as exporters get them: see `moopt.exporting`.
+
+        Raises:
+            ProblemError: no part decides widths.
+        """
+        name, bits = next(((n, p) for n, p in self.parts.items() if isinstance(p, BitAllocation)), ("", None))
+        if bits is None:
+            raise ProblemError("No part decides widths; export the merge with `save` of its part, ModelMerge.")
+        valid = self.space.validate(config)
+        candidate = self._ready.become(self.shipped(valid).recipe)[0]
+        widths = packable({**bits.fixed, **bits.widths(self.of_part(name, valid))}, bits.simulated)
+        places = tuple(self.members.values()) or (self.model,)
+        return Shipment(
+            self.model, bits.layout, widths, candidate.variants.quantized, candidate.parameters(),
+            self._ready.tokenizer, places,
+        )  # fmt: skip
+
+    @property
+    def scheme(self) -> Scheme:
+        """How keys and values are packed; no attribute of one without such a part."""
+        for part in self.parts.values():
+            if isinstance(part, KVCachePrecision):
+                return part.scheme
+        raise AttributeError("scheme")
+
+    def pairs(self, config: Config) -> list[Pair]:
+        """The pair of every layer's keys and values."""
+        name, part = next((n, p) for n, p in self.parts.items() if isinstance(p, KVCachePrecision))
+        return part.pairs(self.of_part(name, config))
 
     def of_part(self, part: str, config: Config) -> Config:
         """A part's own configuration."""
@@ -249,10 +284,11 @@ class Joint(Benched[JointWorkbench]):
 
 def _ordered(parts: Any) -> dict[str, Problem]:
     """The parts in the order in which they are applied; refused if they cannot be parts together."""
-    good = isinstance(parts, Mapping) and all(isinstance(name, str) and name for name in parts)
+    good = isinstance(parts, Mapping) and all(isinstance(name, str) and name and "/" not in name for name in parts)
     if not good or len(parts) < 2:
         raise ProblemError(
-            f"Got parts={parts!r}; expected two problems or more by name, such as {{'bits': ..., 'kv': ...}}."
+            f"Got parts={parts!r}; expected two problems or more by names without a slash, such as "
+            "{'bits': ..., 'kv': ...}."
         )
     for name, part in parts.items():
         if not isinstance(part, ORDER):
@@ -295,12 +331,30 @@ def _one_model(parts: Mapping[str, Problem]) -> str:
     return named[first]
 
 
+def _check_teacher(teacher: Any, model: str) -> None:
+    """Refuse somebody to compare with who has other tokens."""
+    if not isinstance(teacher, str) or not teacher:
+        raise ProblemError(f"Got teacher={teacher!r}; expected a model's name, folder or id.")
+    theirs, ours = (models.load_config(each).vocab_size for each in (teacher, model))
+    if theirs != ours:
+        raise ProblemError(
+            f"The teacher {teacher} has {theirs} tokens and {model} {ours}; kl compares models of one vocabulary."
+        )
+
+
 def _union(parts: Mapping[str, Problem]) -> list[Objective]:
     """All objectives of the parts; one that several have counts once."""
     found: dict[str, Objective] = {}
-    for part in parts.values():
+    for name, part in parts.items():
         for objective in part.objectives:
-            found.setdefault(objective.name, objective)
+            if found.setdefault(objective.name, objective) != objective:
+                raise ProblemError(
+                    f"The part {name!r} calls an objective {objective.name!r}, and another part something else; give "
+                    "the task or the metric another name."
+                )
+        taken = {*LANGUAGE, DISTANCE}
+        if bad := [task.name for task in getattr(part, "tasks", ()) if task.name in taken]:
+            raise ProblemError(f"The part {name!r} calls a task {bad[0]!r}, which Joint measures itself; rename it.")
     order = [n for n in found if n not in LANGUAGE and n != DISTANCE and not found[n].known]
     order += [n for n in found if n in LANGUAGE]
     order += [n for n in found if n not in order]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -76,6 +76,8 @@ class ModelMerge(Benched[MergeWorkbench]):
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         self.models, self.base, self.per, self.seed = _named(models), base, per, seed
         self.methods = _methods(method, base, len(self.models))
+        if not isinstance(tasks, Iterable):
+            raise ProblemError(f"Got tasks={tasks!r}; expected a list of tasks.")
         self.tasks = tuple(map(as_task, tasks))
         self.architecture, self.gradient_tokens = architecture, gradient_examples
         self.groups = tuple(dict.fromkeys(recipe.group(name, per) for name in self._tensor_names()))
@@ -218,6 +220,8 @@ class ModelMerge(Benched[MergeWorkbench]):
     def _objectives(self, distance: bool) -> list[Objective]:
         if not self.tasks:
             raise ProblemError("Got no tasks; expected at least one, such as moopt.backend.merging.tasks.TextLoss.")
+        if any(task.name == DISTANCE for task in self.tasks):
+            raise ProblemError(f"A task is called {DISTANCE!r}, as the distance from the base is; rename it.")
         if distance and self.base is None:
             raise ProblemError("Got distance=True and no base to be distant from; name the base.")
         found = [Objective(task.name, task.direction, task.unit) for task in self.tasks]
@@ -245,13 +249,15 @@ def _named(given: Any) -> dict[str, str]:
             )
     else:
         raise ProblemError(f"Got models={given!r}; expected folders in a list, or by name.")
+    if not found:
+        raise ProblemError("Got no models; expected two or more folders, in a list or by name.")
     if bad := [name for name in found if not isinstance(name, str) or not name or not isinstance(found[name], str)]:
         raise ProblemError(f"Got a model {bad[0]!r}: {found[bad[0]]!r}; expected a name, and a folder as text.")
     return found
 
 
 def _methods(given: str | Sequence[str], base: str | None, count: int) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) else tuple(given)
+    names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
     if not names or len(set(names)) < len(names):
         raise ProblemError(f"Got method={given!r}; expected one of {', '.join(METHODS)}, or several, each once.")
     for name in names:

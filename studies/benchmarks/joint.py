@@ -126,10 +126,10 @@ def one_after_another(seed):
         if stage == "merge":
             fixed = problem.config(min(history.feasible(), key=lambda trial: trial.values["loss"]).config)
     front = history.front()
-    picked = [front[i] for i in np.linspace(0, len(front) - 1, SIZES + 2).round().astype(int)[1:-1]]
-    for trial in picked:
+    places = sorted({*np.linspace(0, len(front) - 1, SIZES + 2).round().astype(int)[1:-1]})
+    for left, trial in zip(range(len(places), 0, -1), (front[i] for i in places), strict=True):
         stage = Stage(whole, "kv", problem.config(trial.config))
-        history, cost = search(stage, (TOKENS - spent) // (SIZES - picked.index(trial)), seed)
+        history, cost = search(stage, (TOKENS - spent) // left, seed)
         found += rows(history, "pipeline", seed, "kv", whole, stage.config, spent)
         spent += cost
     return found

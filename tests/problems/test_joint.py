@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,11 @@ import torch
 
 import moopt
 from moopt.backend import models
-from moopt.backend.kv import Pair
+from moopt.backend.kv import Pair, load_preset
 from moopt.backend.merging import Merger
 from moopt.backend.merging.tasks import TextLoss
 from moopt.backend.metrics import CallableMetric
-from moopt.errors import MooptError, ProblemError
+from moopt.errors import ExportError, MooptError, ProblemError
 from moopt.problem import Problem
 from moopt.testing.problems import ProblemSuite
 from moopt_problems import BitAllocation, Joint, KVCachePrecision, ModelMerge
@@ -227,6 +229,64 @@ def test_a_study_searches_all_of_it(joint: Joint):
     study = moopt.Study("joint", joint, "nsga2", seed=0)
     study.run(14)
     assert len(study.front()) >= 2
+    assert all(trial.failure is None for trial in study.history.trials)
+
+
+def test_a_joint_candidate_is_exported_as_it_ships(joint: Joint, tmp_path: Path):
+    study = moopt.Study("joint", joint, "random", seed=0).run(3)
+    found = study.export(2, "moopt", tmp_path / "weights")
+    config = study.history.trials[2].config
+    bits = joint.parts["bits"]
+    assert found.manifest["size"] == bits.bytes(joint.of_part("bits", config))  # type: ignore[attr-defined]
+    shipment = joint.shipment(config)
+    model = models.load_model(joint.model)
+    Merger({n: joint.members[n] for n in "ab"}, joint.base).fill(model, joint.shipped(config).recipe)  # type: ignore[arg-type]
+    name = next(n for n, width in shipment.widths.items() if width == 8 and "proj" in n)
+    values = shipment.quantized(name, 8).dequantize()
+    assert float((values - model.get_submodule(name).weight).abs().max()) < 0.02
+    preset = load_preset(study.export(2, "kv-preset", tmp_path / "pairs").path / "kv-preset.json")
+    assert list(preset.pairs) == joint.pairs(config)
+
+
+def test_without_a_part_of_it_nothing_is_exported(parts: dict[str, Problem], folders: dict[str, str], tmp_path: Path):
+    wide = Joint({"merge": parts["merge"], "bits": parts["bits"]}, teacher=folders["base"], **SMALL)
+    study = moopt.Study("wide", wide, "random").run(1)
+    with pytest.raises(ExportError, match="Joint does not decide that"):
+        study.export(0, "kv-preset", tmp_path / "out")
+    cached = Joint({"merge": parts["merge"], "kv": parts["kv"]}, teacher=folders["base"], **SMALL)
+    with pytest.raises(ProblemError, match="No part decides widths"):
+        moopt.Study("cached", cached, "random").run(1).export(0, "moopt", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["size_mb", "kl", "kv_bytes", "perplexity"])
+def test_names_that_two_parts_use_for_other_things_are_refused(
+    parts: dict[str, Problem], folders: dict[str, str], name: str
+):
+    task = TextLoss(name, TEXT, tokens=128, context=64)
+    merge = ModelMerge({n: folders[n] for n in "ab"}, [task], base=folders["base"])
+    with pytest.raises(ProblemError, match=r"rename it|another name"):
+        Joint({**parts, "merge": merge}, teacher=folders["base"], **SMALL)
+    with pytest.raises(ProblemError, match="A task is called 'distance'"):
+        ModelMerge({n: folders[n] for n in "ab"}, [TextLoss("distance", TEXT)], base=folders["base"])
+
+
+def test_a_teacher_of_other_tokens_is_refused(parts: dict[str, Problem], folders: dict[str, str], tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(folders["base"], other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "vocab_size": 300}))
+    for teacher, match in ((str(other), "has 300 tokens and"), ("", "Got teacher=''")):
+        with pytest.raises(ProblemError, match=match):
+            Joint(parts, teacher=teacher, **SMALL)
+
+
+def test_a_merge_at_a_fixed_width_is_searched(parts: dict[str, Problem], folders: dict[str, str]):
+    fixed = BitAllocation(
+        folders["base"], bits=(4,), embedding=4, tie="block", group_size=32, objectives=["size_mb"], text=TEXT,
+        sensitivities=None,
+    )  # fmt: skip
+    joint = Joint({"merge": parts["merge"], "bits": fixed}, teacher=folders["base"], **SMALL)
+    study = moopt.Study("fixed", joint, "qnehvi", seed=1).run(24)
     assert all(trial.failure is None for trial in study.history.trials)
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from moopt.backend import models
-from moopt.backend.exporters.shipment import Merges, shipment, write_beside
+from moopt.backend.exporters.shipment import Merges, shipment, write_beside, written
 from moopt.exporting import Exporter, Written
 from moopt.problem import Problem
 from moopt.space import Config
@@ -32,15 +31,15 @@ class Checkpoint(Exporter):
             for file in merged.iterdir():
                 file.rename(folder / file.name)
             merged.rmdir()
-            base = problem.base or next(iter(problem.models.values()))
-            size = (folder / FILE).stat().st_size
-            return Written(size, serve, base=base, licence=models.licence(base))
+            made_of = [*([problem.base] if problem.base else []), *problem.models.values()]
+            files = any(place.endswith(".safetensors") for place in made_of)  # a network of the user's own
+            return written((folder / FILE).stat().st_size, [] if files else serve, [], made_of)
         found = shipment(problem, config, self.name)
         tensors = found.rest()
         for name, option in found.widths.items():
-            tensors[f"{name}.weight"] = found.quantized(name, option).dequantize(torch.bfloat16)
+            tensors[f"{found.named(name)}.weight"] = found.quantized(name, option).dequantize(torch.bfloat16)
         save_file(tensors, folder / FILE, {"format": "pt"})
         write_beside(folder, found)
         size = sum(tensor.nbytes for tensor in tensors.values())
         note = "The weights are quantized and written out again in bfloat16: they take as much room as the original's."
-        return Written(size, serve, [note], found.model, models.licence(found.model))
+        return written(size, serve, [note], found.made_of)

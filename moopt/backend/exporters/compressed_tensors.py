@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moopt.backend import models
-from moopt.backend.exporters.shipment import Shipment, shipment, write_beside
+from moopt.backend.exporters.shipment import Shipment, shipment, write_beside, written
 from moopt.backend.options import bits_of, rank_of
 from moopt.backend.quantizers import Quantized
 from moopt.errors import ExportError
@@ -44,16 +43,14 @@ class CompressedTensors(Exporter):
                 raise ExportError(f"{name} has a low-rank repair, {option}, which compressed-tensors cannot hold.")
             matrix = found.quantized(name, option)
             if name in tables:  # its values, which servers look up and multiply by as they are
-                tensors[f"{name}.weight"] = matrix.dequantize(torch.bfloat16)
+                tensors[f"{found.named(name)}.weight"] = matrix.dequantize(torch.bfloat16)
                 continue
-            tensors |= _packed(name, matrix)
-            groups.setdefault((bits_of(option), matrix.zeros is None), []).append(name)
+            tensors |= _packed(found.named(name), matrix)
+            groups.setdefault((bits_of(option), matrix.zeros is None), []).append(found.named(name))
         save_file(tensors, folder / FILE, {"format": "pt"})
         write_beside(folder, found, _described(found, groups, tables))
         size = sum(tensor.nbytes for tensor in tensors.values())
-        return Written(
-            size, ["vllm serve {path}"], _notes(found, groups, tables), found.model, models.licence(found.model)
-        )
+        return written(size, ["vllm serve {path}"], _notes(found, groups, tables), found.made_of)
 
 
 def _packed(name: str, matrix: Quantized) -> dict[str, Tensor]:
@@ -88,7 +85,7 @@ def _words(codes: Tensor, bits: int) -> Tensor:
 
 def _described(found: Shipment, groups: Mapping[tuple[int, bool], list[str]], tables: set[str]) -> dict[str, Any]:
     """The `quantization_config` of config.json."""
-    every = {weight.name for weight in found.layout.inventory.weights}
+    every = {found.named(weight.name) for weight in found.layout.inventory.weights}
     quantized = {name for names in groups.values() for name in names}
     schemes = {
         f"group_{place}": {

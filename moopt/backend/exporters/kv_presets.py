@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from moopt.backend import models
+from moopt.backend.exporters.shipment import written
 from moopt.backend.kv import Pair, Preset, Scheme
 from moopt.backend.kv.exports import kvtuner
 from moopt.errors import BackendError, ExportError
@@ -66,4 +66,4 @@ class KVTuner(Exporter):
 
 def _written(problem: Problem) -> Written:
     assert isinstance(problem, Caches)
-    return Written(0, base=problem.model, licence=models.licence(problem.model))
+    return written(0, [], [], [problem.model])

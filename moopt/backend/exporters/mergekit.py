@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from moopt.backend import models
-from moopt.backend.exporters.shipment import Merges
+from moopt.backend.exporters.shipment import Merges, written
 from moopt.backend.merging import METHODS
+from moopt.backend.merging.operators import slerp_share
 from moopt.errors import ExportError
 from moopt.exporting import Exporter, Written
 from moopt.problem import Problem
@@ -38,6 +39,8 @@ class Mergekit(Exporter):
                 f"{recipe.method} drops at random, and mergekit would drop others than those that were measured; "
                 "export 'checkpoint'."
             )
+        if files := [place for place in problem.models.values() if place.endswith(".safetensors")]:
+            raise ExportError(f"mergekit merges models in folders; {files[0]} is a single file. Export 'checkpoint'.")
         weights = {name: _only(recipe.weights[name]) for name in problem.models}
         places = {name: models.location(place) for name, place in problem.models.items()}
         asked: dict[str, Any] = {"merge_method": recipe.method, "dtype": "float32"}
@@ -45,7 +48,7 @@ class Mergekit(Exporter):
             first, second = problem.models
             asked |= {
                 "base_model": places[first], "models": [{"model": places[each]} for each in (first, second)],
-                "parameters": {"t": weights[second] / (sum(weights.values()) or 1.0)},
+                "parameters": {"t": slerp_share(weights[first], weights[second])},
             }  # fmt: skip
         else:
             density = {name: {"density": _only(recipe.densities[name])} if method.thins else {} for name in places}
@@ -56,8 +59,8 @@ class Mergekit(Exporter):
                 assert problem.base is not None
                 asked |= {"base_model": models.location(problem.base), "parameters": {"lambda": recipe.scale}}
         (folder / FILE).write_text(json.dumps(asked, indent=1) + "\n")
-        base = problem.base or next(iter(problem.models.values()))
-        return Written(0, [f"mergekit-yaml {{path}}/{FILE} merged"], base=base, licence=models.licence(base))
+        made_of = [*([problem.base] if problem.base else []), *problem.models.values()]
+        return written(0, [f"mergekit-yaml {{path}}/{FILE} merged"], [], made_of)
 
 
 def _only(values: Any) -> float:

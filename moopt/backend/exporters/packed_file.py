@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moopt.backend import models, packed
-from moopt.backend.exporters.shipment import shipment
+from moopt.backend import packed
+from moopt.backend.exporters.shipment import shipment, written
 from moopt.exporting import Exporter, Written
 from moopt.problem import Problem
 from moopt.space import Config
@@ -24,5 +24,5 @@ class PackedFile(Exporter):
         packed.write(folder / FILE, found.layout, found.widths, found.quantized, found.parameters)
         found.tokenizer.save_pretrained(folder)
         size = found.layout.total_bytes(found.widths)
-        serve = [f"python -c \"import moopt; model = moopt.load('{{path}}/{FILE}')\""]
-        return Written(size, serve, base=found.model, licence=models.licence(found.model))
+        serve = [f"python -c 'import moopt, sys; model = moopt.load(sys.argv[1])' {{path}}/{FILE}"]
+        return written(size, serve, [], found.made_of)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,9 @@ from moopt.backend.merging import Recipe
 from moopt.backend.options import Option, Options
 from moopt.backend.packed import Layout
 from moopt.backend.quantizers import Quantized
+from moopt.backend.shards import in_files
 from moopt.errors import ExportError
+from moopt.exporting import Written
 from moopt.problem import Problem
 from moopt.space import Config
 
@@ -31,6 +34,7 @@ class Shipment:
         quantized: Gives a matrix by its name at an option.
         parameters: The original's parameters by name.
         tokenizer: Of the model.
+        made_of: The models it was merged from, or the one it was made of.
     """
 
     model: str
@@ -39,10 +43,15 @@ class Shipment:
     quantized: Callable[[str, Option], Quantized]
     parameters: Mapping[str, Tensor]
     tokenizer: Any
+    made_of: tuple[str, ...]
 
     def rest(self) -> dict[str, Tensor]:
-        """The parameters that are not quantized, in bfloat16, by name."""
-        return {name: self.parameters[name].data.to(torch.bfloat16) for name in self.layout.unquantized()}
+        """The parameters that are not quantized, in bfloat16, by their names in files."""
+        return {self.named(name): self.parameters[name].data.to(torch.bfloat16) for name in self.layout.unquantized()}
+
+    def named(self, name: str) -> str:
+        """What the model's files call a parameter or a module."""
+        return in_files(name, json.loads(self.layout.config)["model_type"])
 
 
 @runtime_checkable
@@ -76,6 +85,16 @@ def shipment(problem: Problem, config: Config, format: str) -> Shipment:
     if not isinstance(problem, Ships):
         raise ExportError(f"{format} holds quantized models; {type(problem).__name__} decides no widths.")
     return problem.shipment(config)
+
+
+def written(size: int, serve: Sequence[str], notes: Sequence[str], made_of: Sequence[str]) -> Written:
+    """What an exporter says of what it wrote, with the licence that all models have from which it was made."""
+    licences = {place: models.licence(place) for place in made_of}
+    alike = set(licences.values())
+    told = [f"{Path(place).name}: {licence or 'no licence named'}" for place, licence in licences.items()]
+    differing = [] if len(alike) == 1 else ["It was made of models of several licences: " + "; ".join(told) + "."]
+    bases = [name for name in map(models.hub_name, made_of) if name]
+    return Written(size, serve, [*notes, *differing], bases, alike.pop() if len(alike) == 1 else "")
 
 
 def write_beside(folder: Path, found: Shipment, quantization: Mapping[str, Any] | None = None) -> None:

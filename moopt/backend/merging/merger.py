@@ -113,10 +113,10 @@ class Merger:
         if folder.exists():
             raise MergeError(f"{folder} exists already; give a path where there is nothing.")
         tensors = {name: merged.contiguous() for name, merged in self.tensors(recipe)}
-        with whole_folder(folder) as temporary:
+        with _written(folder), whole_folder(folder, own=True) as temporary:
             save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
             for file in [] if _is_file(like) else sorted(Path(models.location(like)).iterdir()):
-                if file.is_file() and not file.name.startswith("model") and file.suffix in COPIED:
+                if file.is_file() and file.suffix in COPIED and not _of_weights(file.name):
                     shutil.copyfile(file, temporary / file.name)
         return folder
 
@@ -173,6 +173,20 @@ def gradients(model: nn.Module) -> Iterator[None]:
         for name, parameter in model.named_parameters():
             parameter.grad = None
             parameter.requires_grad_(wanted[name])
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """While open, a folder that cannot be written is said in words."""
+    try:
+        yield
+    except OSError as error:
+        raise MergeError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+
+def _of_weights(name: str) -> bool:
+    """Whether a file belongs to weights that a merge does not have, or says what it was exported from."""
+    return name.startswith("model") or name.endswith(".index.json") or name == "moopt.json"
 
 
 def _is_file(place: str) -> bool:

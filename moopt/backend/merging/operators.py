@@ -167,10 +167,15 @@ def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total / (divisor if abs(divisor) > SMALL else 1.0)
 
 
+def slerp_share(one: float, other: float) -> float:
+    """How far `slerp` goes from the first model to the second; half way where the weights cancel."""
+    return other / (one + other) if abs(one + other) > SMALL else 0.5
+
+
 def _slerp(first: Tensor, second: Tensor, one: float, other: float) -> Tensor:
     """Between two tensors, along the great circle through both directions."""
     a, b = _wide(first), _wide(second)
-    t = other / (one + other) if abs(one + other) > SMALL else 0.5
+    t = slerp_share(one, other)
     norms = [float(torch.linalg.vector_norm(each)) for each in (a, b)]
     directions = [each / (norm if norm > SMALL else 1.0) for each, norm in zip((a, b), norms, strict=True)]
     cosine = (directions[0] * directions[1]).sum().clamp(-1, 1)

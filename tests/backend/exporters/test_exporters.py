@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from moopt.backend.exporters.compressed_tensors import _words
 from moopt.backend.kv import load_preset
 from moopt.backend.merging.tasks import TextLoss
 from moopt.cli import app
-from moopt.errors import ExportError, StudyError
+from moopt.errors import ExportError, StudyError, StudyMismatch
 from moopt_problems import BitAllocation, KVCachePrecision, ModelMerge
 from moopt_problems.synthetic import BitToy
+from tests.backend.conftest import FAMILIES, MIXTURES
 from tests.backend.merging.conftest import tuned
 
 TEXT = textwrap.__file__
@@ -54,7 +56,7 @@ def test_moopts_own_file_is_as_large_as_the_search_said_and_runs(study: moopt.St
     assert moopt.load(file).generation_config is not None
 
 
-def test_what_was_promised_stands_beside_it(study: moopt.Study, tmp_path: Path) -> None:
+def test_what_was_promised_stands_beside_it(study: moopt.Study, tmp_path: Path, tiny: Path) -> None:
     trial = study.history.front()[0]
     found = study.export(trial.number, "moopt", tmp_path / "out")
     assert exporting.read(found.path).manifest == json.loads((found.path / "moopt.json").read_text())
@@ -64,7 +66,9 @@ def test_what_was_promised_stands_beside_it(study: moopt.Study, tmp_path: Path) 
     assert figures["size_mb"]["known"]
     assert found.manifest["identity"]["problem"] == "BitAllocation"
     card = (found.path / "README.md").read_text()
-    assert card.startswith("---\nbase_model: ")
+    assert card.startswith('---\ntags: ["moopt"]\n---')
+    assert "the study bits \\<b\\>, found" in card
+    assert str(tiny) not in card
     assert "| kl | " in card
     assert "moopt.load" in card
 
@@ -162,9 +166,26 @@ def test_a_merge_is_exported_as_weights_and_as_a_recipe(merges: moopt.Study, tmp
     recipe = merges.problem.recipe(merges.history.trials[trial].config)
     wanted = dict(merges.problem._ready.merger.tensors(recipe))
     assert all(torch.equal(merged[name], tensor) for name, tensor in wanted.items())
+    card = (whole.path / "README.md").read_text()
+    assert "license" not in card  # the files of none of them say
     told = json.loads((merges.export(trial, "mergekit", tmp_path / "recipe").path / "mergekit.yaml").read_text())
     assert told["merge_method"] == "task_arithmetic"
     assert [each["parameters"]["weight"] for each in told["models"]] == [recipe.weights[n][""] for n in "ab"]
+
+
+def test_licences_that_differ_are_said(tiny: Path, tmp_path: Path) -> None:
+    folders = {n: tuned(tiny, tmp_path / n, seed, 0.05) for seed, n in enumerate("ab")}
+    (folders["a"] / "README.md").write_text('---\nlicense: "mit" # see LICENSE\n---\n')
+    (folders["b"] / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    task = TextLoss("text", TEXT, tokens=128, context=64)
+    problem = ModelMerge({n: str(p) for n, p in folders.items()}, [task], method="slerp", held_out=False)
+    study = moopt.Study("merge", problem, "random").run(trials=1)
+    manifest = study.export(0, "checkpoint", tmp_path / "out").manifest
+    assert manifest["licence"] == ""
+    assert "a: mit; b: cc-by-nc-4.0" in manifest["notes"][0]
+    assert not {"moopt.json", "README.md"} & set(manifest["files"])
+    (folders["b"] / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert study.export(0, "checkpoint", tmp_path / "again").manifest["licence"] == "mit"
 
 
 def test_pairs_are_exported_as_presets(tiny: Path, tmp_path: Path) -> None:
@@ -194,6 +215,89 @@ def test_the_command_line_exports_and_says_how_to_serve_it(
     assert found.exit_code == 0, found.output
     assert "vllm serve served" in found.output
     assert exporting.read("served").manifest["study"]["trial"] == 0
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
+def test_a_checkpoint_of_every_family_has_all_that_its_model_has(save: Any, tmp_path: Path, family: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    problem = BitAllocation(str(save(family)), bits=(4, 8), group_size=32, sensitivities=None, **SMALL)
+    study = moopt.Study("family", problem, "random").run(trials=1)
+    found = study.export(0, "checkpoint", tmp_path / "out")
+    model, told = AutoModelForCausalLM.from_pretrained(found.path, dtype=torch.float32, output_loading_info=True)
+    assert not told["missing_keys"], told
+    assert not told["unexpected_keys"], told
+    ids = torch.arange(1, 33)[None]
+    with torch.inference_mode():
+        wanted = AutoModelForCausalLM.from_pretrained(save(family), dtype=torch.float32)(ids).logits
+        assert torch.nn.functional.cosine_similarity(model(ids).logits, wanted, dim=-1).min() > 0.9
+
+
+def test_a_study_is_exported_by_the_problem_it_was_run_with(tmp_path: Path, tiny: Path) -> None:
+    place = tmp_path / "bits.journal"
+    how: dict[str, Any] = {"bits": (4, 8), "sensitivities": None, **SMALL}
+    moopt.Study("s", BitAllocation(str(tiny), group_size=32, **how), "random", place).run(trials=2)
+    other = moopt.Study("s", BitAllocation(str(tiny), group_size=64, **how), "random", place)
+    with pytest.raises(StudyMismatch, match="was run with another problem: group_size was 32, is 64"):
+        other.export(0, "moopt", tmp_path / "out")
+    same = moopt.Study("s", BitAllocation(str(tiny), group_size=32, **how), "nsga2", place, seed=7)
+    assert same.export(0, "moopt", tmp_path / "out").manifest["identity"]["group_size"] == 32
+
+
+def test_paths_that_cannot_be_written_are_said(study: moopt.Study, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "x")
+    with pytest.raises(ExportError, match="link exists already"):
+        study.export(0, "moopt", tmp_path / "link")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot be written"):
+        study.export(0, "moopt", tmp_path / "file" / "out")
+    with pytest.raises(ExportError, match="Got the path None; expected the name of a folder"):
+        study.export(0, "moopt", None)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_appears_meanwhile_is_not_taken_for_ours(
+    study: moopt.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "card", lambda manifest: str((tmp_path / "out" / "theirs").mkdir(parents=True)))
+    with pytest.raises(ExportError, match="out cannot be written"):
+        study.export(0, "moopt", tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+def test_tokenizers_with_folders_are_exported(save: Any, tmp_path: Path, byte_tokenizer: Any) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(save("llama"), folder)
+    byte_tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ messages }}{{ tools }}"}
+    byte_tokenizer.save_pretrained(folder)
+    byte_tokenizer.chat_template = None
+    problem = BitAllocation(str(folder), bits=(4, 8), group_size=32, sensitivities=None, **SMALL)
+    study = moopt.Study("chat", problem, "random").run(trials=1)
+    found = study.export(0, "moopt", tmp_path / "out")
+    assert any("tool_use" in name for name in found.manifest["files"])
+    assert exporting.read(found.path).serve
+
+
+def test_a_gate_holds_an_export_to_bounds(study: moopt.Study, tmp_path: Path) -> None:
+    found = study.export(study.history.front()[0].number, "moopt", tmp_path / "out")
+    kl, size = found.manifest["figures"]["kl"]["held-out"], found.manifest["size"] / 1e6
+    runner = CliRunner()
+    good = runner.invoke(app, ["gate", str(found.path), "--max-kl", str(kl), "--max-size", str(size)])
+    assert good.exit_code == 0, good.output
+    assert "PASS kl" in good.output
+    assert "(held-out)" in good.output
+    bad = runner.invoke(app, ["gate", str(found.path), "--max-kl", str(kl), "--max-size", str(size / 2), "--json"])
+    assert bad.exit_code == 1
+    assert [check["holds"] for check in json.loads(bad.stdout)["checks"]] == [True, False]
+    for arguments, says in (
+        ([], "Say what to hold it to"),
+        (["--bound", "speed <= 3"], "'speed' is no figure of this export; expected one of kl, size_mb"),
+    ):
+        refused = runner.invoke(app, ["gate", str(found.path), *arguments])
+        assert refused.exit_code == 2
+        assert says in " ".join(refused.output.split())
+    (found.path / "model.safetensors").write_bytes(b"altered")
+    damaged = runner.invoke(app, ["gate", str(found.path), "--max-kl", "99"])
+    assert damaged.exit_code == 2
 
 
 def test_a_licence_is_that_of_the_base(tmp_path: Path, tiny: Path) -> None:

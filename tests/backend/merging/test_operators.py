@@ -129,3 +129,8 @@ def test_what_a_method_lacks_is_said():
         merged("ties", None, models, [1, 1, 1])
     with pytest.raises(MergeError, match="slerp merges 2 models; got 3"):
         merged("slerp", None, models, [1, 1, 1])
+
+
+def test_slerp_goes_half_way_where_weights_cancel() -> None:
+    assert operators.slerp_share(0.0, 0.0) == operators.slerp_share(0.5, -0.5) == 0.5
+    assert operators.slerp_share(1.0, 3.0) == 0.75
