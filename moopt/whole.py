@@ -17,15 +17,21 @@ from pathlib import Path
 def whole_folder(path: Path, own: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
 
+    It is locked meanwhile: temporary folders of `path` without a lock are of processes that were killed, and removed.
+
     Args:
-        path: The folder; its parents are made.
+        path: The folder; its parents are made, and vanish with it.
         own: Whether it has to be this one; else one that another process made meanwhile is as good.
 
     Raises:
         OSError: it cannot be written, or has to be this one and there is another.
     """
+    made = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    around = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    named = re.compile(re.escape(f".{path.name}-") + r"[a-z0-9_]{8}")
+    for left in [p for p in path.parent.iterdir() if named.fullmatch(p.name) and p.is_dir()]:
+        _remove_unlocked(left)
+    around, lock = _locked_folder(path)
     try:
         temporary = around / path.name
         temporary.mkdir()  # whom it is open to is the user's setting; `around` is open to nobody else
@@ -41,6 +47,10 @@ def whole_folder(path: Path, own: bool = False) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(around, ignore_errors=True)
+        os.close(lock)
+        for parent in made:
+            with contextlib.suppress(OSError):  # there is something in it
+                parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -75,7 +85,22 @@ def _locked_file(path: Path) -> tuple[Path, int]:
         os.close(lock)  # another process took it for one that was left, before it was locked
 
 
-def _remove_unlocked(file: Path) -> None:
-    with contextlib.suppress(OSError), file.open("rb") as handle:  # locked, or gone meanwhile
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.unlink()
+def _locked_folder(path: Path) -> tuple[Path, int]:
+    """A new folder beside `path`, open to nobody else, and the descriptor that locks it."""
+    while True:
+        around = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+        lock = os.open(around, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if around.exists():
+            return around, lock
+        os.close(lock)  # another process took it for one that was left, before it was locked
+
+
+def _remove_unlocked(left: Path) -> None:
+    with contextlib.suppress(OSError):  # locked, or gone meanwhile
+        handle = os.open(left, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        finally:
+            os.close(handle)

@@ -53,3 +53,39 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError), whole(tmp_path / "x"):
             raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path, other = tmp_path / "model", tmp_path / ".model-BACKUP"
+    other.mkdir()
+    with whole_folder(path) as temporary:
+        left = temporary.parent.name
+    (tmp_path / left / "inside").mkdir(parents=True)
+    path.rmdir()
+    with whole_folder(path) as temporary:
+        assert not (tmp_path / left).exists()
+        beside = temporary.parent
+        with whole_folder(tmp_path / "model", own=False):
+            assert beside.exists()  # it is locked
+    assert {p.name for p in tmp_path.iterdir()} == {"model", ".model-BACKUP"}
+
+
+def test_parents_that_were_made_for_nothing_vanish(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "kept" / "new" / "newer" / "model"):
+        raise RuntimeError
+    assert list((tmp_path / "kept").iterdir()) == []
+    with whole_folder(tmp_path / "kept" / "new" / "model") as temporary:
+        (temporary / "file").write_text("whole")
+    assert (tmp_path / "kept" / "new" / "model" / "file").exists()
+
+
+def test_a_folder_that_has_to_be_ours_is_no_other(tmp_path: Path) -> None:
+    def theirs() -> None:
+        (tmp_path / "model" / "theirs").mkdir(parents=True)
+
+    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "model", own=True):
+        theirs()
+    with whole_folder(tmp_path / "model"):
+        pass  # another's is as good
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["theirs"]
