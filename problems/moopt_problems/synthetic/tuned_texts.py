@@ -54,7 +54,7 @@ def _made(kind: str) -> Path:
     """A model's folder; it is tuned if it is not in the cache."""
     recipe = [kind, models.identity(MODEL), Text(kind).identity, STEPS, TOKENS, LENGTH, RATE, UNSEEN, torch.__version__]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
-    folder = cache.folder() / "texts" / f"{MODEL}-{kind}-{digest}"
+    folder = cache.folder() / "texts" / f"{Path(MODEL).name}-{kind}-{digest}"
     if not folder.exists():
         logger.info("Tuning %s to %s: %d steps, some minutes, once.", MODEL, kind, STEPS)
         with whole_folder(folder) as temporary:
