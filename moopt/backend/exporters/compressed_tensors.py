@@ -48,7 +48,7 @@ class CompressedTensors(Exporter):
             tensors |= _packed(found.named(name), matrix)
             groups.setdefault((bits_of(option), matrix.zeros is None), []).append(found.named(name))
         save_file(tensors, folder / FILE, {"format": "pt"})
-        write_beside(folder, found, _described(found, groups, tables))
+        write_beside(folder, found, _described(found, groups))
         size = sum(tensor.nbytes for tensor in tensors.values())
         return written(size, ["vllm serve {path}"], _notes(found, groups, tables), found.made_of)
 
@@ -83,7 +83,7 @@ def _words(codes: Tensor, bits: int) -> Tensor:
     return torch.from_numpy(np.packbits(padded, axis=-1, bitorder="little").view(np.int32).copy())
 
 
-def _described(found: Shipment, groups: Mapping[tuple[int, bool], list[str]], tables: set[str]) -> dict[str, Any]:
+def _described(found: Shipment, groups: Mapping[tuple[int, bool], list[str]]) -> dict[str, Any]:
     """The `quantization_config` of config.json."""
     every = {found.named(weight.name) for weight in found.layout.inventory.weights}
     quantized = {name for names in groups.values() for name in names}
