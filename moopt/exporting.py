@@ -12,8 +12,7 @@ import platform
 import re
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import entry_points, version
@@ -25,7 +24,7 @@ from moopt.errors import ExportError
 from moopt.history import History, Trial
 from moopt.problem import Problem
 from moopt.space import Config
-from moopt.whole import whole_folder
+from moopt.whole import new_folder
 
 GROUP = "moopt.exporters"
 MANIFEST = "moopt.json"
@@ -128,7 +127,7 @@ def export(problem: Problem, history: History, trial: Trial, format: str, path: 
     folder, how = Path(path).expanduser(), exporter(format)
     if os.path.lexists(folder):
         raise ExportError(f"{folder} exists already; give a path where there is nothing.")
-    with _readably(folder), whole_folder(folder, own=True) as temporary:
+    with new_folder(folder, ExportError) as temporary:
         written = how.write(problem, trial.config, temporary)
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         manifest = {
@@ -247,15 +246,6 @@ def card(manifest: Mapping[str, Any]) -> str:
 def _plain(text: str) -> str:
     """A name as Markdown shows it, whatever is in it."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
-
-
-@contextmanager
-def _readably(folder: Path) -> Iterator[None]:
-    """While open, a folder that cannot be written is said in words."""
-    try:
-        yield
-    except OSError as error:
-        raise ExportError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 _OURS = ("unit", "known")

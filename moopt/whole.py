@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from moopt.errors import MooptError
+
 
 @contextlib.contextmanager
 def whole_folder(path: Path, own: bool = False) -> Iterator[Path]:
@@ -51,6 +53,16 @@ def whole_folder(path: Path, own: bool = False) -> Iterator[Path]:
         for parent in made:
             with contextlib.suppress(OSError):  # there is something in it
                 parent.rmdir()
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, refused: type[MooptError]) -> Iterator[Path]:
+    """A `whole_folder` that has to be this one; what keeps it from being written is said as an error of that kind."""
+    try:
+        with whole_folder(path, own=True) as temporary:
+            yield temporary
+    except OSError as error:
+        raise refused(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from moopt.backend.merging import operators
 from moopt.backend.merging.recipe import Per, Recipe, group
 from moopt.backend.shards import Shards, of_model, renamed
 from moopt.errors import MergeError, ModelNotFound
-from moopt.whole import whole_folder
+from moopt.whole import new_folder
 
 Products = dict[str, dict[str, float]]
 """A number by group and member."""
@@ -113,7 +113,7 @@ class Merger:
         if folder.exists():
             raise MergeError(f"{folder} exists already; give a path where there is nothing.")
         tensors = {name: merged.contiguous() for name, merged in self.tensors(recipe)}
-        with _written(folder), whole_folder(folder, own=True) as temporary:
+        with new_folder(folder, MergeError) as temporary:
             save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
             for file in [] if _is_file(like) else sorted(Path(models.location(like)).iterdir()):
                 if file.is_file() and file.suffix in COPIED and not _of_weights(file.name):
@@ -173,15 +173,6 @@ def gradients(model: nn.Module) -> Iterator[None]:
         for name, parameter in model.named_parameters():
             parameter.grad = None
             parameter.requires_grad_(wanted[name])
-
-
-@contextmanager
-def _written(folder: Path) -> Iterator[None]:
-    """While open, a folder that cannot be written is said in words."""
-    try:
-        yield
-    except OSError as error:
-        raise MergeError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 def _of_weights(name: str) -> bool:
