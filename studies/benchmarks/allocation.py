@@ -2,7 +2,7 @@
 
     python studies/benchmarks/allocation.py                          what problems and methods there are
     python studies/benchmarks/allocation.py digits-mlp --draws 11    run them; again, and it goes on where it stopped
-    python studies/benchmarks/allocation.py smollm2 --only 'auto; fisher' --draws 1
+    python studies/benchmarks/allocation.py smollm2 --only 'auto; fisher; evopress, 3 bits' --draws 1
     python studies/benchmarks/allocation.py --show                   run nothing, show what is finished
 
 All that a method does is counted in forward tokens: sensitivities, screens and gradients too (a backward pass counts
@@ -136,9 +136,10 @@ def units(name, draws, only):
                 yield table, None, draw
         yield from ((each, None, draw) for each in setting.peers if not only or each in only)
         for method, how in METHODS.items():
-            possible = (able or method not in GRADIENTS) and method not in ABLATIONS - set(setting.ablations)
-            if possible and (not only or method in only):
-                yield from ((method, b, draw) for b in (setting.amounts(problem) if how.alone else (None,)))
+            if (able or method not in GRADIENTS) and method not in ABLATIONS - set(setting.ablations):
+                for within in setting.amounts(problem) if how.alone else (None,):
+                    if not only or {method, f"{method}, {within}"} & set(only):
+                        yield method, within, draw
 
 
 def run(name, method, budget, draw, folder):
