@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moopt.backend import footprint, formats, models, packed, proxies, quantizers, weights
+from moopt.backend import footprint, models, packed, proxies, quantizers, targets, weights
 from moopt.backend import metrics as user
 from moopt.backend.candidate import choose_device
 from moopt.backend.exporters.shipment import Shipment
 from moopt.backend.joint import Shipped
-from moopt.backend.options import Option, Options, bits_of, stored_bits
-from moopt.backend.packed import Layout
+from moopt.backend.options import Option, Options, stored_bits
 from moopt.backend.plan import Plan, make_plan
 from moopt.backend.quantizers import Quantizer
-from moopt.backend.simulated import Simulated, packable
-from moopt.backend.taps import Decision
+from moopt.backend.simulated import packable
 from moopt.backend.text import Text
-from moopt.backend.weights import Weight
 from moopt.backend.workbench import Workbench, request
 from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, Resources
 from moopt.space import Config, Ordinal, Space
-from moopt_problems import checks, data, options
+from moopt_problems import checks, data, options, storage
 from moopt_problems import objectives as measured
 from moopt_problems.benched import Benched
+from moopt_problems.storage import TABLES, Asked, Storage
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -46,15 +43,18 @@ class BitAllocation(Benched[Workbench]):
         model: "smollm2-135m", "minilm-l6", a local folder or a Hugging Face id.
         bits: What to choose from: widths among 2, 3, 4, 5, 6 and 8, and formats that are simulated, "fp4", "nf4",
             "fp8-e5m2", "fp8-e4m3" (see `moopt.backend.formats`). A decision's options are in the order of their bytes.
+            None: all widths, or what the target loads.
         objectives: Among kl, perplexity, top1_agreement, decode_ms, prefill_ms (language models), cosine_distance,
             relative_error (encoders), size_mb, bits. None: the loss that fits the model, and size_mb. The times are
             predicted from single layers during the search, and measured on whole models for the finalists.
-        group_size: How many inputs share a scale.
+        group_size: How many inputs share a scale; 64 if nothing is said.
         quantizer: "rtn", "rtn-symmetric", "hqq", "gptq", "matgptq", "eora", "bcq", a plug-in's name, or one with
             settings of its own, such as `moopt.backend.quantizers.EoRA(ranks=(0, 8, 32))`, which offers ranks, too.
+            None: "rtn", or its symmetric kind where the target loads no other.
         tie: "fused" ties what servers store as one (q,k,v; gate,up), "experts" also all experts of a block, "linear"
             nothing, "block" whole blocks.
-        embedding: The embedding's width or format; several make it a decision; 16 leaves it alone.
+        embedding: The embedding's width or format; several make it a decision; 16 leaves it alone. None: 8 bits, or
+            what the target loads.
         head: The same for an output head of its own; None follows the embedding.
         skip: Patterns of layers that stay at 16 bits, such as "model.layers.0.*".
         metrics: Objectives of your own: see `moopt.backend.metrics`.
@@ -70,6 +70,10 @@ class BitAllocation(Benched[Workbench]):
         external: Files of models that another tool quantized, by the names that options of theirs get; each is one for
             every layer that has it (see `moopt.backend.external`). Simulated, too.
         stream: Whether one block of the model is held at a time, read from its safetensors; "auto": if it does not fit.
+        formats: The file that sizes are of: "moopt", or "gguf", whose types are the options then (see
+            `moopt.backend.gguf.types`): what is searched is what llama.cpp gets.
+        target: The server that is to run it: "moopt", "transformers", "vllm" or "llama.cpp". What it does not load is
+            refused (see `moopt.backend.targets`).
 
     Raises:
         ModelNotFound, QuantizationError, TextError, ProblemError: say what does not fit.
@@ -78,12 +82,12 @@ class BitAllocation(Benched[Workbench]):
     def __init__(
         self,
         model: str,
-        bits: Sequence[Option] = quantizers.WIDTHS,
+        bits: Sequence[Option] | None = None,
         objectives: Sequence[str] | None = None,
         group_size: int = 64,
-        quantizer: str | Quantizer = "rtn",
+        quantizer: str | Quantizer | None = None,
         tie: str = "fused",
-        embedding: Option | Sequence[Option] = 8,
+        embedding: Option | Sequence[Option] | None = None,
         head: Option | Sequence[Option] | None = None,
         skip: Sequence[str] = (),
         metrics: Sequence[user.Metric] = (),
@@ -98,8 +102,12 @@ class BitAllocation(Benched[Workbench]):
         external: Mapping[str, str] | None = None,
         stream: footprint.Stream = "auto",
         validation: int = 3072,
+        formats: str | None = None,
+        target: str | None = None,
     ) -> None:
-        self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
+        server = targets.named(target) if target is not None else None
+        bits, quantizer, embedding, formats = storage.said(bits, quantizer, embedding, formats, server)
+        self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__", "server"}}
         self.model, self.group_size = model, group_size
         self.quantizer = quantizers.named(quantizer)
         self.text, self.context = Text(text), context
@@ -107,8 +115,15 @@ class BitAllocation(Benched[Workbench]):
         self.is_language = models.generates(self._config)
         self.inventory = weights.inventory(models.outline(self._config))
         self.external = options.opened(external, self._config, self.inventory)
-        allowed = options.listed("bits", bits)
-        self._decide(allowed, tie, embedding, embedding if head is None else head, tuple(skip))
+        self.formats = formats
+        self._storage = Storage(
+            Asked(
+                model, self._config, self.inventory, bits, group_size, self.quantizer, tie, embedding,
+                embedding if head is None else head, tuple(skip), formats, self.external, server,
+            )
+        )  # fmt: skip
+        self.decided, self.fixed = self._storage.decided, self._storage.fixed
+        self.layout, self.simulated = self._storage.layout, self._storage.simulated
         self._metrics = tuple(metrics)
         untimed = "a mixture of experts, which runs some of its layers" if self.inventory.is_mixture else ""
         if simulated := [*map(str, self.simulated), *([self.quantizer.name] if self.quantizer.simulated else [])]:
@@ -173,7 +188,7 @@ class BitAllocation(Benched[Workbench]):
 
     def costs(self) -> IntArray:
         """Bytes of each decision at each width, [decisions, options]."""
-        return self._costs
+        return self._storage.costs
 
     def known(self, config: Config) -> dict[str, float]:
         exact = {"size_mb": self.bytes(config) / 1e6, "bits": self.bits(config)}
@@ -181,9 +196,9 @@ class BitAllocation(Benched[Workbench]):
 
     def bytes(self, config: Config) -> int:
         """The bytes of the exported file: codes, scales, zero points, embedding and header counted."""
-        return self._fixed_bytes + sum(
+        return self._storage.fixed_bytes + sum(
             int(row[decision.options.index(config[name])])
-            for (name, decision), row in zip(self.decided.items(), self._costs, strict=True)
+            for (name, decision), row in zip(self.decided.items(), self.costs(), strict=True)
         )
 
     def bits(self, config: Config) -> float:
@@ -196,14 +211,18 @@ class BitAllocation(Benched[Workbench]):
         """The option of every decided matrix, by its name: see `moopt.backend.options`."""
         return {w.name: config[name] for name, d in self.decided.items() for w in d.weights}
 
+    def options(self, config: Config) -> dict[str, Option]:
+        """The option of every quantized matrix, by its name."""
+        return {**self.fixed, **self.widths(self.space.validate(config))}
+
     def apply(self, candidate: Shipped, config: Config) -> Shipped:
         """A candidate with the options of a configuration: see `Joint`."""
         return replace(candidate, widths={**self.fixed, **self.widths(config)})
 
     def baselines(self) -> dict[str, Config]:
-        layers = [d.options for n, d in self.decided.items() if n not in _TABLES]
+        layers = [d.options for n, d in self.decided.items() if n not in TABLES]
         return {
-            f"uniform-{b}": {name: (d.options[-1] if name in _TABLES else b) for name, d in self.decided.items()}
+            f"uniform-{b}": {name: (d.options[-1] if name in TABLES else b) for name, d in self.decided.items()}
             for b in layers[0]
             if all(b in offered for offered in layers)
         }
@@ -271,16 +290,12 @@ class BitAllocation(Benched[Workbench]):
         return self._save(Path(path), self._all_widths(config), None)
 
     def shipment(self, config: Config) -> Shipment:
-        """A candidate as exporters get it: see `moopt.exporting`.
-
-        Raises:
-            QuantizationError: a matrix is simulated: no format has a place for it.
-        """
+        """A candidate as exporters get it: see `moopt.exporting`."""
         evaluator = self._ready.evaluator
         candidate = evaluator.candidate
         return Shipment(
-            self.model, self.layout, self._all_widths(config), candidate.variants.quantized, candidate.parameters(),
-            evaluator.tokenizer, (self.model,),
+            self.model, self.layout, self.options(config), self.simulated, candidate.variants.quantized,
+            candidate.stored, candidate.parameters(), evaluator.tokenizer, (self.model,),
         )  # fmt: skip
 
     def save_slices(self, configs: Mapping[str, Config], path: str | os.PathLike[str]) -> Path:
@@ -312,7 +327,7 @@ class BitAllocation(Benched[Workbench]):
         return make_plan(self, trials, extra, resources)
 
     def _all_widths(self, config: Config) -> dict[str, Option]:
-        return packable({**self.fixed, **self.widths(self.space.validate(config))}, self.simulated)
+        return packable(self.options(config), self.simulated)
 
     def _save(self, path: Path, widths: Options, slices: packed.Slices | None) -> Path:
         evaluator = self._ready.evaluator
@@ -330,75 +345,3 @@ class BitAllocation(Benched[Workbench]):
     def search_metrics(self) -> tuple[user.Metric, ...]:
         """The user's metrics that every candidate is measured by."""
         return tuple(m for m in self._metrics if m.when == "every")
-
-    def _decide(
-        self, bits: tuple[Option, ...], tie: str, embedding: Option | Sequence[Option],
-        head: Option | Sequence[Option], skip: tuple[str, ...],
-    ) -> None:  # fmt: skip
-        """Sort every matrix into what is decided, what is fixed and what stays at 16 bits."""
-        if tie not in weights.TIES:
-            raise ProblemError(f"Got tie={tie!r}; expected one of {', '.join(weights.TIES)}.")
-        left_out = {w.name for w in weights.skipped(self.inventory.weights, skip)}
-        linears = tuple(w for w in self.inventory.linears() if w.name not in left_out)
-        if not linears:
-            raise ProblemError(f"{self.model} has no linear layer left to quantize.")
-        options.check_ranks(self.quantizer.ranks, linears)
-        own = [formats.Format(name, self.group_size) for name in formats.NAMES]
-        every: dict[Option, Simulated] = {how.name: how for how in (*own, *self.external.values())}
-        self.decided = {
-            name: Decision(members, options.of_layers(bits, self.quantizer.ranks, self.external, members))
-            for name, members in weights.groups(linears, tie).items()
-        }
-        self.fixed: dict[str, Option] = {}
-        for kind, asked in (("embedding", embedding), ("head", head)):
-            table = self.inventory.table(kind)
-            if table is None or table.name in left_out:
-                continue
-            offered = options.of_table(kind, asked, (*formats.NAMES, *self.external))
-            if len(offered) > 1:
-                self.decided[kind] = Decision((table,), offered)
-            elif offered[0] == 16:
-                left_out.add(table.name)
-            else:
-                self.fixed[table.name] = offered[0]
-        self._lay_out(every, frozenset(left_out))
-
-    def _lay_out(self, every: Mapping[Option, Simulated], left_out: frozenset[str]) -> None:
-        """Say how all of it is stored, and refuse what a layer cannot have."""
-        quantized = [(w, b) for d in self.decided.values() for w in d.weights for b in d.options]
-        quantized += [(w, self.fixed[w.name]) for w in self.inventory.weights if w.name in self.fixed]
-        for weight, option in quantized:
-            if option not in self.external:
-                widths = () if option in every else (bits_of(option),)
-                quantizers.check(weight.name, weight.shape, widths, self.group_size)
-        described = models.portable(self._config), models.generation(self.model) if self.is_language else ""
-        how = self.quantizer
-        self.layout = Layout(
-            self.inventory, self.group_size, how.symmetric, left_out, *described, how.sliced, how.binary, max(how.ranks)
-        )
-        self.simulated = {option: every[option] for _, option in quantized if option in every}
-        for name, decision in self.decided.items():  # of equal bytes they stay as they are
-            ordered = sorted(decision.options, key=partial(self._stored, decision.weights))
-            self.decided[name] = Decision(decision.weights, tuple(ordered))
-
-    def _stored(self, weights: tuple[Weight, ...], option: Option) -> int:
-        """What matrices take in a file."""
-        if option in self.simulated:
-            return sum(map(self.simulated[option].bytes, weights))
-        return sum(self.layout.matrix_bytes(weight, option) for weight in weights)
-
-    @cached_property
-    def _costs(self) -> IntArray:
-        table = np.full((len(self.decided), max(len(d.options) for d in self.decided.values())), -1, dtype=np.int64)
-        for row, decision in enumerate(self.decided.values()):
-            for column, option in enumerate(decision.options):
-                table[row, column] = self._stored(decision.weights, option)
-        return table
-
-    @cached_property
-    def _fixed_bytes(self) -> int:
-        tables = [w for w in self.inventory.weights if w.name in self.fixed]
-        return self.layout.fixed_bytes() + sum(self._stored((w,), self.fixed[w.name]) for w in tables)
-
-
-_TABLES = ("embedding", "head")

@@ -18,7 +18,7 @@ from moopt.backend.kv import Pair, Scheme
 from moopt.backend.merging.tasks import Function, Task
 from moopt.backend.options import Option
 from moopt.backend.quantizers import RTN, Quantizer
-from moopt.backend.simulated import Simulated, packable
+from moopt.backend.simulated import Simulated
 from moopt.backend.text import Text
 from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
@@ -148,11 +148,10 @@ class Joint(Benched[JointWorkbench]):
             raise ProblemError("No part decides widths; export the merge with `save` of its part, ModelMerge.")
         valid = self.space.validate(config)
         candidate = self._ready.become(self.shipped(valid).recipe)[0]
-        widths = packable({**bits.fixed, **bits.widths(self.of_part(name, valid))}, bits.simulated)
         places = tuple(self.members.values()) or (self.model,)
         return Shipment(
-            self.model, bits.layout, widths, candidate.variants.quantized, candidate.parameters(),
-            self._ready.tokenizer, places,
+            self.model, bits.layout, bits.options(self.of_part(name, valid)), bits.simulated,
+            candidate.variants.quantized, candidate.stored, candidate.parameters(), self._ready.tokenizer, places,
         )  # fmt: skip
 
     @property

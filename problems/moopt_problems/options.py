@@ -10,12 +10,13 @@ from typing import Any
 from moopt.backend import external, formats, quantizers
 from moopt.backend.external import External
 from moopt.backend.options import Option, named
+from moopt.backend.simulated import Simulated
 from moopt.backend.weights import Inventory, Weight
 from moopt.errors import QuantizationError
 
 
 def listed(
-    name: str, given: Sequence[Option], others: Sequence[str] = formats.NAMES, widths: Sequence[int] = quantizers.WIDTHS
+    name: str, given: Sequence[Option], others: Sequence[str], widths: Sequence[int] = quantizers.WIDTHS
 ) -> tuple[Option, ...]:
     """Options, each once: widths in rising order, then names as they stand in `others`.
 
@@ -26,29 +27,42 @@ def listed(
         raise QuantizationError(f"Got {name}={given!r}; expected widths, such as (2, 4, 8).")
     allowed: tuple[Option, ...] = (*widths, *others)
     if not given or any(isinstance(option, bool) or option not in allowed for option in given):
-        raise QuantizationError(
-            f"Got {name}={tuple(given)}; expected widths among {', '.join(map(str, widths))}"
-            f" or, simulated, {', '.join(others)}."
-        )
+        numbers, known = ", ".join(map(str, widths)), ", ".join(others)
+        if len(widths) > 1:
+            known = f"widths among {numbers} or, simulated, {known}"
+        elif widths:
+            known = f"{numbers} or {known}"
+        raise QuantizationError(f"Got {name}={tuple(given)}; expected {known}.")
     return tuple(option for option in allowed if option in given)
 
 
 def of_layers(
-    bits: Sequence[Option], ranks: Sequence[int], files: Mapping[str, External], layers: Sequence[Weight]
-) -> tuple[Option, ...]:
+    bits: Sequence[Option], ranks: Sequence[int], simulated: Mapping[Option, Simulated],
+    files: Mapping[str, External], layers: Sequence[Weight],
+) -> tuple[Option, ...]:  # fmt: skip
     """The options of linear layers that are decided together: each width with each rank, formats, and files.
 
     Args:
         bits: Widths and formats, as they are `listed`.
         ranks: Of repairs; 0 is none. Those lower than the layers' own are offered, or no repair if none is.
-        files: External options; those that have all the layers are offered.
+        simulated: What the formats are, by name; those that have all the layers are offered.
+        files: External options; likewise.
         layers: That change together.
+
+    Raises:
+        QuantizationError: none of them fits; says what their inputs are.
     """
     lowest = min(min(weight.shape) for weight in layers)
     fitting = sorted({rank for rank in ranks if rank < lowest}) or [0]
     widths = (named(width, rank) for width in bits if isinstance(width, int) for rank in fitting)
-    names = (name for name in bits if isinstance(name, str))
-    return (*widths, *names, *(name for name, file in files.items() if all(map(file.has, layers))))
+    names = (name for name in bits if isinstance(name, str) and all(map(simulated[name].has, layers)))
+    found = (*widths, *names, *(name for name, file in files.items() if all(map(file.has, layers))))
+    if not found:
+        raise QuantizationError(
+            f"None of {', '.join(map(str, bits))} fits {layers[0].name}, which has {layers[0].shape[1]} inputs; give "
+            "bits one that does, or skip the layer."
+        )
+    return found
 
 
 def check_ranks(ranks: Sequence[int], layers: Sequence[Weight]) -> None:
@@ -64,7 +78,9 @@ def check_ranks(ranks: Sequence[int], layers: Sequence[Weight]) -> None:
         )
 
 
-def of_table(name: str, asked: Option | Sequence[Option], others: Sequence[str]) -> tuple[Option, ...]:
+def of_table(
+    name: str, asked: Option | Sequence[Option], others: Sequence[str], widths: Sequence[int]
+) -> tuple[Option, ...]:
     """The options of an embedding or a head; 16 bits may stand alone.
 
     Raises:
@@ -72,7 +88,7 @@ def of_table(name: str, asked: Option | Sequence[Option], others: Sequence[str])
     """
     given = (asked,) if isinstance(asked, (int, str)) else asked
     alone = isinstance(given, (list, tuple)) and len(given) == 1
-    return listed(name, given, others, (*quantizers.WIDTHS, 16) if alone else quantizers.WIDTHS)
+    return listed(name, given, others, (*widths, 16) if alone else widths)
 
 
 def opened(files: Mapping[str, str] | None, config: Any, inventory: Inventory) -> dict[str, External]:

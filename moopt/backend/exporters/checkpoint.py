@@ -36,8 +36,8 @@ class Checkpoint(Exporter):
             return written((folder / FILE).stat().st_size, [] if files else serve, [], made_of)
         found = shipment(problem, config, self.name)
         tensors = found.rest()
-        for name, option in found.widths.items():
-            tensors[f"{found.named(name)}.weight"] = found.quantized(name, option).dequantize(torch.bfloat16)
+        for name in found.widths:
+            tensors[f"{found.named(name)}.weight"] = found.values(name).to(torch.bfloat16)
         save_file(tensors, folder / FILE, {"format": "pt"})
         write_beside(folder, found)
         size = sum(tensor.nbytes for tensor in tensors.values())

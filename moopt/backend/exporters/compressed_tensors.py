@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moopt.backend.exporters.shipment import Shipment, shipment, write_beside, written
+from moopt.backend.exporters.shipment import Shipment, coded, write_beside, written
 from moopt.backend.options import bits_of, rank_of
 from moopt.backend.quantizers import Quantized
 from moopt.errors import ExportError
@@ -35,7 +35,7 @@ class CompressedTensors(Exporter):
     about = "vLLM, and transformers with the package compressed-tensors"
 
     def write(self, problem: Problem, config: Config, folder: Path) -> Written:
-        found = shipment(problem, config, self.name)
+        found = coded(problem, config, self.name)
         tensors, groups = found.rest(), dict[tuple[int, bool], list[str]]()
         tables = {weight.name for weight in found.layout.inventory.weights if weight.kind != "linear"}
         for name, option in found.widths.items():

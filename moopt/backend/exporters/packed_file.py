@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moopt.backend import packed
-from moopt.backend.exporters.shipment import shipment, written
+from moopt.backend.exporters.shipment import coded, written
 from moopt.exporting import Exporter, Written
 from moopt.problem import Problem
 from moopt.space import Config
@@ -20,7 +20,7 @@ class PackedFile(Exporter):
     about = "moopt.load, which runs it from the packed codes"
 
     def write(self, problem: Problem, config: Config, folder: Path) -> Written:
-        found = shipment(problem, config, self.name)
+        found = coded(problem, config, self.name)
         packed.write(folder / FILE, found.layout, found.widths, found.quantized, found.parameters)
         found.tokenizer.save_pretrained(folder)
         size = found.layout.total_bytes(found.widths)

@@ -17,6 +17,7 @@ from moopt.backend.options import Option, Options
 from moopt.backend.packed import Layout
 from moopt.backend.quantizers import Quantized
 from moopt.backend.shards import in_files
+from moopt.backend.simulated import Simulated
 from moopt.errors import ExportError
 from moopt.exporting import Written
 from moopt.problem import Problem
@@ -31,7 +32,9 @@ class Shipment:
         model: What it was made of: an embedded name, a folder or a Hugging Face id.
         layout: How moopt's own file stores it.
         widths: The options of the quantized matrices by name; all others stay at 16 bits.
-        quantized: Gives a matrix by its name at an option.
+        simulated: Those options that no kernel runs, by name.
+        quantized: Gives the codes of a matrix by its name at any other option.
+        original: Gives a matrix as the model's files have it.
         parameters: The original's parameters by name.
         tokenizer: Of the model.
         made_of: The models it was merged from, or the one it was made of.
@@ -40,10 +43,20 @@ class Shipment:
     model: str
     layout: Layout
     widths: Options
+    simulated: Mapping[Option, Simulated]
     quantized: Callable[[str, Option], Quantized]
+    original: Callable[[str], Tensor]
     parameters: Mapping[str, Tensor]
     tokenizer: Any
     made_of: tuple[str, ...]
+
+    def values(self, name: str) -> Tensor:
+        """What a quantized matrix stands for, n x k, float32."""
+        option = self.widths[name]
+        if option in self.simulated:
+            weight = next(w for w in self.layout.inventory.weights if w.name == name)
+            return self.simulated[option].values(weight, self.original(name))
+        return self.quantized(name, option).dequantize()
 
     def rest(self) -> dict[str, Tensor]:
         """The parameters that are not quantized, in bfloat16, by their names in files."""
@@ -85,6 +98,21 @@ def shipment(problem: Problem, config: Config, format: str) -> Shipment:
     if not isinstance(problem, Ships):
         raise ExportError(f"{format} holds quantized models; {type(problem).__name__} decides no widths.")
     return problem.shipment(config)
+
+
+def coded(problem: Problem, config: Config, format: str) -> Shipment:
+    """A problem's candidate, every quantized matrix of which has codes.
+
+    Raises:
+        ExportError: its candidates are no quantized models, or a matrix is simulated.
+    """
+    found = shipment(problem, config, format)
+    if others := [f"{name} is {option!r}" for name, option in found.widths.items() if option in found.simulated]:
+        raise ExportError(
+            f"{format} holds codes, and {others[0]}, which is simulated. Pick a candidate that has widths only, or "
+            "export 'checkpoint', or 'gguf' if the options are GGUF's types."
+        )
+    return found
 
 
 def written(size: int, serve: Sequence[str], notes: Sequence[str], made_of: Sequence[str]) -> Written:

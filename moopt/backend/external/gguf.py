@@ -1,15 +1,10 @@
-"""GGUF files: matrices of any type that the package `gguf` can dequantize, for models whose rows it leaves in order.
-
-GGUF has names of its own (blk.0.attn_q.weight), and llama.cpp keeps the queries and keys of Llama in another order: of
-each head the rows of the two halves of the rotary embedding alternate. That is undone here.
-"""
+"""GGUF files: matrices of any type that the package `gguf` can dequantize."""
 
 from __future__ import annotations
 
 import math
 import re
 import struct
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +14,10 @@ from torch import Tensor
 
 from moopt.backend.external import gguf_header
 from moopt.backend.external.contract import External, Stored
+from moopt.backend.gguf import package
+from moopt.backend.gguf.names import ARCHITECTURES, Names
 from moopt.backend.weights import Weight
-from moopt.errors import QuantizationError
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""What GGUF calls the families of transformers."""
 UNQUANTIZED = ("F32", "F16", "BF16", "F64")
 
 
@@ -38,10 +32,7 @@ class GGUFFile(External):
 
     def __init__(self, name: str, path: Path, config: Any) -> None:
         super().__init__(name, path, (path,))
-        try:
-            import gguf
-        except ImportError as error:
-            raise QuantizationError("Reading a GGUF file needs another package; run: pip install gguf") from error
+        gguf = package()
         expected = ARCHITECTURES.get(config.model_type)
         if expected is None:
             raise self.refused(f"the model is a {config.model_type}; expected one of {', '.join(ARCHITECTURES)}")
@@ -53,8 +44,7 @@ class GGUFFile(External):
             raise self.refused(f"it holds a model of the architecture {header.architecture!r}; expected {expected!r}")
         known = {int(kind) for kind in gguf.GGMLQuantizationType}
         self._places = {name: place for name, place in header.tensors.items() if place.kind in known}
-        self._architecture, self._blocks = expected, int(config.num_hidden_layers)
-        self._heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+        self._names = Names(config)
 
     def stored(self, weight: Weight) -> Stored | None:
         name = self._named(f"{weight.name}.weight")
@@ -68,39 +58,22 @@ class GGUFFile(External):
     def read(self, weight: Weight) -> Tensor:
         name = self._named(f"{weight.name}.weight")
         assert name is not None
-        values, heads = self._dequantized(name), self._heads.get(name.split(".")[-2])
-        if self._architecture != "llama" or heads is None:
-            return values
-        return values.view(heads, -1, 2, values.shape[1]).transpose(1, 2).reshape(values.shape)
+        return self._names.restored(name, self._dequantized(name))
 
     def plain(self, parameter: str) -> Tensor | None:
         name = self._named(parameter)
         return None if name is None or self._kind(name).name not in UNQUANTIZED else self._dequantized(name)
 
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        """GGUF's names of modules, by those of transformers."""
-        import gguf
-
-        kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == self._architecture)
-        mapping = gguf.get_tensor_name_map(kind, self._blocks).mapping
-        return {theirs: name for theirs, (_, name) in mapping.items()}
-
     def _named(self, parameter: str) -> str | None:
         """The name of the tensor of a parameter of the model, if it is there."""
-        stem, _, last = parameter.rpartition(".")
-        found = f"{self._names.get(stem)}.{last}"
+        found = self._names.of(parameter)
         return found if found in self._places else None
 
     def _kind(self, name: str) -> Any:
-        import gguf
-
-        return gguf.GGMLQuantizationType(self._places[name].kind)
+        return package().GGMLQuantizationType(self._places[name].kind)
 
     def _bytes(self, name: str) -> int:
-        import gguf
-
-        block, size = gguf.GGML_QUANT_SIZES[self._kind(name)]
+        block, size = package().GGML_QUANT_SIZES[self._kind(name)]
         return math.prod(self._places[name].shape) // int(block) * int(size)
 
     def _dequantized(self, name: str) -> Tensor:
