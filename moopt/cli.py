@@ -1,4 +1,4 @@
-"""The command line: run, plan, front, importance, report, status, proxies, bench. Shows what Python can do too.
+"""The command line: what Python can do, too, in one program.
 
 Exit codes: 0 done, 1 the study failed, 2 bad usage or input, 3 the storage is in use, 130 interrupted.
 """
@@ -15,7 +15,8 @@ import typer
 
 from moopt import __version__
 from moopt import cli_options as given
-from moopt.cli_errors import FAILED, RunFailed, guarded, say
+from moopt.cli_errors import RunFailed, guarded, say
+from moopt.cli_exports import export, gate, verify
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError
 
@@ -239,76 +240,8 @@ def report(
         print(f"Wrote {out}")
 
 
-@command
-def export(
-    target: given.Target,
-    format: Annotated[str, typer.Option(metavar="NAME", help="moopt, compressed-tensors, checkpoint, mergekit, ...")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it; there must be nothing yet.")],
-    trial: Annotated[int | None, typer.Option(min=0, help="The trial's number.")] = None,
-    pick: Annotated[str | None, typer.Option(metavar="BOUND", help='The best under a bound: "size_mb <= 80".')] = None,
-    model: given.Model = None,
-    storage: Annotated[str | None, typer.Option(help="The file or database URL that the study is in.")] = None,
-    changes: given.Changes = None,
-    as_json: given.AsJson = False,
-    debug: given.Debug = False,
-) -> None:
-    """Write a trial's candidate as a folder that a server loads, with what was promised of it in moopt.json.
-
-    Examples:
-
-      moopt export my_study.py --trial 42 --format compressed-tensors --out served
-
-      moopt export my_study.py --pick "size_mb <= 80" --format moopt --out served
-    """
-    study = _study(target, changes, model=model, storage=storage)
-    if (trial is None) == (pick is None):
-        raise StudyError("Say which candidate: --trial with its number, or --pick with a bound.")
-    number = trial if pick is None else study.pick(pick).number
-    assert number is not None
-    found = study.export(number, format, out)
-    if as_json:
-        print_json({"path": str(out), **found.manifest})
-        return
-    print(f"Wrote trial {number} to {out}: {found.manifest['size']:,} bytes of weights.")
-    for line in (*found.manifest["notes"], *found.serve):
-        print(line)
-
-
-@command
-def gate(
-    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="What moopt export wrote.")],
-    max_kl: Annotated[float | None, typer.Option(min=0.0, help="The most KL divergence, held out if it was.")] = None,
-    max_size: Annotated[float | None, typer.Option(min=0.0, help="The most megabytes of weights.")] = None,
-    bounds: Annotated[list[str] | None, typer.Option("--bound", metavar="BOUND", help='"perplexity <= 20".')] = None,
-    as_json: given.AsJson = False,
-    debug: given.Debug = False,
-) -> None:
-    """Hold an export to bounds, for CI: 0 if it keeps to all, 1 if not, 2 if a file is missing or was altered.
-
-    Examples:
-
-      moopt gate served --max-kl 0.3 --max-size 80
-
-      moopt gate served --bound "top1_agreement >= 0.9"
-    """
-    from moopt.exporting import checked, read
-
-    asked = [f"kl <= {max_kl}"] if max_kl is not None else []
-    asked += [f"size <= {max_size}"] if max_size is not None else []
-    asked += bounds or []
-    if not asked:
-        raise StudyError("Say what to hold it to: --max-kl, --max-size or --bound.")
-    checks = checked(read(path), " and ".join(asked))
-    if as_json:
-        print_json(
-            {"checks": [{**c.bound._asdict(), "found": c.value, "of": c.where, "holds": c.holds} for c in checks]}
-        )
-    else:
-        for c in checks:
-            verdict = "PASS" if c.holds else "FAIL"
-            print(f"{verdict} {c.bound.name} {c.value:.6g} ({c.where}), {c.bound.operator} {c.bound.value:g}")
-    if not all(check.holds for check in checks):
-        raise typer.Exit(FAILED)
+for exporting in (export, gate, verify):
+    command(exporting)
 
 
 @command
@@ -414,11 +347,10 @@ def main() -> None:
 
 
 def _study(target: str, changes: Sequence[str] | None, **options: Any) -> Study:
-    """The study named, with what --set and the options say; an option goes before a --set."""
-    from moopt.cli_targets import settings, study
+    """As `chosen`, imported when it is needed."""
+    from moopt.cli_targets import chosen
 
-    overrides = settings(changes or ())
-    return study(target, overrides | {key: value for key, value in options.items() if value is not None})
+    return chosen(target, changes, **options)
 
 
 def _metrics(study: Study, command: str, metric: str, direction: given.Direction, when: given.When) -> tuple[Any, ...]:

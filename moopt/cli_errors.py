@@ -34,7 +34,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             except KeyboardInterrupt:
                 say("Interrupted. What is finished is stored; the same command goes on from there.", logging.WARNING)
                 raise typer.Exit(INTERRUPTED) from None
-            except typer.BadParameter:
+            except (typer.BadParameter, typer.Exit):
                 raise
             except Exception as error:
                 expected = isinstance(error, MooptError)

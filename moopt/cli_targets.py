@@ -62,6 +62,12 @@ def study(target: str, overrides: Mapping[str, Any] | None = None) -> Study:
     return with_overrides(found, changes)
 
 
+def chosen(target: str, changes: Iterable[str] | None, **options: Any) -> Study:
+    """The study that a target names, with what --set and the options say; an option goes before a --set."""
+    overrides = settings(changes or ())
+    return study(target, overrides | {key: value for key, value in options.items() if value is not None})
+
+
 def problem(target: str) -> Problem:
     """The problem that a target names, with settings after an @ if need be: "dtlz2@variables=6".
 

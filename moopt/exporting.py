@@ -19,7 +19,6 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from moopt import conditions
 from moopt.errors import ExportError
 from moopt.history import History, Trial
 from moopt.problem import Problem
@@ -30,8 +29,22 @@ GROUP = "moopt.exporters"
 MANIFEST = "moopt.json"
 """What stands beside every export: where it comes from, what was promised, and a hash of each file."""
 CARD = "README.md"
-SIZE = "size"
-"""What bounds call the megabytes of an export's weights."""
+
+
+class Compared(NamedTuple):
+    """How the figures of a language model were measured.
+
+    Attributes:
+        model: What it was compared with: an embedded name, a folder or a Hugging Face id.
+        text: The text's source: see `moopt.backend.text.Text`.
+        context: Tokens of a sequence.
+        tokens: Tokens of the held-out text.
+    """
+
+    model: str
+    text: str
+    context: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class Written:
         notes: What a user should know: what is stored otherwise than it was searched.
         bases: The models it was made of, as the hub knows them.
         licence: What all of these are under; empty if their files do not say, or differ.
+        compared: How its figures were measured, so that they can be again.
     """
 
     size: int
@@ -51,6 +65,7 @@ class Written:
     notes: Sequence[str] = ()
     bases: Sequence[str] = ()
     licence: str = ""
+    compared: Compared | None = None
 
 
 class Exporter(ABC):
@@ -71,6 +86,14 @@ class Exporter(ABC):
         Raises:
             ExportError: the format cannot hold it; names what does not fit and says what to do.
         """
+
+    def measure(self, folder: Path, compared: Compared) -> Mapping[str, float]:
+        """The figures of an export in the program that it is for, on the held-out text.
+
+        Raises:
+            ExportError: that program cannot be run from here.
+        """
+        raise ExportError(f"{self.name} has no program that is run from here: compare sizes by moopt gate.")
 
 
 @dataclass(frozen=True)
@@ -139,6 +162,7 @@ def export(problem: Problem, history: History, trial: Trial, format: str, path: 
             "notes": list(written.notes),
             "bases": list(written.bases),
             "licence": written.licence,
+            "compared": None if written.compared is None else written.compared._asdict(),
             "config": dict(trial.config),
             "identity": history.meta["identity"],
             "versions": {**{name: version(name) for name in ("moopt", "torch")}, "python": platform.python_version()},
@@ -169,43 +193,6 @@ def read(path: str | Path) -> Exported:
         if _hashed(place) != dict(wanted):
             raise ExportError(f"{place} is not what was exported: its size or its checksum differs; copy it again.")
     return Exported(folder, manifest)
-
-
-class Check(NamedTuple):
-    """A bound, and what an export has.
-
-    Attributes:
-        bound: The bound.
-        value: What is bounded.
-        where: Where it was measured: "held-out" if it was, else "validation" or "search"; "known" of what is exact.
-    """
-
-    bound: conditions.Bound
-    value: float
-    where: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether the export keeps to it."""
-        return self.bound.holds(self.value)
-
-
-def checked(found: Exported, condition: str) -> list[Check]:
-    """Bounds on what was promised of an export, such as "kl <= 0.3 and size <= 80"; `size` is of its weights, in MB.
-
-    Raises:
-        StudyError: the condition cannot be read, or names what the export has not.
-    """
-    promised: Mapping[str, Mapping[str, Any]] = found.manifest["figures"]
-    checks = []
-    for bound in conditions.bounds(condition, [*promised, SIZE], "figure of this export"):
-        if bound.name == SIZE:
-            checks.append(Check(bound, found.manifest["size"] / 1e6, "known"))
-            continue
-        each = promised[bound.name]
-        where = next(purpose for purpose in ("held-out", "validation", "search") if purpose in each)
-        checks.append(Check(bound, float(each[where]), "known" if each.get("known") else where))
-    return checks
 
 
 def figures(history: History, trial: Trial) -> dict[str, dict[str, Any]]:

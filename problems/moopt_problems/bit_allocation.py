@@ -24,6 +24,7 @@ from moopt.backend.simulated import packable
 from moopt.backend.text import Text
 from moopt.backend.workbench import Workbench, request
 from moopt.errors import ProblemError
+from moopt.exporting import Compared
 from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, Resources
 from moopt.space import Config, Ordinal, Space
@@ -292,10 +293,11 @@ class BitAllocation(Benched[Workbench]):
     def shipment(self, config: Config) -> Shipment:
         """A candidate as exporters get it: see `moopt.exporting`."""
         evaluator = self._ready.evaluator
-        candidate = evaluator.candidate
+        candidate, measured = evaluator.candidate, self.measurements.get("held-out", self.fidelity)
+        compared = Compared(self.model, self.text.source, self.context, measured.tokens) if self.is_language else None
         return Shipment(
             self.model, self.layout, self.options(config), self.simulated, candidate.variants.quantized,
-            candidate.stored, candidate.parameters(), evaluator.tokenizer, (self.model,),
+            candidate.stored, candidate.parameters(), evaluator.tokenizer, (self.model,), compared,
         )  # fmt: skip
 
     def save_slices(self, configs: Mapping[str, Config], path: str | os.PathLike[str]) -> Path:

@@ -21,6 +21,7 @@ from moopt.backend.quantizers import RTN, Quantizer
 from moopt.backend.simulated import Simulated
 from moopt.backend.text import Text
 from moopt.errors import ProblemError
+from moopt.exporting import Compared
 from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, HasMoves, Objective, Problem, Resources, capabilities
 from moopt.space import Config, Simplex, Space, Variable
@@ -149,9 +150,12 @@ class Joint(Benched[JointWorkbench]):
         valid = self.space.validate(config)
         candidate = self._ready.become(self.shipped(valid).recipe)[0]
         places = tuple(self.members.values()) or (self.model,)
+        tokens = self.measurements.get("held-out", self.fidelity).tokens
+        compared = None if self.teacher is None else Compared(self.teacher, self.text.source, self.context, tokens)
         return Shipment(
             self.model, bits.layout, bits.options(self.of_part(name, valid)), bits.simulated,
             candidate.variants.quantized, candidate.stored, candidate.parameters(), self._ready.tokenizer, places,
+            compared,
         )  # fmt: skip
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,22 @@ def make_model(family: str) -> Any:
         if parameter.ndim == 2:
             parameter.data.mul_(4)
     return model
+
+
+def with_merges(folder: Path, copy: Path) -> Path:
+    """A copy of a model whose tokenizer has a merge, without which llama.cpp loads no vocabulary."""
+    shutil.copytree(folder, copy)
+    found = json.loads((copy / "tokenizer.json").read_text())
+    found["model"]["vocab"]["th"] = len(found["model"]["vocab"])
+    found["model"]["merges"] = [["t", "h"]]
+    (copy / "tokenizer.json").write_text(json.dumps(found))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def merging(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a tokenizer that has a merge."""
+    return with_merges(tiny, tmp_path_factory.mktemp("models") / "merging")
 
 
 @pytest.fixture(scope="session")

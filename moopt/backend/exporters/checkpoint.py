@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from moopt.backend.exporters.clients import Logits, Run, in_transformers
 from moopt.backend.exporters.shipment import Merges, shipment, write_beside, written
-from moopt.exporting import Exporter, Written
+from moopt.exporting import Written
 from moopt.problem import Problem
 from moopt.space import Config
 
 FILE = "model.safetensors"
 
 
-class Checkpoint(Exporter):
+class Checkpoint(Run):
     """A bfloat16 checkpoint in the model's original layout: merged, or quantized and written out again.
 
     A quantized candidate is simulated: it is as large as the original, and no faster.
@@ -42,4 +44,7 @@ class Checkpoint(Exporter):
         write_beside(folder, found)
         size = sum(tensor.nbytes for tensor in tensors.values())
         note = "The weights are quantized and written out again in bfloat16: they take as much room as the original's."
-        return written(size, serve, [note], found.made_of)
+        return written(size, serve, [note], found.made_of, found.compared)
+
+    def client(self, folder: Path, context: int) -> AbstractContextManager[Logits]:
+        return in_transformers(folder)

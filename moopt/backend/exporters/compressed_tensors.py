@@ -6,7 +6,9 @@ words of 32 bits; zero points alike, but down the columns. Nothing is quantized 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from moopt.backend.exporters.clients import Logits, Run, in_transformers
 from moopt.backend.exporters.shipment import Shipment, coded, write_beside, written
 from moopt.backend.options import bits_of, rank_of
 from moopt.backend.quantizers import Quantized
 from moopt.errors import ExportError
-from moopt.exporting import Exporter, Written
+from moopt.exporting import Written
 from moopt.problem import Problem
 from moopt.space import Config
 
@@ -28,7 +31,7 @@ FORMAT = "pack-quantized"
 WORD = 32
 
 
-class CompressedTensors(Exporter):
+class CompressedTensors(Run):
     """Safetensors with a group of modules for each width; embedding and head stay at 16 bits."""
 
     name = "compressed-tensors"
@@ -50,7 +53,12 @@ class CompressedTensors(Exporter):
         save_file(tensors, folder / FILE, {"format": "pt"})
         write_beside(folder, found, _described(found, groups))
         size = sum(tensor.nbytes for tensor in tensors.values())
-        return written(size, ["vllm serve {path}"], _notes(found, groups, tables), found.made_of)
+        return written(size, ["vllm serve {path}"], _notes(found, groups, tables), found.made_of, found.compared)
+
+    def client(self, folder: Path, context: int) -> AbstractContextManager[Logits]:
+        if importlib.util.find_spec("compressed_tensors") is None:
+            raise ExportError("transformers reads this with another package; run: pip install compressed-tensors")
+        return in_transformers(folder)
 
 
 def _packed(name: str, matrix: Quantized) -> dict[str, Tensor]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from moopt.backend import models
+from moopt.backend.exporters.clients import Logits, Run
 from moopt.backend.exporters.shipment import Shipment, shipment, written
 from moopt.backend.gguf import codes
 from moopt.backend.gguf.file import GGUFFile
+from moopt.backend.gguf.running import Running
 from moopt.backend.gguf.types import GGUFType
 from moopt.backend.options import bits_of, rank_of
 from moopt.errors import ExportError, QuantizationError
-from moopt.exporting import Exporter, Written
+from moopt.exporting import Written
 from moopt.problem import Problem
 from moopt.space import Config
 
@@ -23,7 +28,7 @@ ROUNDED = GGUFType("q8_0")
 """What 8-bit codes with zero points become, which GGUF has not."""
 
 
-class GGUF(Exporter):
+class GGUF(Run):
     """Types that were searched, or moopt's own codes where GGUF has the same: nothing is quantized twice."""
 
     name = "gguf"
@@ -42,7 +47,12 @@ class GGUF(Exporter):
             raise ExportError(str(error)) from error
         (folder / "Modelfile").write_text(f"FROM ./{FILE}\n")
         serve = [f"llama-server -m {{path}}/{FILE}", "ollama create my-model -f {path}/Modelfile"]
-        return written(size, serve, _notes(found), found.made_of)
+        return written(size, serve, _notes(found), found.made_of, found.compared)
+
+    @contextmanager
+    def client(self, folder: Path, context: int) -> Iterator[Logits]:
+        with Running(folder / FILE, context, torch.get_num_threads()) as running:
+            yield lambda row: torch.from_numpy(running.logits(row.tolist()))
 
 
 def _types(found: Shipment) -> dict[str, GGUFType]:

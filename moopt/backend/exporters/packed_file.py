@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from moopt.backend import packed
+from moopt.backend.exporters.clients import Logits, Run
 from moopt.backend.exporters.shipment import coded, written
-from moopt.exporting import Exporter, Written
+from moopt.backend.loading import load
+from moopt.exporting import Written
 from moopt.problem import Problem
 from moopt.space import Config
 
 FILE = "model.safetensors"
 
 
-class PackedFile(Exporter):
+class PackedFile(Run):
     """One safetensors file of exactly the bytes that the search counted."""
 
     name = "moopt"
@@ -25,4 +29,9 @@ class PackedFile(Exporter):
         found.tokenizer.save_pretrained(folder)
         size = found.layout.total_bytes(found.widths)
         serve = [f"python -c 'import moopt, sys; model = moopt.load(sys.argv[1])' {{path}}/{FILE}"]
-        return written(size, serve, [], found.made_of)
+        return written(size, serve, [], found.made_of, found.compared)
+
+    @contextmanager
+    def client(self, folder: Path, context: int) -> Iterator[Logits]:
+        model = load(folder / FILE)
+        yield lambda row: model(input_ids=row[None]).logits[0]

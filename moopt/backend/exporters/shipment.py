@@ -19,7 +19,7 @@ from moopt.backend.quantizers import Quantized
 from moopt.backend.shards import in_files
 from moopt.backend.simulated import Simulated
 from moopt.errors import ExportError
-from moopt.exporting import Written
+from moopt.exporting import Compared, Written
 from moopt.problem import Problem
 from moopt.space import Config
 
@@ -38,6 +38,7 @@ class Shipment:
         parameters: The original's parameters by name.
         tokenizer: Of the model.
         made_of: The models it was merged from, or the one it was made of.
+        compared: How it was measured.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Shipment:
     parameters: Mapping[str, Tensor]
     tokenizer: Any
     made_of: tuple[str, ...]
+    compared: Compared | None
 
     def values(self, name: str) -> Tensor:
         """What a quantized matrix stands for, n x k, float32."""
@@ -115,14 +117,17 @@ def coded(problem: Problem, config: Config, format: str) -> Shipment:
     return found
 
 
-def written(size: int, serve: Sequence[str], notes: Sequence[str], made_of: Sequence[str]) -> Written:
+def written(
+    size: int, serve: Sequence[str], notes: Sequence[str], made_of: Sequence[str], compared: Compared | None = None
+) -> Written:
     """What an exporter says of what it wrote, with the licence that all models have from which it was made."""
     licences = {place: models.licence(place) for place in made_of}
     alike = set(licences.values())
     told = [f"{Path(place).name}: {licence or 'no licence named'}" for place, licence in licences.items()]
     differing = [] if len(alike) == 1 else ["It was made of models of several licences: " + "; ".join(told) + "."]
     bases = [name for name in map(models.hub_name, made_of) if name]
-    return Written(size, serve, [*notes, *differing], bases, alike.pop() if len(alike) == 1 else "")
+    licence = alike.pop() if len(alike) == 1 else ""
+    return Written(size, serve, [*notes, *differing], bases, licence, compared)
 
 
 def write_beside(folder: Path, found: Shipment, quantization: Mapping[str, Any] | None = None) -> None:

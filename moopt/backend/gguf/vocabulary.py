@@ -72,6 +72,8 @@ def _read(folder: Path, model: str) -> dict[str, Any]:
             f"The tokenizer of {model} is not byte-level BPE, as those of SmolLM, Llama 3, Qwen and Mistral NeMo are: "
             "it cannot be written to a GGUF file here. Export 'checkpoint', and take llama.cpp's own converter."
         )
+    if not kind.get("merges"):
+        raise QuantizationError(f"The tokenizer of {model} has no merges, without which llama.cpp loads no vocabulary.")
     return found
 
 

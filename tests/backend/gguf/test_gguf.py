@@ -20,6 +20,7 @@ from moopt.backend.gguf.types import GGUFType
 from moopt.backend.weights import Weight
 from moopt.errors import ExportError, ProblemError, QuantizationError
 from moopt_problems import BitAllocation
+from tests.backend.conftest import with_merges
 
 SMALL: dict[str, Any] = {
     "text": "prose", "tokens": 128, "context": 64, "held_out": 0, "validation": 0, "sensitivities": None,
@@ -79,8 +80,10 @@ def test_codes_that_gguf_has_not_are_refused_by_name(matrix: torch.Tensor) -> No
         codes.encoded("w", rtn.quantize(matrix * 1e9, 4, 32, None))
 
 
-def test_a_file_has_the_promised_bytes_names_and_values(tiny: Path, tmp_path: Path) -> None:
-    problem = BitAllocation(str(tiny), formats="gguf", bits=PLAIN, tie="linear", skip=["*.1.self_attn.o_proj"], **SMALL)
+def test_a_file_has_the_promised_bytes_names_and_values(merging: Path, tmp_path: Path) -> None:
+    problem = BitAllocation(
+        str(merging), formats="gguf", bits=PLAIN, tie="linear", skip=["*.1.self_attn.o_proj"], **SMALL
+    )
     config = {n: d.options[place % len(d.options)] for place, (n, d) in enumerate(problem.decided.items())}
     found = exported(problem, config, tmp_path / "out")
     file = found.path / "model.gguf"
@@ -99,7 +102,7 @@ def test_a_file_has_the_promised_bytes_names_and_values(tiny: Path, tmp_path: Pa
     down = tensors["blk.0.ffn_down.weight"]
     values = gguf.dequantize(down.data, down.tensor_type)
     np.testing.assert_array_equal(values, shipment.values("model.layers.0.mlp.down_proj").numpy())
-    again = BitAllocation(str(tiny), external={"theirs": str(file)}, group_size=32, **SMALL)  # rows of heads and all
+    again = BitAllocation(str(merging), external={"theirs": str(file)}, group_size=32, **SMALL)  # rows of heads and all
     for name, how in again.external.items():
         for weight in again.inventory.linears():
             if how.has(weight):
@@ -109,7 +112,8 @@ def test_a_file_has_the_promised_bytes_names_and_values(tiny: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("family", ["qwen2", "mistral", "llama"])
 def test_transformers_reads_the_file(save: Callable[[str], Path], family: str, tmp_path: Path) -> None:
-    problem = BitAllocation(str(save(family)), target="llama.cpp", bits=("q8_0",), head=("q8_0",), **SMALL)
+    place = with_merges(save(family), tmp_path / "model")
+    problem = BitAllocation(str(place), target="llama.cpp", bits=("q8_0",), head=("q8_0",), **SMALL)
     config = problem.baselines()["uniform-q8_0"]
     found = exported(problem, config, tmp_path / "out")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(found.path, gguf_file="model.gguf", dtype=torch.float32)
@@ -120,9 +124,9 @@ def test_transformers_reads_the_file(save: Callable[[str], Path], family: str, t
         )
 
 
-def test_searches_go_on_over_types(tiny: Path) -> None:
+def test_searches_go_on_over_types(merging: Path) -> None:
     how = {**SMALL, "sensitivities": "fisher", "sensitivity_tokens": 512}
-    problem = BitAllocation(str(tiny), target="llama.cpp", bits=PLAIN, embedding=PLAIN, **how)
+    problem = BitAllocation(str(merging), target="llama.cpp", bits=PLAIN, embedding=PLAIN, **how)
     study = moopt.Study("types", problem, "auto", seed=0).run(trials=20)
     front = study.front()
     assert {"uniform-q8_0"} <= {trial.label for trial in study.history.trials}
@@ -185,10 +189,10 @@ def test_without_llama_cpp_its_types_are_refused(matrix: torch.Tensor, monkeypat
 
 
 def test_unknown_tokenizers_are_refused(tiny: Path, tmp_path: Path) -> None:
-    place = tmp_path / "model"
-    place.mkdir()
-    for file in tiny.iterdir():
-        (place / file.name).write_bytes(file.read_bytes())
+    bare = BitAllocation(str(tiny), formats="gguf", bits=PLAIN, **SMALL)
+    with pytest.raises(QuantizationError, match="has no merges"):
+        bare.known(bare.baselines()["uniform-q8_0"])
+    place = with_merges(tiny, tmp_path / "model")
     tokenizer = json.loads((place / "tokenizer.json").read_text())
     tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
     (place / "tokenizer.json").write_text(json.dumps(tokenizer))
