@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,9 @@ def export(
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it; there must be nothing yet.")],
     trial: Annotated[int | None, typer.Option(min=0, help="The trial's number.")] = None,
     pick: Annotated[str | None, typer.Option(metavar="BOUND", help='The best under a bound: "size_mb <= 80".')] = None,
+    snap: Annotated[
+        Literal["up"] | None, typer.Option(help="Raise what some server does not load to the next option that all do.")
+    ] = None,
     model: given.Model = None,
     storage: Annotated[str | None, typer.Option(help="The file or database URL that the study is in.")] = None,
     changes: given.Changes = None,
@@ -39,7 +42,7 @@ def export(
         raise StudyError("Say which candidate: --trial with its number, or --pick with a bound.")
     number = trial if pick is None else study.pick(pick).number
     assert number is not None
-    found = study.export(number, format, out)
+    found = study.export(number, format, out, snap)
     if as_json:
         print_json({"path": str(out), **found.manifest})
         return

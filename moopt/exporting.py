@@ -87,6 +87,14 @@ class Exporter(ABC):
             ExportError: the format cannot hold it; names what does not fit and says what to do.
         """
 
+    def raised(self, problem: Problem, config: Config) -> Config:
+        """A candidate with each option that some server of the format does not load raised to the next that all do.
+
+        Raises:
+            ExportError: nothing can be raised; says why.
+        """
+        raise ExportError(f"{self.name} has nothing to raise: it holds what it holds on every server.")
+
     def measure(self, folder: Path, compared: Compared) -> Mapping[str, float]:
         """The figures of an export in the program that it is for, on the held-out text.
 
@@ -132,7 +140,10 @@ def exporter(name: str) -> Exporter:
     return found
 
 
-def export(problem: Problem, history: History, trial: Trial, format: str, path: str | os.PathLike[str]) -> Exported:
+def export(
+    problem: Problem, history: History, trial: Trial, format: str, path: str | os.PathLike[str],
+    snap: str | None = None,
+) -> Exported:  # fmt: skip
     """Write a trial's candidate as a folder of a format, with `moopt.json` and a model card.
 
     Args:
@@ -141,29 +152,39 @@ def export(problem: Problem, history: History, trial: Trial, format: str, path: 
         trial: A completed trial.
         format: The name of an exporter.
         path: The folder; there must be nothing yet.
+        snap: "up" raises options that some server of the format does not load to the next that all do. It is another
+            candidate then: its figures are measured anew, and stand beside those of the trial.
 
     Raises:
         ExportError: there is something at the path, no such format, or it cannot hold the candidate.
     """
+    if snap not in (None, "up"):
+        raise ExportError(f"Got snap={snap!r}; expected 'up', or nothing.")
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ExportError(f"Got the path {path!r}; expected the name of a folder that is not there yet.")
     folder, how = Path(path).expanduser(), exporter(format)
     if os.path.lexists(folder):
         raise ExportError(f"{folder} exists already; give a path where there is nothing.")
     with new_folder(folder, ExportError) as temporary:
-        written = how.write(problem, trial.config, temporary)
+        config = trial.config if snap is None else how.raised(problem, trial.config)
+        promised, notes = figures(history, trial), []
+        if changed := {name: [trial.config[name], to] for name, to in config.items() if to != trial.config[name]}:
+            promised = _measured(problem, config, before := promised)
+            notes.append(_cost(changed, before, promised))
+        written = how.write(problem, config, temporary)
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         manifest = {
             "format": format,
             "study": {"name": history.name, "trial": trial.number, "label": trial.label or ""},
-            "figures": figures(history, trial),
+            "figures": promised,
+            "raised": changed,
             "size": written.size,
             "serve": [command.replace("{path}", shlex.quote(str(folder))) for command in written.serve],
-            "notes": list(written.notes),
+            "notes": [*notes, *written.notes],
             "bases": list(written.bases),
             "licence": written.licence,
             "compared": None if written.compared is None else written.compared._asdict(),
-            "config": dict(trial.config),
+            "config": dict(config),
             "identity": history.meta["identity"],
             "versions": {**{name: version(name) for name in ("moopt", "torch")}, "python": platform.python_version()},
             "made": datetime.now(UTC).date().isoformat(),
@@ -205,6 +226,34 @@ def figures(history: History, trial: Trial) -> dict[str, dict[str, Any]]:
             for name, value in measured.values.items():
                 found.setdefault(name, {"unit": ""})[purpose] = value
     return found
+
+
+def _measured(problem: Problem, config: Config, before: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The figures of another candidate: those that are known, and what is measured on held-out data."""
+    purpose = next((name for name in ("held-out", "validation") if name in problem.measurements), "search")
+    found = problem.evaluate(config, problem.measurements.get(purpose, problem.fidelity)).values
+    known = problem.known(config)
+    kinds = {name: {"unit": each["unit"], "known": each.get("known", False)} for name, each in before.items()}
+    return {
+        name: {"search" if name in known else purpose: ({**found, **known})[name], **kind}
+        for name, kind in kinds.items()
+        if name in known or name in found
+    }
+
+
+def _cost(
+    changed: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """What raising options costs, in a sentence."""
+    found = []
+    for name, each in after.items():
+        where = next(key for key in each if key not in _OURS)
+        was = before[name].get(where)
+        found.append(f"{name} {'' if was is None else f'{was:.6g} -> '}{each[where]:.6g} {each['unit']}".strip())
+    shown = "; ".join(f"{name} {old} -> {new}" for name, (old, new) in [*changed.items()][:3])
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    raised = f"{len(changed)} options were raised to what every server of this format loads ({shown}{more})"
+    return f"{raised}: {'; '.join(found)}."
 
 
 def card(manifest: Mapping[str, Any]) -> str:

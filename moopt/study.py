@@ -210,13 +210,14 @@ class Study:
 
         return importance(self.problem, self.history)
 
-    def export(self, trial: int, format: str, path: str | os.PathLike[str]) -> Exported:
+    def export(self, trial: int, format: str, path: str | os.PathLike[str], snap: str | None = None) -> Exported:
         """Write a completed trial's candidate as a folder that a server loads: see `moopt.exporting`.
 
         Args:
             trial: Its number.
             format: Such as "compressed-tensors"; `moopt.exporting.formats()` has all.
             path: The folder; there must be nothing yet.
+            snap: "up" raises what some server of the format does not load to the next option that all do.
 
         Raises:
             StudyError: there is no such completed trial.
@@ -226,7 +227,7 @@ class Study:
         from moopt import exporting
 
         identity.compare_problems(self.name, self.history.meta, self.meta())
-        return exporting.export(self.problem, self.history, self._numbered(trial), format, path)
+        return exporting.export(self.problem, self.history, self._numbered(trial), format, path, snap)
 
     def meta(self) -> dict[str, Any]:
         """What is stored with the study: its identity, its environment, and what the views need."""

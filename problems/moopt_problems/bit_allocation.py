@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,6 +299,24 @@ class BitAllocation(Benched[Workbench]):
             self.model, self.layout, self.options(config), self.simulated, candidate.variants.quantized,
             candidate.stored, candidate.parameters(), evaluator.tokenizer, (self.model,), compared,
         )  # fmt: skip
+
+    def raised(self, config: Config, holds: Callable[[Option], bool]) -> Config:
+        """A candidate each option of which holds: the same where it does, else the next larger one that does.
+
+        Raises:
+            ProblemError: a decision has none; names it.
+        """
+        found = self.space.validate(config)
+        for name, decision in self.decided.items():
+            larger = decision.options[decision.options.index(found[name]) :]
+            fitting = [option for option in larger if holds(option)]
+            if not fitting:
+                raise ProblemError(
+                    f"{name} has {found[name]} and could have {', '.join(map(str, decision.options))}: none of these "
+                    "that is as large can be exported so. Search with target= and the server's name."
+                )
+            found[name] = fitting[0]
+        return found
 
     def save_slices(self, configs: Mapping[str, Config], path: str | os.PathLike[str]) -> Path:
         """Write an 8-bit Matryoshka parent with a slice map for each candidate: `moopt.load(path, slices="name")`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -144,9 +144,7 @@ class Joint(Benched[JointWorkbench]):
         Raises:
             ProblemError: no part decides widths.
         """
-        name, bits = next(((n, p) for n, p in self.parts.items() if isinstance(p, BitAllocation)), ("", None))
-        if bits is None:
-            raise ProblemError("No part decides widths; export the merge with `save` of its part, ModelMerge.")
+        name, bits = self._bits()
         valid = self.space.validate(config)
         candidate = self._ready.become(self.shipped(valid).recipe)[0]
         places = tuple(self.members.values()) or (self.model,)
@@ -157,6 +155,19 @@ class Joint(Benched[JointWorkbench]):
             candidate.variants.quantized, candidate.stored, candidate.parameters(), self._ready.tokenizer, places,
             compared,
         )  # fmt: skip
+
+    def raised(self, config: Config, holds: Callable[[Option], bool]) -> Config:
+        """A candidate each width of which holds: see `BitAllocation.raised`."""
+        name, bits = self._bits()
+        found = bits.raised(self.of_part(name, config), holds)
+        return {**config, **{f"{name}/{key}": value for key, value in found.items()}}
+
+    def _bits(self) -> tuple[str, BitAllocation]:
+        """The part that decides widths, and its name."""
+        for name, part in self.parts.items():
+            if isinstance(part, BitAllocation):
+                return name, part
+        raise ProblemError("No part decides widths; export the merge with `save` of its part, ModelMerge.")
 
     @property
     def scheme(self) -> Scheme:

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from moopt.backend.exporters.clients import Logits, Run, in_transformers
-from moopt.backend.exporters.shipment import Shipment, coded, write_beside, written
+from moopt.backend.exporters.shipment import Shipment, coded, raised, write_beside, written
 from moopt.backend.options import bits_of, rank_of
 from moopt.backend.quantizers import Quantized
+from moopt.backend.targets import TARGETS
 from moopt.errors import ExportError
 from moopt.exporting import Written
 from moopt.problem import Problem
@@ -29,6 +30,8 @@ from moopt.space import Config
 FILE = "model.safetensors"
 FORMAT = "pack-quantized"
 WORD = 32
+EVERYWHERE = TARGETS["vllm"].bits
+"""The widths that every server of the format loads."""
 
 
 class CompressedTensors(Run):
@@ -54,6 +57,9 @@ class CompressedTensors(Run):
         write_beside(folder, found, _described(found, groups))
         size = sum(tensor.nbytes for tensor in tensors.values())
         return written(size, ["vllm serve {path}"], _notes(found, groups, tables), found.made_of, found.compared)
+
+    def raised(self, problem: Problem, config: Config) -> Config:
+        return raised(problem, config, self.name, lambda option: option in EVERYWHERE)
 
     def client(self, folder: Path, context: int) -> AbstractContextManager[Logits]:
         if importlib.util.find_spec("compressed_tensors") is None:

@@ -12,19 +12,20 @@ import torch
 
 from moopt.backend import models
 from moopt.backend.exporters.clients import Logits, Run
-from moopt.backend.exporters.shipment import Shipment, shipment, written
+from moopt.backend.exporters.shipment import Shipment, raised, shipment, written
 from moopt.backend.gguf import codes
+from moopt.backend.gguf import types as gguf_types
 from moopt.backend.gguf.file import GGUFFile
 from moopt.backend.gguf.running import Running
 from moopt.backend.gguf.types import GGUFType
-from moopt.backend.options import bits_of, rank_of
+from moopt.backend.options import Option, bits_of, rank_of
 from moopt.errors import ExportError, QuantizationError
 from moopt.exporting import Written
 from moopt.problem import Problem
 from moopt.space import Config
 
 FILE = "model.gguf"
-ROUNDED = GGUFType("q8_0")
+ROUNDED, ROUNDED_BITS = GGUFType("q8_0"), 8
 """What 8-bit codes with zero points become, which GGUF has not."""
 
 
@@ -48,6 +49,17 @@ class GGUF(Run):
         (folder / "Modelfile").write_text(f"FROM ./{FILE}\n")
         serve = [f"llama-server -m {{path}}/{FILE}", "ollama create my-model -f {path}/Modelfile"]
         return written(size, serve, _notes(found), found.made_of, found.compared)
+
+    def raised(self, problem: Problem, config: Config) -> Config:
+        symmetric = shipment(problem, config, self.name).layout.symmetric
+
+        def holds(option: Option) -> bool:
+            if option in gguf_types.NAMES:
+                return True
+            whole = isinstance(option, int)
+            return whole and (option == ROUNDED_BITS or codes.kind(bits_of(option), symmetric) is not None)
+
+        return raised(problem, config, self.name, holds)
 
     @contextmanager
     def client(self, folder: Path, context: int) -> Iterator[Logits]:
@@ -79,7 +91,7 @@ def _types(found: Shipment) -> dict[str, GGUFType]:
 def _rounds(found: Shipment, name: str) -> bool:
     """Whether a matrix has 8-bit codes with zero points: it is rounded from the original to what GGUF has."""
     option = found.widths[name]
-    return option not in found.simulated and option == 8 and not found.layout.symmetric
+    return option not in found.simulated and option == ROUNDED_BITS and not found.layout.symmetric
 
 
 def _encoded(found: Shipment, name: str, kind: GGUFType) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from moopt.backend.packed import Layout
 from moopt.backend.quantizers import Quantized
 from moopt.backend.shards import in_files
 from moopt.backend.simulated import Simulated
-from moopt.errors import ExportError
+from moopt.errors import ExportError, ProblemError
 from moopt.exporting import Compared, Written
 from moopt.problem import Problem
 from moopt.space import Config
@@ -76,6 +76,13 @@ class Ships(Protocol):
     def shipment(self, config: Config) -> Shipment:
         """A candidate, ready to be exported."""
 
+    def raised(self, config: Config, holds: Callable[[Option], bool]) -> Config:
+        """A candidate each option of which holds: the same where it does, else the next larger one that does.
+
+        Raises:
+            ProblemError: a decision has none; names it.
+        """
+
 
 @runtime_checkable
 class Merges(Protocol):
@@ -100,6 +107,20 @@ def shipment(problem: Problem, config: Config, format: str) -> Shipment:
     if not isinstance(problem, Ships):
         raise ExportError(f"{format} holds quantized models; {type(problem).__name__} decides no widths.")
     return problem.shipment(config)
+
+
+def raised(problem: Problem, config: Config, format: str, holds: Callable[[Option], bool]) -> Config:
+    """A problem's candidate with options that hold.
+
+    Raises:
+        ExportError: its candidates are no quantized models, or a decision has no such option.
+    """
+    if not isinstance(problem, Ships):
+        raise ExportError(f"{format} holds quantized models; {type(problem).__name__} decides no widths.")
+    try:
+        return problem.raised(config, holds)
+    except ProblemError as error:
+        raise ExportError(str(error)) from error
 
 
 def coded(problem: Problem, config: Config, format: str) -> Shipment:
