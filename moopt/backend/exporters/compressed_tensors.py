@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from moopt.backend.exporters.clients import Logits, Run, in_transformers
 from moopt.backend.exporters.shipment import Shipment, coded, raised, write_beside, written
+from moopt.backend.exporters.words import words
 from moopt.backend.options import bits_of, rank_of
 from moopt.backend.quantizers import Quantized
 from moopt.backend.targets import TARGETS
@@ -29,7 +29,6 @@ from moopt.space import Config
 
 FILE = "model.safetensors"
 FORMAT = "pack-quantized"
-WORD = 32
 EVERYWHERE = TARGETS["vllm"].bits
 """The widths that every server of the format loads."""
 
@@ -75,7 +74,7 @@ def _packed(name: str, matrix: Quantized) -> dict[str, Tensor]:
             "Search with a quantizer of plain codes: 'rtn', 'hqq' or 'gptq'."
         )
     found = {
-        f"{name}.weight_packed": _words(matrix.codes, matrix.bits),
+        f"{name}.weight_packed": words(matrix.codes, matrix.bits),
         f"{name}.weight_scale": matrix.scales.contiguous(),
         f"{name}.weight_shape": torch.tensor(matrix.codes.shape),
     }
@@ -84,17 +83,8 @@ def _packed(name: str, matrix: Quantized) -> dict[str, Tensor]:
             raise ExportError(
                 f"{name} has zero points above its {matrix.bits}-bit codes, which compressed-tensors lacks."
             )
-        found[f"{name}.weight_zero_point"] = _words(matrix.zeros.T, matrix.bits).T.contiguous()
+        found[f"{name}.weight_zero_point"] = words(matrix.zeros.T, matrix.bits).T.contiguous()
     return found
-
-
-def _words(codes: Tensor, bits: int) -> Tensor:
-    """Rows of codes [n, k], each below 2**bits, as rows of 32-bit words: a stream of bits, the least one first."""
-    n, k = codes.shape
-    stream = np.unpackbits(codes.contiguous().cpu().numpy()[..., None], axis=-1, bitorder="little")[..., :bits]
-    flat = stream.reshape(n, k * bits)
-    padded = np.pad(flat, ((0, 0), (0, -(k * bits) % WORD)))
-    return torch.from_numpy(np.packbits(padded, axis=-1, bitorder="little").view(np.int32).copy())
 
 
 def _described(found: Shipment, groups: Mapping[tuple[int, bool], list[str]]) -> dict[str, Any]:

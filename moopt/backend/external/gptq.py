@@ -3,11 +3,13 @@
 Beside each linear layer's name: `qweight` int32, codes packed along the inputs, [k * bits / 32, n]; `qzeros` int32,
 packed along the outputs, [groups, n * bits / 32]; `scales` [groups, n]; and `g_idx` int32, the group of each input,
 [k]. The value is scale * (code - zero). The trap: files of the format "gptq" store each zero point less one, modulo
-2**bits; "gptq_v2" stores it as it is.
+2**bits; "gptq_v2" stores it as it is. `dynamic` of GPTQModel's settings gives modules widths of their own: of its
+patterns the first that matches a module's name counts, "-:" before one leaves the module alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,12 @@ class GPTQFile(Folder):
         bits = settings.get("bits")
         if bits not in WIDTHS:
             raise self.refused(f"its bits are {bits!r}; expected one of {', '.join(map(str, WIDTHS))}")
-        self._bits = int(bits)
+        self._bits, own = int(bits), settings.get("dynamic") or {}
+        try:
+            patterns = [re.compile(re.sub(r"^[+-]:", "", pattern)) for pattern in own]
+            self._own = list(zip(patterns, [dict(each) for each in own.values()], strict=True))
+        except (re.error, TypeError, AttributeError, ValueError) as error:
+            raise self.refused(f"its dynamic is {own!r}; expected settings by pattern ({error})") from error
         written = settings.get("checkpoint_format", "gptq")
         if written not in ("gptq", "gptq_v2"):
             raise self.refused(f"its checkpoint_format is {written!r}; expected 'gptq' or 'gptq_v2'")
@@ -51,19 +58,32 @@ class GPTQFile(Folder):
     def stored(self, weight: Weight) -> Stored | None:
         if (found := self._matrix(weight, "qweight")) is None:
             return None
-        words, n = found
-        return Stored((n, words * 32 // self._bits), self._bits, self._bytes[weight.name])
+        (words, n), bits = found, self._width(weight)
+        return Stored((n, words * 32 // bits), bits, self._bytes[weight.name])
 
     def read(self, weight: Weight) -> Tensor:
+        bits = self._width(weight)
         parts = {part: self._part(weight, part) for part in ("qweight", "qzeros", "scales")}
-        codes, scales = unpacked(parts["qweight"], self._bits), parts["scales"].float()
-        zeros = unpacked(parts["qzeros"].T.contiguous(), self._bits).T.int()
+        codes, scales = unpacked(parts["qweight"], bits), parts["scales"].float()
+        zeros = unpacked(parts["qzeros"].T.contiguous(), bits).T.int()
         if zeros.shape != scales.shape or codes.shape[1] != scales.shape[1]:
             raise self.refused(f"{weight.name} has zero points {tuple(zeros.shape)} and scales {tuple(scales.shape)}")
-        zeros = (zeros + self._less) % 2**self._bits
+        zeros = (zeros + self._less) % 2**bits
         group = self._groups(weight, len(codes), len(scales))
         values: Tensor = (codes.int() - zeros[group]) * scales[group]
         return values.T.contiguous()
+
+    def _width(self, weight: Weight) -> int:
+        """The width of a matrix's codes."""
+        for pattern, own in self._own:
+            if pattern.match(weight.name):
+                bits = own.get("bits", self._bits)
+                if bits not in WIDTHS:
+                    raise self.refused(
+                        f"{weight.name} has {bits!r} bits; expected one of {', '.join(map(str, WIDTHS))}"
+                    )
+                return int(bits)
+        return self._bits
 
     def _groups(self, weight: Weight, k: int, groups: int) -> Tensor:
         """The group of each input, [k]."""

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import moopt
 from moopt import exporting
-from moopt.backend.exporters.compressed_tensors import _words
+from moopt.backend.exporters.words import words
 from moopt.backend.kv import load_preset
 from moopt.backend.merging.tasks import TextLoss
 from moopt.cli import app
@@ -92,10 +92,10 @@ def test_a_checkpoint_computes_what_was_searched(study: moopt.Study, tmp_path: P
 
 def test_words_are_streams_of_bits() -> None:
     codes = torch.randint(0, 8, (5, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    words = _words(codes, 3)
-    assert words.shape == (5, 4)  # 120 bits in words of 32
-    assert words.dtype == torch.int32
-    for row, told in zip(codes.tolist(), words.numpy().view(np.uint32).tolist(), strict=True):
+    found = words(codes, 3)
+    assert found.shape == (5, 4)  # 120 bits in words of 32
+    assert found.dtype == torch.int32
+    for row, told in zip(codes.tolist(), found.numpy().view(np.uint32).tolist(), strict=True):
         stream = sum(word << (32 * i) for i, word in enumerate(told))
         assert [(stream >> (3 * i)) & 7 for i in range(40)] == row
 
