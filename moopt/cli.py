@@ -16,7 +16,7 @@ import typer
 from moopt import __version__
 from moopt import cli_options as given
 from moopt.cli_errors import RunFailed, guarded, say
-from moopt.cli_exports import export, gate, verify
+from moopt.cli_exports import bundle, export, gate, reproduce, verify
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
 from moopt.errors import MooptError, StorageInUse, StudyError
 
@@ -240,8 +240,8 @@ def report(
         print(f"Wrote {out}")
 
 
-for exporting in (export, gate, verify):
-    command(exporting)
+for handed_on in (export, gate, verify, bundle, reproduce):
+    command(handed_on)
 
 
 @command

@@ -1,4 +1,4 @@
-"""What a user does with the candidate that was picked: export, gate, verify."""
+"""What a user hands on: the candidate that was picked, as an export, and the study, as a bundle."""
 
 from __future__ import annotations
 
@@ -109,4 +109,62 @@ def verify(
         rows = [[k.name, f"{k.promised:.6g}", k.where, f"{k.found:.6g}", verdicts[k.holds]] for k in kept]
         print_table(["figure", "promised", "on", "found", ""], rows, f"{path}, by the program it is for")
     if any(each.holds is False for each in kept):
+        raise typer.Exit(FAILED)
+
+
+def bundle(
+    target: given.Target,
+    out: Annotated[Path, typer.Option(metavar="FILE.zip", help="Where to write it; there must be nothing yet.")],
+    model: given.Model = None,
+    storage: Annotated[str | None, typer.Option(help="The file or database URL that the study is in.")] = None,
+    changes: given.Changes = None,
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
+) -> None:
+    """Write a study as one file that others can check: its trials, its own Python file, versions, hashes, licences.
+
+    Examples:
+      moopt bundle my_study.py --out my_study.zip
+
+      moopt bundle bit-allocation --model smollm2-135m --storage bits.journal --out bits.zip
+    """
+    from moopt import bundles
+    from moopt.cli_targets import chosen
+
+    study = chosen(target, changes, model=model, storage=storage)
+    kept = [*(changes or ()), *([f"model={model}"] if model is not None else [])]
+    manifest = bundles.write(study, target, kept, out)
+    if as_json:
+        print_json({"path": str(out), **manifest})
+        return
+    print(f"Wrote {manifest['trials']} trials of {study.name} to {out}, with {', '.join(manifest['files'])}.")
+    for name, licence in manifest["licences"].items():
+        print(f"{name}: {licence or 'no licence named in its files'}")
+
+
+def reproduce(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What moopt bundle wrote. Its Python file is run.")],
+    trial: Annotated[int, typer.Option(min=0, help="The number of a completed trial.")],
+    as_json: given.AsJson = False,
+    debug: given.Debug = False,
+) -> None:
+    """Build a bundle's study again, evaluate one of its trials, and print what was stored and what is found.
+
+    1 if a figure differs by more than 1%, 2 if the bundle was altered or its problem is another one here.
+
+    Examples:
+      moopt reproduce my_study.zip --trial 42
+    """
+    from moopt import bundles
+
+    found = bundles.reproduce(path, trial)
+    if as_json:
+        figures = [{**each._asdict(), "verdict": each.verdict} for each in found.figures]
+        print_json({"trial": trial, "figures": figures, "changed": found.changed})
+    else:
+        rows = [[f.name, f.where, f"{f.stored:.9g}", f"{f.found:.9g}", f.verdict] for f in found.figures]
+        print_table(["figure", "on", "stored", "found", ""], rows, f"Trial {trial}")
+        for name, (theirs, here) in found.changed.items():
+            print(f"{name} was {theirs}, here it is {here}.")
+    if any(each.verdict == "differs" for each in found.figures):
         raise typer.Exit(FAILED)

@@ -14,6 +14,7 @@
     │   ├── NotPortable       a problem that no other process can rebuild
     │   └── WorkerError       no worker could be started or set up
     ├── ExportError           a candidate that a format cannot hold, or an export that is damaged
+    ├── BundleError           a study that cannot be bundled, or a bundle that was altered
     ├── StorageError          a storage that cannot be read or written, or is not moopt's
     │   └── StorageInUse      another process owns the study
     └── BackendError          the quantized-model backend
@@ -87,6 +88,10 @@ class WorkerError(ExecutorError):
 
 class ExportError(MooptError):
     """A candidate that a format cannot hold, or an export that is damaged."""
+
+
+class BundleError(MooptError):
+    """A study that cannot be bundled, or a bundle that was altered."""
 
 
 class StorageError(MooptError):

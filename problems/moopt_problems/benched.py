@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, Generic, TypeVar
 
+from moopt.backend import models
 from moopt.problem import Problem, Resources
 
 Bench = TypeVar("Bench")
@@ -23,6 +24,12 @@ class Benched(Problem, Generic[Bench]):
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments: what builds an equal problem elsewhere."""
         return dict(self._arguments)
+
+    def licences(self) -> dict[str, str]:
+        """The licences of the models that candidates are made of, by name; empty where its files name none."""
+        made_of = [getattr(self, "base", None), *getattr(self, "members", {}).values()]
+        made_of += [*getattr(self, "models", {}).values(), getattr(self, "model", None)]
+        return {name: models.licence(name) for name in dict.fromkeys(made_of) if name}
 
     def setup(self, resources: Resources) -> None:
         self._bench = self._opened(resources)
