@@ -6,7 +6,7 @@ The figures are of the versions named; what was tried here and what was not is s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from moopt.backend.gguf.types import NAMES as TYPES
 from moopt.backend.options import Option
@@ -31,6 +31,7 @@ class Target:
         group_sizes: How many inputs may share a scale; empty: any.
         symmetric: Whether there may be no zero points.
         ties: What may be tied: servers that run several layers as one need them at one width.
+        caches: How it holds keys and values; empty: any pair of widths, layer by layer.
     """
 
     name: str
@@ -41,7 +42,8 @@ class Target:
     tables: tuple[Option, ...]
     group_sizes: tuple[int, ...] = ()
     symmetric: bool = False
-    ties: tuple[str, ...] = field(default=TIES)
+    ties: tuple[str, ...] = TIES
+    caches: str = ""
 
     def refuse(
         self, bits: Sequence[Option], tables: Sequence[Option], group_size: int, quantizer: Quantizer, tie: str
@@ -64,6 +66,15 @@ class Target:
         if tie not in self.ties:
             raise self._error(f"tie={tie!r}", ", ".join(self.ties))
 
+    def refuse_pairs(self) -> None:
+        """Refuse pairs of widths for each layer's keys and values, if the server holds all layers alike.
+
+        Raises:
+            ProblemError: it does; says how it holds them.
+        """
+        if self.caches:
+            raise ProblemError(f"{self.name} ({self.version}) holds {self.caches}: it has no pairs by layer.")
+
     def _error(self, given: str, allowed: str) -> ProblemError:
         return ProblemError(f"{self.name} ({self.version}) does not load {given}; expected {allowed}.")
 
@@ -74,10 +85,14 @@ TARGETS = {
         Target("moopt", "this version", "moopt", "moopt", WIDTHS, (8, 2, 3, 4, 5, 6, 16)),
         Target(
             "transformers", "5.23 with compressed-tensors 0.20", "compressed-tensors", "moopt", WIDTHS, (16,),
-            (32, 64, 128), symmetric=True,
+            (32, 64, 128), symmetric=True, caches="keys and values of all layers at one width (QuantizedCache)",
         ),
-        Target("vllm", "0.11 and later", "compressed-tensors", "moopt", (4, 8), (16,), (32, 64, 128), ties=FUSING),
-        Target("llama.cpp", "of 2025 and later", "gguf", "gguf", TYPES, ("q8_0", *TYPES[:-1], 16)),
+        Target("vllm", "0.11 and later", "compressed-tensors", "moopt", (4, 8), (16,), (32, 64, 128), ties=FUSING,
+            caches="keys and values of all layers as they are or in FP8 (--kv-cache-dtype)",
+        ),
+        Target("llama.cpp", "of 2025 and later", "gguf", "gguf", TYPES, ("q8_0", *TYPES[:-1], 16),
+            caches="keys and values of all layers in one type each (--cache-type-k, --cache-type-v)",
+        ),
     )
 }  # fmt: skip
 """The servers by name."""

@@ -116,7 +116,7 @@ class BitAllocation(Benched[Workbench]):
         self.is_language = models.generates(self._config)
         self.inventory = weights.inventory(models.outline(self._config))
         self.external = options.opened(external, self._config, self.inventory)
-        self.formats = formats
+        self.formats, self.server = formats, server
         self._storage = Storage(
             Asked(
                 model, self._config, self.inventory, bits, group_size, self.quantizer, tie, embedding,

@@ -100,6 +100,10 @@ class Joint(Benched[JointWorkbench]):
                 self.tasks += tuple(map(Function, part.search_metrics))
             elif isinstance(part, KVCachePrecision):
                 self.tasks += tuple(Function(metric) for metric in part.metrics if metric.when == "every")
+        if hasattr(self, "scheme"):
+            for part in self.parts.values():
+                if isinstance(part, BitAllocation) and part.server is not None:
+                    part.server.refuse_pairs()
         self.objectives = _union(self.parts)
         names = {objective.name for objective in self.objectives}
         self.teacher = teacher if self.members or teacher is not None else self.model

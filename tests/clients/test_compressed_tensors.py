@@ -104,10 +104,10 @@ def test_zero_points_are_refused_by_transformers(tiny: Path, tmp_path: Path) -> 
 
 
 def test_the_real_model_loads_mixed_widths_at_the_promised_size(tmp_path: Path) -> None:
-    how: dict[str, Any] = {"tie": "block", "quantizer": "rtn-symmetric", "skip": ["model.embed_tokens"]}
-    problem = BitAllocation("smollm2-135m", bits=WIDTHS, **how, **SMALL)
+    problem = BitAllocation("smollm2-135m", target="transformers", tie="block", **SMALL)
     config = mixed(problem)
     theirs, ours = exported(problem, config, tmp_path)
     size = (theirs / "model.safetensors").stat().st_size
     assert size == pytest.approx(json.loads((theirs / "moopt.json").read_text())["size"], rel=1e-3)
+    assert size == pytest.approx(problem.bytes(config), rel=1e-3)  # what the search said
     assert apart(theirs, ours) < 1e-2

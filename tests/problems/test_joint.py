@@ -340,8 +340,12 @@ def test_the_teacher_sees_another_head(folders: dict[str, str], joint: Joint):
             },
             "has the objective decode_ms",
         ),
+        (
+            lambda parts, folders: {**parts, "bits": BitAllocation(folders["base"], target="vllm", group_size=32)},
+            "vllm .* holds keys and values of all layers as they are or in FP8",
+        ),
     ],
-    ids=["one", "list", "toy", "twice", "models", "calibrated", "timed"],
+    ids=["one", "list", "toy", "twice", "models", "calibrated", "timed", "server"],
 )  # fmt: skip
 def test_what_cannot_be_one_problem_is_refused(
     parts: dict[str, Problem], folders: dict[str, str], change: Any, match: str
