@@ -7,13 +7,16 @@ file. Reproducing a trial runs the bundle's own Python file: do it with bundles 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +28,14 @@ from moopt.errors import BundleError
 from moopt.history import History, Trial
 from moopt.problem import Problem, Resources
 from moopt.storage import Storage
-from moopt.study import Study, load_history
+from moopt.study import Study, load_history, passive
 from moopt.whole import whole_file
 
 MANIFEST, JOURNAL = "bundle.json", "study.journal"
+LARGEST = 1 << 30
+"""Bytes of a file in a bundle, at most."""
+SHAPES = (KeyError, TypeError, ValueError, AttributeError)
+"""What a manifest of another shape raises."""
 CLOSE = 0.01
 """How far a figure may be from what was stored, as a share of it: machines round differently."""
 
@@ -48,7 +55,8 @@ def write(study: Study, target: str, changes: Sequence[str], path: Path) -> dict
     Raises:
         BundleError: there is something at the path, or nothing to bundle.
     """
-    if path.exists():
+    path = path.expanduser()
+    if os.path.lexists(path):
         raise BundleError(f"{path} exists already; give a path where there is nothing.")
     history = study.history
     if not history.trials:
@@ -70,11 +78,20 @@ def write(study: Study, target: str, changes: Sequence[str], path: Path) -> dict
         "licences": licences(study.problem),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with _written(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MANIFEST, json.dumps(manifest, indent=1) + "\n")
         for name, data in files.items():
             archive.writestr(name, data)
     return manifest
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    try:
+        with whole_file(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 class Figure(NamedTuple):
@@ -135,7 +152,8 @@ def reproduce(path: Path, trial: int, resources: Resources | None = None) -> Rep
         target = manifest["target"]
         if target.partition(":")[0].endswith(".py"):
             target = str(folder / target)
-        study = chosen(target, manifest["changes"])
+        with passive():  # the file may run its study as it is read
+            study = chosen(target, manifest["changes"])
         identity.compare_problems(study.name, history.meta, study.meta())
         wanted = _completed(history, trial)
         study.problem.setup(resources or Resources())
@@ -184,11 +202,14 @@ def _opened(path: Path, folder: Path) -> dict[str, Any]:
             manifest: dict[str, Any] = json.loads(archive.read(MANIFEST))
             files: Mapping[str, str] = manifest["files"]
             for name, digest in files.items():
+                if archive.getinfo(name).file_size > LARGEST:
+                    raise BundleError(f"{path} was altered: {name} is larger than any bundle's.")
                 data = archive.read(name)
                 if Path(name).name != name or hashlib.sha256(data).hexdigest() != digest:
                     raise BundleError(f"{path} was altered: {name} is not what was bundled.")
                 (folder / name).write_bytes(data)
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+            {key: manifest[key] for key in ("study", "target", "changes")}, dict(manifest["versions"])
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, *SHAPES) as error:
         raise BundleError(
             f"{path} is no bundle that can be read ({error}); expected what moopt bundle wrote."
         ) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -29,6 +30,8 @@ GROUP = "moopt.exporters"
 MANIFEST = "moopt.json"
 """What stands beside every export: where it comes from, what was promised, and a hash of each file."""
 CARD = "README.md"
+WEIGHTS, CODE = (".safetensors", ".gguf"), (".py", ".bin", ".pt", ".pth", ".pkl")
+"""Endings of files that hold weights, and of what may run code when it is loaded: no export has the latter."""
 
 
 class Compared(NamedTuple):
@@ -74,10 +77,12 @@ class Exporter(ABC):
     Attributes:
         name: What the format is called, and the entry point.
         about: Who reads it, in a few words.
+        everywhere: What `raised` raises to, as the end of "raised to what ...".
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
+    everywhere: ClassVar[str] = "every server of the format loads"
 
     @abstractmethod
     def write(self, problem: Problem, config: Config, folder: Path) -> Written:
@@ -162,15 +167,16 @@ def export(
         raise ExportError(f"Got snap={snap!r}; expected 'up', or nothing.")
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ExportError(f"Got the path {path!r}; expected the name of a folder that is not there yet.")
-    folder, how = Path(path).expanduser(), exporter(format)
+    folder, how = _expanded(path), exporter(format)
     if os.path.lexists(folder):
         raise ExportError(f"{folder} exists already; give a path where there is nothing.")
     with new_folder(folder, ExportError) as temporary:
         config = trial.config if snap is None else how.raised(problem, trial.config)
-        promised, notes = figures(history, trial), []
-        if changed := {name: [trial.config[name], to] for name, to in config.items() if to != trial.config[name]}:
-            promised = _measured(problem, config, before := promised)
-            notes.append(_cost(changed, before, promised))
+        promised, notes = figures(history, trial), list[str]()
+        changed = {name: [trial.config[name], to] for name, to in config.items() if to != trial.config[name]}
+        if changed:
+            promised, cost = remeasured(problem, history, trial, config)
+            notes.append(f"{listed(changed)} raised to what {how.everywhere}: {cost}.")
         written = how.write(problem, config, temporary)
         files = sorted(file for file in temporary.rglob("*") if file.is_file())
         manifest = {
@@ -190,9 +196,18 @@ def export(
             "made": datetime.now(UTC).date().isoformat(),
             "files": {str(file.relative_to(temporary)): _hashed(file) for file in files},
         }
+        manifest = json.loads(json.dumps(_finite(manifest), default=str))
         (temporary / CARD).write_text(card(manifest))
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str) + "\n")
+        manifest["check"] = _check(manifest)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str, allow_nan=False) + "\n")
     return Exported(folder, manifest)
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ExportError(f"Got the path {os.fspath(path)!r}: {error}") from error
 
 
 def read(path: str | Path) -> Exported:
@@ -203,10 +218,17 @@ def read(path: str | Path) -> Exported:
     """
     folder = Path(path)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        files: Mapping[str, Mapping[str, Any]] = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        check = manifest.pop("check")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{folder} is no export: it has no {MANIFEST} that can be read ({error}).") from error
+    if check != _check(manifest):
+        raise ExportError(f"{folder / MANIFEST} is not what was exported: its checksum differs; copy it again.")
+    manifest["check"] = check
+    files: Mapping[str, Mapping[str, Any]] = manifest["files"]
+    present = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix in (*WEIGHTS, *CODE)}
+    if added := sorted(present - set(files)):
+        raise ExportError(f"{folder / added[0]} was not exported: remove it, or export anew.")
     for name, wanted in files.items():
         place = folder / name
         if not place.is_file():
@@ -228,32 +250,29 @@ def figures(history: History, trial: Trial) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _measured(problem: Problem, config: Config, before: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The figures of another candidate: those that are known, and what is measured on held-out data."""
+def remeasured(
+    problem: Problem, history: History, trial: Trial, config: Config
+) -> tuple[dict[str, dict[str, Any]], str]:
+    """The figures of another candidate than a trial, and what both have, in words: measured on the same data."""
     purpose = next((name for name in ("held-out", "validation") if name in problem.measurements), "search")
-    found = problem.evaluate(config, problem.measurements.get(purpose, problem.fidelity)).values
-    known = problem.known(config)
-    kinds = {name: {"unit": each["unit"], "known": each.get("known", False)} for name, each in before.items()}
-    return {
-        name: {"search" if name in known else purpose: ({**found, **known})[name], **kind}
-        for name, kind in kinds.items()
-        if name in known or name in found
-    }
+    fidelity = problem.measurements.get(purpose, problem.fidelity)
+    before, after = (
+        {**problem.evaluate(each, fidelity).values, **problem.known(each)} for each in (trial.config, config)
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for o in history.objectives:
+        if o.name in after:
+            where = "search" if o.known else purpose
+            found[o.name] = {where: after[o.name], "unit": o.unit, "known": o.known}
+    told = [f"{n} {before[n]:.6g} -> {after[n]:.6g} {each['unit']}".strip() for n, each in found.items() if n in before]
+    return found, "; ".join(told)
 
 
-def _cost(
-    changed: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
-) -> str:
-    """What raising options costs, in a sentence."""
-    found = []
-    for name, each in after.items():
-        where = next(key for key in each if key not in _OURS)
-        was = before[name].get(where)
-        found.append(f"{name} {'' if was is None else f'{was:.6g} -> '}{each[where]:.6g} {each['unit']}".strip())
-    shown = "; ".join(f"{name} {old} -> {new}" for name, (old, new) in [*changed.items()][:3])
-    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-    raised = f"{len(changed)} options were raised to what every server of this format loads ({shown}{more})"
-    return f"{raised}: {'; '.join(found)}."
+def listed(changed: Mapping[str, Sequence[Any]], most: int = 3) -> str:
+    """How many options are others than before, and the first few."""
+    shown = "; ".join(f"{name} {old} -> {new}" for name, (old, new) in [*changed.items()][:most])
+    more = f" and {len(changed) - most} more" if len(changed) > most else ""
+    return f"{len(changed)} options ({shown}{more}) were"
 
 
 def card(manifest: Mapping[str, Any]) -> str:
@@ -270,7 +289,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}",
     ]  # fmt: skip
     for name, each in manifest["figures"].items():
-        cells = [_plain(f"{each[c]:.6g} {each['unit']}".strip()) if c in each else "" for c in columns]
+        cells = [_plain(f"{each[c]:.6g} {each['unit']}".strip()) if each.get(c) is not None else "" for c in columns]
         lines.append(f"| {_plain(name)} | {' | '.join(cells)} |")
     lines += ["", f"Weights take {manifest['size']:,} bytes."]
     lines += [f"\n{_plain(note)}" for note in manifest["notes"]]
@@ -286,6 +305,20 @@ def _plain(text: str) -> str:
 
 _OURS = ("unit", "known")
 """What a figure has besides values."""
+
+
+def _check(manifest: Mapping[str, Any]) -> str:
+    """The checksum of a manifest, without itself."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _finite(value: Any) -> Any:
+    """The same without numbers that JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _hashed(file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from moopt import conditions
 from moopt.errors import ExportError
-from moopt.exporting import Compared, Exported, exporter, read
+from moopt.exporting import WEIGHTS, Compared, Exported, exporter, read
 
 SIZE = "size"
 """What bounds call the megabytes of an export's weights."""
@@ -18,7 +18,6 @@ LEAST = {"kl": 0.003, "top1_agreement": 0.01}
 """How far it may be in any case, in its unit."""
 SAME_SIZE, HEADER = 0.001, 1 << 16
 """How far a size may be from the promise: this share of it, or so many bytes of a header."""
-HOLDS_WEIGHTS = (".safetensors", ".gguf")
 
 
 class Check(NamedTuple):
@@ -50,10 +49,12 @@ def checked(found: Exported, condition: str) -> list[Check]:
     checks = []
     for bound in conditions.bounds(condition, [*promised, SIZE], "figure of this export"):
         if bound.name == SIZE:
+            if not found.manifest["size"]:
+                raise ExportError(f"{found.path} holds no weights; a bound on its size would say nothing.")
             checks.append(Check(bound, found.manifest["size"] / 1e6, "known"))
             continue
         each = promised[bound.name]
-        where = next(purpose for purpose in ("held-out", "validation", "search") if purpose in each)
+        where = _purpose(each)
         checks.append(Check(bound, float(each[where]), "known" if each.get("known") else where))
     return checks
 
@@ -86,13 +87,18 @@ def verify(path: str | Path) -> list[Kept]:
     manifest, promised = found.manifest, found.manifest["figures"]
     if not manifest.get("compared"):
         raise ExportError(f"{path} does not say what its figures were compared with; only its size can be checked.")
-    size = sum(each["bytes"] for name, each in manifest["files"].items() if name.endswith(HOLDS_WEIGHTS))
+    size = sum(each["bytes"] for name, each in manifest["files"].items() if name.endswith(WEIGHTS))
     off = abs(size - manifest["size"])
     kept = [Kept("size", manifest["size"], "known", size, off <= max(SAME_SIZE * manifest["size"], HEADER))]
     for name, value in exporter(manifest["format"]).measure(found.path, Compared(**manifest["compared"])).items():
         if name in promised:
-            where = "held-out" if "held-out" in promised[name] else "search"
+            where = _purpose(promised[name])
             said = float(promised[name][where])
             same = abs(value - said) <= max(SAME * abs(said), LEAST.get(name, 0.0))
             kept.append(Kept(name, said, where, value, same if where == "held-out" else None))
     return kept
+
+
+def _purpose(figure: Mapping[str, Any]) -> str:
+    """Where a figure was measured that is promised: on held-out data if it was."""
+    return next(purpose for purpose in ("held-out", "validation", "search") if figure.get(purpose) is not None)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -148,6 +149,8 @@ class Study:
             StorageInUse: another process runs the study.
             ExecutorError: no worker can be started or set up.
         """
+        if _PASSIVE.get():
+            return self
         stop = Stop(trials, seconds, tokens, hypervolume, patience)
         checks.whole("workers", workers, 1)
         checks.whole("retries", retries, 0)
@@ -317,6 +320,19 @@ class Study:
         self.storage.open()
         stored = self.storage.find(self.name)
         return empty if stored is None else stored.history()
+
+
+_PASSIVE: ContextVar[bool] = ContextVar("passive", default=False)
+
+
+@contextmanager
+def passive() -> Iterator[None]:
+    """While open, `Study.run` does nothing: a file that runs its study can be read for what it defines."""
+    token = _PASSIVE.set(True)
+    try:
+        yield
+    finally:
+        _PASSIVE.reset(token)
 
 
 @contextmanager

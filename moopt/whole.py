@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from moopt.errors import MooptError
 
 
@@ -61,8 +63,9 @@ def new_folder(path: Path, refused: type[MooptError]) -> Iterator[Path]:
     try:
         with whole_folder(path, own=True) as temporary:
             yield temporary
-    except OSError as error:
-        raise refused(f"{path} cannot be written: {error.strerror or error}.") from error
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise refused(f"{path} cannot be written: {why}.") from error
 
 
 @contextlib.contextmanager

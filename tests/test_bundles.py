@@ -151,3 +151,40 @@ def test_installed_problems_need_no_file(tmp_path: Path, monkeypatch: pytest.Mon
     told = run.invoke(app, ["reproduce", "toy.zip", "--trial", "1"])
     assert told.exit_code == 0, told.output
     assert "same" in told.output
+
+
+def test_a_file_that_runs_its_study_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    Path("runs_itself.py").write_text(SOURCE + "\nstudy.run(trials=4)\n")
+    run = CliRunner()
+    assert run.invoke(app, ["bundle", "runs_itself.py", "--out", str(tmp_path / "b.zip")]).exit_code == 0
+    monkeypatch.chdir(tmp_path / "here")
+    assert {f.verdict for f in bundles.reproduce(tmp_path / "b.zip", 1).figures} == {"same"}
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_damaged_bundles_are_refused(bundled: Path, tmp_path: Path) -> None:
+    data = bytearray(bundled.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = bytes(40)
+    (tmp_path / "damaged.zip").write_bytes(bytes(data))
+    for manifest in (b'{"files": []}', b'{"files": {}, "versions": null}', b"[]"):
+        altered(bundled, "bundle.json", manifest)
+    for path in sorted(tmp_path.glob("*.zip")):
+        if path != bundled:
+            with pytest.raises(BundleError):
+                bundles.reproduce(path, 1)
+
+
+def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
+    from moopt.testing.landscapes import Landscape
+
+    study = moopt.Study("s", Landscape(), "random").run(trials=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot be written"):
+        bundles.write(study, "x", (), tmp_path / "file" / "b.zip")
+    (tmp_path / "link.zip").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="exists already"):
+        bundles.write(study, "x", (), tmp_path / "link.zip")

@@ -188,23 +188,30 @@ def load_tokenizer(name: str) -> Any:
 
 
 def identity(name: str) -> str:
-    """A short hash of the model's configuration and of its weight files' names, sizes and beginnings."""
+    """A short hash of a model: its configuration and tokenizer, and its weight files' names, sizes and samples."""
     place = Path(location(name))
     digest = hashlib.sha256(name.encode() if not place.is_dir() else b"")
     if place.is_dir():
         for file in sorted(
-            p for p in place.iterdir() if p.suffix in {".safetensors", ".bin"} or p.name == "config.json"
+            p
+            for p in place.iterdir()
+            if p.suffix in {".safetensors", ".bin"} or p.name in ("config.json", "tokenizer.json")
         ):
             _add_file(digest, file)
     return digest.hexdigest()[:16]
 
 
+SAMPLES, SAMPLE = 256, 1 << 13
+"""How many places of a file are looked at, evenly over it, and the bytes of each: every layer has some."""
+
+
 def _add_file(digest: Any, file: Path) -> None:
-    digest.update(f"{file.name}:{file.stat().st_size}".encode())
+    size = file.stat().st_size
+    digest.update(f"{file.name}:{size}".encode())
     with file.open("rb") as handle:
-        digest.update(handle.read(1 << 20))
-        handle.seek(file.stat().st_size // 2)
-        digest.update(handle.read(1 << 20))
+        for place in sorted({place * max(size - SAMPLE, 0) // (SAMPLES - 1) for place in range(SAMPLES)}):
+            handle.seek(place)
+            digest.update(handle.read(SAMPLE))
 
 
 def file_identity(file: Path) -> str:

@@ -54,7 +54,7 @@ class Target:
             ProblemError: names it, and says what would load.
         """
         for what, given, allowed in (("bits", bits, self.bits), ("embedding or head", tables, self.tables)):
-            if wrong := [option for option in given if option not in allowed]:
+            if wrong := [option for option in given if option not in allowed and not self._repaired(option)]:
                 raise self._error(f"{what} of {', '.join(map(str, wrong))}", ", ".join(map(str, allowed)))
         if self.group_sizes and group_size not in self.group_sizes:
             raise self._error(f"group_size={group_size}", ", ".join(map(str, self.group_sizes)))
@@ -65,6 +65,11 @@ class Target:
                 raise self._error(f"the codes of the quantizer {quantizer.name!r}", "'rtn', 'rtn-symmetric' or 'gptq'")
         if tie not in self.ties:
             raise self._error(f"tie={tie!r}", ", ".join(self.ties))
+
+    def _repaired(self, option: Option) -> bool:
+        """Whether an option is a width with a low-rank repair, which moopt's own file holds."""
+        width = str(option).partition("+r")[0]
+        return self.format == "moopt" and "+r" in str(option) and width.isdigit() and int(width) in self.bits
 
     def refuse_pairs(self) -> None:
         """Refuse pairs of widths for each layer's keys and values, if the server holds all layers alike.
@@ -104,6 +109,6 @@ def named(name: str) -> Target:
     Raises:
         ProblemError: there is none of that name; lists them.
     """
-    if name not in TARGETS:
+    if not isinstance(name, str) or name not in TARGETS:
         raise ProblemError(f"Got target={name!r}; expected one of {', '.join(TARGETS)}.")
     return TARGETS[name]

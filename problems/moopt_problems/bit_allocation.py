@@ -297,16 +297,28 @@ class BitAllocation(Benched[Workbench]):
         compared = Compared(self.model, self.text.source, self.context, measured.tokens) if self.is_language else None
         return Shipment(
             self.model, self.layout, self.options(config), self.simulated, candidate.variants.quantized,
-            candidate.stored, candidate.parameters(), evaluator.tokenizer, (self.model,), compared,
+            candidate.stored, candidate.parameters(), evaluator.tokenizer, (self.model,), compared, self.bytes(config),
         )  # fmt: skip
 
-    def raised(self, config: Config, holds: Callable[[Option], bool]) -> Config:
+    def raised(self, config: Config, holds: Callable[[Option], bool], fused: bool) -> Config:
         """A candidate each option of which holds: the same where it does, else the next larger one that does.
+
+        Args:
+            config: The candidate.
+            holds: Whether an option does.
+            fused: Whether layers that servers run as one get the largest option of theirs.
 
         Raises:
             ProblemError: a decision has none; names it.
         """
-        found = self.space.validate(config)
+        found = self._one_by_one(self.space.validate(config), holds)
+        for members in self._storage.fused if fused else ():
+            deciding = [name for name, d in self.decided.items() if set(d.weights) & set(members)]
+            largest = max((found[name] for name in deciding), key=self.decided[deciding[0]].options.index)
+            found |= dict.fromkeys(deciding, largest)
+        return found
+
+    def _one_by_one(self, found: dict[str, Any], holds: Callable[[Option], bool]) -> dict[str, Any]:
         for name, decision in self.decided.items():
             larger = decision.options[decision.options.index(found[name]) :]
             fitting = [option for option in larger if holds(option)]

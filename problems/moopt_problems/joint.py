@@ -14,7 +14,7 @@ import torch
 from moopt.backend import models
 from moopt.backend.exporters.shipment import Shipment
 from moopt.backend.joint import DISTANCE, JointWorkbench, Shipped
-from moopt.backend.kv import Pair, Scheme
+from moopt.backend.kv import Pair, Preset, Scheme
 from moopt.backend.merging.tasks import Function, Task
 from moopt.backend.options import Option
 from moopt.backend.quantizers import RTN, Quantizer
@@ -154,16 +154,19 @@ class Joint(Benched[JointWorkbench]):
         places = tuple(self.members.values()) or (self.model,)
         tokens = self.measurements.get("held-out", self.fidelity).tokens
         compared = None if self.teacher is None else Compared(self.teacher, self.text.source, self.context, tokens)
+        own, preset = self.of_part(name, valid), None
+        if hasattr(self, "scheme"):  # what was measured is not the weights alone
+            compared, preset = None, Preset(tuple(self.pairs(valid)), self.scheme)
         return Shipment(
-            self.model, bits.layout, bits.options(self.of_part(name, valid)), bits.simulated,
+            self.model, bits.layout, bits.options(own), bits.simulated,
             candidate.variants.quantized, candidate.stored, candidate.parameters(), self._ready.tokenizer, places,
-            compared,
+            compared, bits.bytes(own), preset,
         )  # fmt: skip
 
-    def raised(self, config: Config, holds: Callable[[Option], bool]) -> Config:
+    def raised(self, config: Config, holds: Callable[[Option], bool], fused: bool) -> Config:
         """A candidate each width of which holds: see `BitAllocation.raised`."""
         name, bits = self._bits()
-        found = bits.raised(self.of_part(name, config), holds)
+        found = bits.raised(self.of_part(name, config), holds, fused)
         return {**config, **{f"{name}/{key}": value for key, value in found.items()}}
 
     def _bits(self) -> tuple[str, BitAllocation]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from moopt.backend import external, formats, quantizers
 from moopt.backend.external import External
+from moopt.backend.gguf import types as gguf_types
 from moopt.backend.options import Option, named
 from moopt.backend.simulated import Simulated
 from moopt.backend.weights import Inventory, Weight
@@ -91,6 +92,10 @@ def of_table(
     return listed(name, given, others, (*widths, 16) if alone else widths)
 
 
+TAKEN = (*formats.NAMES, *gguf_types.NAMES)
+"""Names that options of moopt's own have."""
+
+
 def opened(files: Mapping[str, str] | None, config: Any, inventory: Inventory) -> dict[str, External]:
     """External options by the names that a user gives them, checked against the model's names and shapes.
 
@@ -101,7 +106,7 @@ def opened(files: Mapping[str, str] | None, config: Any, inventory: Inventory) -
         raise QuantizationError(f"Got external={files!r}; expected files by name, such as {{'theirs': 'folder'}}.")
     found = {}
     for name, where in (files or {}).items():
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.-]*", name) or name in formats.NAMES:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.-]*", name) or name in TAKEN:
             raise QuantizationError(
                 f"Got the external option {name!r}; expected letters, digits, dashes, dots and underscores, the first "
                 "a letter, and no format's name."

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from moopt.backend import formats as number_formats
 from moopt.backend import models, quantizers, weights
+from moopt.backend.exporters import words
 from moopt.backend.external import External
 from moopt.backend.gguf import types as gguf_types
 from moopt.backend.gguf.file import GGUFFile
@@ -92,6 +93,7 @@ class Storage:
         decided: What is decided, by name; options in the order of their bytes.
         fixed: The option of every matrix that has only one.
         layout: moopt's own file.
+        fused: Linear layers that servers run as one.
         simulated: Options that no kernel runs, by name.
 
     Raises:
@@ -130,8 +132,9 @@ class Storage:
                 left_out.add(table.name)
             else:
                 self.fixed[table.name] = offered[0]
+        self.fused = [m for m in weights.groups(asked.inventory.linears(), "fused").values() if len(m) > 1]
         if asked.server is not None:
-            self._serve(asked.server)
+            self._serve(asked.server, left_out)
         quantized = [(w, b) for d in self.decided.values() for w in d.weights for b in d.options]
         quantized += [(w, self.fixed[w.name]) for w in asked.inventory.weights if w.name in self.fixed]
         for weight, option in quantized:
@@ -147,6 +150,9 @@ class Storage:
         """What matrices take in a file at an option."""
         if option in self.simulated:
             return sum(map(self.simulated[option].bytes, matrices))
+        if self._asked.server is not None and self._asked.server.format == "compressed-tensors":
+            size, symmetric = self._asked.group_size, self._asked.quantizer.symmetric
+            return sum(words.compressed_bytes(w.shape, bits_of(option), size, symmetric) for w in matrices)
         return sum(self.layout.matrix_bytes(weight, option) for weight in matrices)
 
     @cached_property
@@ -167,8 +173,11 @@ class Storage:
 
     def _types(self) -> dict[str, GGUFType]:
         """Some type for every matrix that has one: of the bytes of the rest it does not matter which."""
-        chosen = {w.name: d.options[0] for d in self.decided.values() for w in d.weights} | self.fixed
-        return {name: GGUFType(str(option)) for name, option in chosen.items()}
+        own = set(gguf_types.NAMES)  # files of other tools have names of their own
+        chosen = {w.name: [*d.options] for d in self.decided.values() for w in d.weights}
+        chosen |= {name: [option] for name, option in self.fixed.items()}
+        types = {name: next((o for o in offered if o in own), "q8_0") for name, offered in chosen.items()}
+        return {name: GGUFType(str(option)) for name, option in types.items()}
 
     def _own(self) -> dict[Option, Simulated]:
         """The options that no kernel runs, files of other tools left out."""
@@ -189,8 +198,15 @@ class Storage:
         widths = () if option in number_formats.NAMES else (bits_of(option),)
         quantizers.check(weight.name, weight.shape, widths, self._asked.group_size)
 
-    def _serve(self, server: Target) -> None:
+    def _serve(self, server: Target, left_out: set[str]) -> None:
         """Refuse what the server does not load."""
+        for members in self.fused if "linear" not in server.ties else ():
+            skipped = [weight.name for weight in members if weight.name in left_out]
+            if 0 < len(skipped) < len(members):
+                raise ProblemError(
+                    f"{server.name} runs {', '.join(weight.name for weight in members)} as one layer; skip all of "
+                    f"them, or none: got {', '.join(skipped)}."
+                )
         tables = [o for kind in TABLES if kind in self.decided for o in self.decided[kind].options]
         layers = {o: None for name, d in self.decided.items() if name not in TABLES for o in d.options}
         server.refuse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import textwrap
 from collections.abc import Sequence
@@ -172,3 +173,15 @@ def test_what_is_no_gguf_file_is_refused_with_what_llama_cpp_says(tmp_path: Path
     (tmp_path / "no.gguf").write_text(json.dumps("no"))
     with pytest.raises(BackendError, match=r"llama\.cpp cannot load .*no\.gguf.*magic"):
         Running(tmp_path / "no.gguf")
+
+
+def test_two_models_can_be_run_and_closed_in_any_order(tmp_path: Path) -> None:
+    place = saved(tmp_path / "model", "llama", tie_word_embeddings=True)
+    problem = BitAllocation(place, target="llama.cpp", bits=("q8_0",), **SMALL)
+    file = exported(problem, problem.baselines()["uniform-q8_0"], tmp_path / "out")
+    first, second = Running(file, 64, 1), Running(file, 64, 1)
+    second.close()
+    del second
+    gc.collect()
+    assert first.logits([1, 2, 3]).shape == (3, 49152)
+    first.close()

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from moopt.backend.exporters.clients import Logits, Run, in_transformers
-from moopt.backend.exporters.shipment import Merges, shipment, write_beside, written
+from moopt.backend.exporters.shipment import Merges, finished, shipment, write_beside, written
 from moopt.exporting import Written
 from moopt.problem import Problem
 from moopt.space import Config
@@ -44,7 +44,7 @@ class Checkpoint(Run):
         write_beside(folder, found)
         size = sum(tensor.nbytes for tensor in tensors.values())
         note = "The weights are quantized and written out again in bfloat16: they take as much room as the original's."
-        return written(size, serve, [note], found.made_of, found.compared)
+        return finished(found, folder, size, serve, [note])
 
     def client(self, folder: Path, context: int) -> AbstractContextManager[Logits]:
         return in_transformers(folder)

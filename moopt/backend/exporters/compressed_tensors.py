@@ -17,10 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from moopt.backend.exporters.clients import Logits, Run, in_transformers
-from moopt.backend.exporters.shipment import Shipment, coded, raised, write_beside, written
+from moopt.backend.exporters.shipment import Shipment, coded, finished, raised, write_beside
 from moopt.backend.exporters.words import words
 from moopt.backend.options import bits_of, rank_of
 from moopt.backend.quantizers import Quantized
+from moopt.backend.shards import Shards
 from moopt.backend.targets import TARGETS
 from moopt.errors import ExportError
 from moopt.exporting import Written
@@ -29,14 +30,13 @@ from moopt.space import Config
 
 FILE = "model.safetensors"
 FORMAT = "pack-quantized"
-EVERYWHERE = TARGETS["vllm"].bits
-"""The widths that every server of the format loads."""
 
 
 class CompressedTensors(Run):
     """Safetensors with a group of modules for each width; embedding and head stay at 16 bits."""
 
     name = "compressed-tensors"
+    everywhere = "vLLM loads, which takes fewer than transformers"
     about = "vLLM, and transformers with the package compressed-tensors"
 
     def write(self, problem: Problem, config: Config, folder: Path) -> Written:
@@ -55,14 +55,16 @@ class CompressedTensors(Run):
         save_file(tensors, folder / FILE, {"format": "pt"})
         write_beside(folder, found, _described(found, groups))
         size = sum(tensor.nbytes for tensor in tensors.values())
-        return written(size, ["vllm serve {path}"], _notes(found, groups, tables), found.made_of, found.compared)
+        return finished(found, folder, size, ["vllm serve {path}"], _notes(found, groups, tables))
 
     def raised(self, problem: Problem, config: Config) -> Config:
-        return raised(problem, config, self.name, lambda option: option in EVERYWHERE)
+        return raised(problem, config, self.name, lambda option: option in TARGETS["vllm"].bits, fused=True)
 
     def client(self, folder: Path, context: int) -> AbstractContextManager[Logits]:
         if importlib.util.find_spec("compressed_tensors") is None:
             raise ExportError("transformers reads this with another package; run: pip install compressed-tensors")
+        if any(name.endswith(".weight_zero_point") for name in Shards([folder / FILE])):
+            raise ExportError("It has zero points, which transformers does not load; nothing else is run from here.")
         return in_transformers(folder)
 
 

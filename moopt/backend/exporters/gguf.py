@@ -12,7 +12,7 @@ import torch
 
 from moopt.backend import models
 from moopt.backend.exporters.clients import Logits, Run
-from moopt.backend.exporters.shipment import Shipment, raised, shipment, written
+from moopt.backend.exporters.shipment import Shipment, finished, raised, shipment
 from moopt.backend.gguf import codes
 from moopt.backend.gguf import types as gguf_types
 from moopt.backend.gguf.file import GGUFFile
@@ -34,6 +34,7 @@ class GGUF(Run):
 
     name = "gguf"
     about = "llama.cpp, Ollama, LM Studio"
+    everywhere = "GGUF has the same codes of"
 
     def write(self, problem: Problem, config: Config, folder: Path) -> Written:
         found = shipment(problem, config, self.name)
@@ -48,7 +49,7 @@ class GGUF(Run):
             raise ExportError(str(error)) from error
         (folder / "Modelfile").write_text(f"FROM ./{FILE}\n")
         serve = [f"llama-server -m {{path}}/{FILE}", "ollama create my-model -f {path}/Modelfile"]
-        return written(size, serve, _notes(found), found.made_of, found.compared)
+        return finished(found, folder, size, serve, _notes(found))
 
     def raised(self, problem: Problem, config: Config) -> Config:
         symmetric = shipment(problem, config, self.name).layout.symmetric
@@ -110,6 +111,4 @@ def _notes(found: Shipment) -> list[str]:
             f"{rounded[0]}{f' and {len(rounded) - 1} more' if len(rounded) > 1 else ''} had 8-bit codes with zero "
             "points, which GGUF has not: rounded from the original to Q8_0 instead."
         )
-    if not any(isinstance(how, GGUFType) for how in found.simulated.values()):
-        notes.append("The study's size is of moopt's own file; GGUF's blocks of 32 inputs have scales of their own.")
     return notes

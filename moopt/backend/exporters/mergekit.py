@@ -26,7 +26,7 @@ class Mergekit(Exporter):
 
     def write(self, problem: Problem, config: Config, folder: Path) -> Written:
         if not isinstance(problem, Merges):
-            raise ExportError(f"mergekit merges models; {type(problem).__name__} merges none.")
+            raise ExportError(f"mergekit's recipe is of a ModelMerge alone; this is a {type(problem).__name__}.")
         recipe = problem.recipe(config)
         method = METHODS[recipe.method]
         if recipe.per != "model":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moopt.backend import packed
 from moopt.backend.exporters.clients import Logits, Run
-from moopt.backend.exporters.shipment import coded, written
+from moopt.backend.exporters.shipment import coded, finished
 from moopt.backend.loading import load
 from moopt.exporting import Written
 from moopt.problem import Problem
@@ -29,7 +29,7 @@ class PackedFile(Run):
         found.tokenizer.save_pretrained(folder)
         size = found.layout.total_bytes(found.widths)
         serve = [f"python -c 'import moopt, sys; model = moopt.load(sys.argv[1])' {{path}}/{FILE}"]
-        return written(size, serve, [], found.made_of, found.compared)
+        return finished(found, folder, size, serve, [])
 
     @contextmanager
     def client(self, folder: Path, context: int) -> Iterator[Logits]:

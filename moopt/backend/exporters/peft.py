@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from moopt.backend.exporters.shipment import coded, write_beside, written
+from moopt.backend.exporters.shipment import coded, finished, write_beside
 from moopt.backend.options import bits_of, rank_of
 from moopt.errors import ExportError
 from moopt.exporting import Exporter, Written
@@ -53,6 +53,10 @@ class PEFT(Exporter):
         }  # fmt: skip
         (folder / "adapter_config.json").write_text(json.dumps(described, indent=1) + "\n")
         size = sum(tensor.nbytes for tensor in (*tensors.values(), *adapter.values()))
-        note = f"The adapter belongs to the model in {BASE}, which is quantized and written out again in bfloat16."
-        serve = [f"vllm serve {{path}}/{BASE} --enable-lora --lora-modules repaired={{path}}"]
-        return written(size, serve, [note], found.made_of, found.compared)
+        note = (
+            f"The adapter belongs to the model in {BASE}, which is quantized and written out again in bfloat16. Load "
+            f'that first: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(".../{BASE}"), "...").'
+        )
+        rank = max(ranks.values())
+        serve = [f"vllm serve {{path}}/{BASE} --enable-lora --max-lora-rank {rank} --lora-modules repaired={{path}}"]
+        return finished(found, folder, size, serve, [note])

@@ -16,3 +16,10 @@ def words(codes: Tensor, bits: int) -> Tensor:
     flat = stream.reshape(n, k * bits)
     padded = np.pad(flat, ((0, 0), (0, -(k * bits) % WORD)))
     return torch.from_numpy(np.packbits(padded, axis=-1, bitorder="little").view(np.int32).copy())
+
+
+def compressed_bytes(shape: tuple[int, int], bits: int, group_size: int, symmetric: bool) -> int:
+    """What compressed-tensors takes for a matrix [n, k]: codes, scales, its shape, and zero points if there are any."""
+    (n, k), groups = shape, shape[1] // group_size
+    zeros = 0 if symmetric else -(-n * bits // WORD) * groups
+    return 4 * (n * -(-k * bits // WORD) + zeros) + 2 * n * groups + 16

@@ -67,9 +67,20 @@ class GGUFFile:
                 f"{model} has a rotary embedding of the kind {self._rope['rope_type']!r}; GGUF files are written of "
                 f"{', '.join(ROPES)}. Export 'checkpoint', and take llama.cpp's own converter."
             )
+        biased = [name for name in inventory.rest if name.endswith(".bias")]
+        if config.hidden_act != "silu" or (biased and config.model_type not in ("llama", "qwen2")):
+            odd = f"the activation {config.hidden_act!r}" if config.hidden_act != "silu" else f"the bias {biased[0]}"
+            raise QuantizationError(f"{model} has {odd}, which llama.cpp's {ARCHITECTURES[config.model_type]} has not.")
         self._model, self._config, self._inventory = model, config, inventory
         self._head = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         self._names = Names(config)
+
+    @property
+    def _context(self) -> int:
+        """The tokens up to which llama.cpp runs it as it is: it has no sliding window for these families."""
+        config = self._config
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
 
     def fixed_bytes(self, types: Mapping[str, GGUFType]) -> int:
         """What the file takes without its quantized matrices: the same whatever their types.
@@ -157,7 +168,7 @@ class GGUFFile:
         writer.add_file_type(int(next(kinds)))
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_block_count(config.num_hidden_layers)
-        writer.add_context_length(config.max_position_embeddings)
+        writer.add_context_length(self._context)
         writer.add_embedding_length(config.hidden_size)
         writer.add_feed_forward_length(config.intermediate_size)
         writer.add_head_count(config.num_attention_heads)

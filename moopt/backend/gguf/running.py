@@ -18,6 +18,19 @@ from moopt.errors import BackendError
 DEFAULTS = (512, 2048, 512)
 """How a context's settings begin in llama.cpp: tokens of the context, of a batch, of a part of it."""
 LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+ERROR = 4
+"""The level of what llama.cpp complains of."""
+_SAID: list[str] = []
+
+
+def _listen(level: int, text: bytes, _: object) -> None:
+    """Keeps what the library complains of."""
+    if level >= ERROR:
+        _SAID.append(text.decode(errors="replace"))
+
+
+_LISTENER = LOG(_listen)
+"""The library calls it whenever it has something to say: it lasts as long as the library."""
 
 
 class _Settings(ctypes.Structure):
@@ -48,25 +61,21 @@ class Running:
     """
 
     def __init__(self, path: str | os.PathLike[str], context: int = 512, threads: int | None = None) -> None:
-        self._library, self._context = _declared(), context
-        self._said: list[str] = []
         self._model = self._state = None
-        self._log = LOG(lambda level, text, _: self._said.append(text.decode(errors="replace")) if level >= 4 else None)
-        self._library.llama_log_set(self._log, None)
+        self._library, self._context = _declared(), context
+        _SAID.clear()
         self._model = self._library.llama_model_load_from_file(
             os.fsencode(Path(path)), self._library.llama_model_default_params()
         )
         if not self._model:
-            raise BackendError(f"llama.cpp cannot load {path}: {' '.join(''.join(self._said).split()) or 'no reason'}.")
+            raise BackendError(f"llama.cpp cannot load {path}: {_said()}.")
         settings = self._library.llama_context_default_params()
         if tuple(settings.first) != DEFAULTS:
             raise BackendError(f"llama.cpp's settings begin with {tuple(settings.first)}; expected {DEFAULTS}.")
         settings.first[:] = (context, context, context)
         self._state = self._library.llama_init_from_model(self._model, settings)
         if not self._state:
-            raise BackendError(
-                f"llama.cpp cannot begin with {context} tokens: {' '.join(''.join(self._said).split())}."
-            )
+            raise BackendError(f"llama.cpp cannot begin with {context} tokens: {_said()}.")
         if threads is not None:
             self._library.llama_set_n_threads(self._state, threads, threads)
         self._vocabulary = self._library.llama_model_get_vocab(self._model)
@@ -86,7 +95,7 @@ class Running:
                 batch.token[place], batch.pos[place], batch.n_seq_id[place] = int(token), place, 1
                 batch.seq_id[place][0], batch.logits[place] = 0, 1
             if code := self._library.llama_decode(self._state, batch):
-                raise BackendError(f"llama.cpp stopped with code {code}: {' '.join(''.join(self._said).split())}.")
+                raise BackendError(f"llama.cpp stopped with code {code}: {_said()}.")
             found = self._library.llama_get_logits(self._state)
             return np.ctypeslib.as_array(found, (len(tokens), self.vocabulary)).copy()
         finally:
@@ -120,6 +129,11 @@ class Running:
         self.close()
 
 
+def _said() -> str:
+    """What llama.cpp complained of."""
+    return " ".join("".join(_SAID).split()) or "it does not say why"
+
+
 def _declared() -> Any:
     """The library, with what its functions take and give."""
     found, pointer = library(), ctypes.c_void_p
@@ -148,4 +162,5 @@ def _declared() -> Any:
     ):  # fmt: skip
         function = getattr(found, name)
         function.restype, function.argtypes = gives, takes
+    found.llama_log_set(_LISTENER, None)
     return found

@@ -41,10 +41,16 @@ def add(writer: Any, model: str, size: int) -> None:
     gguf = package()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        models.load_tokenizer(model).save_pretrained(folder)
+        tokenizer = models.load_tokenizer(model)
+        tokenizer.save_pretrained(folder)
         models.load_config(model).save_pretrained(folder)
         found = _read(folder, model)
         special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=size)
+    around = tokenizer("")["input_ids"]  # else llama.cpp adds what it is used to
+    special.add_special_token = {
+        "bos": bool(around) and around[0] == tokenizer.bos_token_id,
+        "eos": bool(around) and around[-1] == tokenizer.eos_token_id != tokenizer.bos_token_id,
+    }
     tokens = {number: (f"[PAD{number}]", gguf.TokenType.UNUSED) for number in range(size)}
     tokens |= {number: (text, gguf.TokenType.NORMAL) for text, number in found["model"]["vocab"].items()}
     for each in found["added_tokens"]:
@@ -86,7 +92,7 @@ def _split(found: dict[str, Any], model: str) -> str:
         for step in steps
         if not (step.get("type") == "ByteLevel" and not step.get("use_regex", True))
     )
-    if told not in SPLITS:
+    if told not in SPLITS or any(step.get("add_prefix_space") for step in steps):
         raise QuantizationError(
             f"The tokenizer of {model} splits text in a way that is not known here: {told}. Export 'checkpoint', and "
             "take llama.cpp's own converter."

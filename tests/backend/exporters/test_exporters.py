@@ -128,7 +128,7 @@ def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(
     for format, match in (
         ("moopt", "BitToy decides no widths"),
         ("kvtuner", "BitToy does not decide"),
-        ("mergekit", "BitToy merges none"),
+        ("mergekit", "this is a BitToy"),
         ("onnx", "There is no format 'onnx'; expected one of checkpoint, compressed-tensors, "),
     ):
         with pytest.raises(ExportError, match=match):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def test_mixed_widths_are_read_back_as_they_were_searched(tiny: Path, quantizer:
     settings = json.loads((folder / "config.json").read_text())["quantization_config"]
     assert settings == json.loads((folder / "quantize_config.json").read_text())
     assert settings["dynamic"]["-:^model\\.layers\\.1\\.self_attn\\.o_proj$"] == {}
+    assert settings["checkpoint_format"] == ("gptq_v2" if quantizer == "rtn" else "gptq")
     assert {each["bits"] for each in settings["dynamic"].values() if each} | {settings["bits"]} == {2, 3, 4, 8}
     again = BitAllocation(str(tiny), external={"theirs": str(folder)}, **SMALL)
     theirs, shipment, compared = again.external["theirs"], problem.shipment(config), 0
@@ -74,3 +76,30 @@ def test_settings_that_make_no_sense_are_refused(tiny: Path, dynamic: Any, tmp_p
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(QuantizationError, match=r"(dynamic|bits)"):
         BitAllocation(str(tiny), external={"theirs": str(folder)}, **SMALL)
+
+
+def test_patterns_name_what_servers_fuse(tiny: Path, tmp_path: Path) -> None:
+    problem = BitAllocation(str(tiny), bits=(4, 8), **{**SMALL, "tie": "fused"})
+    config = {name: 4 for name in problem.decided} | {"0.q_k_v": 8}
+    folder = exported(problem, config, tmp_path / "out")
+    dynamic = json.loads((folder / "quantize_config.json").read_text())["dynamic"]
+    matched = {
+        name: own["bits"]
+        for pattern, own in dynamic.items()
+        for name in ("qkv_proj", "q_proj", "o_proj")
+        if re.match(pattern.removeprefix("+:"), f"model.layers.0.self_attn.{name}")
+    }
+    assert matched == {"qkv_proj": 8, "q_proj": 8}
+
+
+def test_zero_points_of_zero_do_not_touch_their_neighbours(tiny: Path, tmp_path: Path) -> None:
+    """Readers of the older format add one to whole words: what is stored as one less than 0 would carry."""
+    from moopt.backend.external.packing import unpacked
+
+    problem = BitAllocation(str(tiny), bits=(4,), **SMALL)
+    folder = exported(problem, problem.baselines()["uniform-4"], tmp_path / "out")
+    shipment, name = problem.shipment(problem.baselines()["uniform-4"]), "model.layers.0.mlp.down_proj"
+    zeros = load_file(folder / "model.safetensors")[f"{name}.qzeros"]
+    wanted = shipment.quantized(name, 4).zeros
+    assert wanted is not None
+    torch.testing.assert_close(unpacked(zeros.T.contiguous(), 4), wanted.cpu(), rtol=0, atol=0)

@@ -43,7 +43,7 @@ def test_options_are_raised_and_what_that_costs_is_measured(
     wanted = problem.evaluate(found["config"], Fidelity(128, "held-out")).values["kl"]
     assert found["figures"]["kl"] == {"held-out": wanted, "unit": "nats/token", "known": False}
     assert found["figures"]["size_mb"]["search"] == problem.known(found["config"])["size_mb"]
-    assert f"{len(found['raised'])} options were raised" in found["notes"][0]
+    assert found["notes"][0].startswith(f"{len(found['raised'])} options (")
     assert (
         f"size_mb {trial.values['size_mb']:.6g} -> {problem.known(found['config'])['size_mb']:.6g} MB"
         in found["notes"][0]
@@ -96,4 +96,16 @@ def test_the_command_says_what_it_costs(merging: Path, tmp_path: Path, monkeypat
         app, ["export", "mine.py", "--trial", "0", "--format", "compressed-tensors", "--out", "out", "--snap", "up"]
     )
     assert told.exit_code == 0, told.output
-    assert "options were raised" in told.output
+    assert ") were raised to what vLLM loads" in told.output
+
+
+@pytest.mark.parametrize("format", ["compressed-tensors", "gptq"])
+def test_layers_that_run_as_one_are_raised_together(merging: Path, format: str, tmp_path: Path) -> None:
+    how = {**SMALL, "tie": "linear", "quantizer": "rtn-symmetric"}
+    problem = BitAllocation(str(merging), bits=(2, 4, 8), **how)
+    study = moopt.Study("apart", problem, "random", seed=3).run(trials=4)
+    config = study.export(3, format, tmp_path / "out", snap="up").manifest["config"]
+    for block in (0, 1):
+        assert len({config[f"{block}.{name}"] for name in "qkv"}) == 1
+        assert len({config[f"{block}.{name}"] for name in ("gate", "up")}) == 1
+    assert len(set(config.values())) > 1

@@ -17,6 +17,7 @@ import moopt
 from moopt.backend import quantizers
 from moopt.backend.gguf import codes, llama_cpp, types
 from moopt.backend.gguf.types import GGUFType
+from moopt.backend.quantizers import RTN, EoRA
 from moopt.backend.weights import Weight
 from moopt.errors import ExportError, ProblemError, QuantizationError
 from moopt_problems import BitAllocation
@@ -155,6 +156,8 @@ def test_what_does_not_fit_is_refused(tiny: Path, save: Callable[[str], Path], t
         ({"target": "transformers", "quantizer": "hqq"}, ProblemError, "'hqq', which has zero points"),
         ({"target": "vllm", "quantizer": "matgptq"}, ProblemError, "the codes of the quantizer 'matgptq'"),
         ({"target": "vllm", "group_size": 16}, ProblemError, "group_size=16; expected 32, 64, 128"),
+        ({"target": "vllm", "skip": ["*.q_proj"]}, ProblemError, "runs .* as one layer; skip all of them, or none"),
+        ({"target": ["vllm"]}, ProblemError, "expected one of moopt"),
     ]
     for arguments, kind, said in wrong:
         with pytest.raises(kind, match=said):
@@ -199,3 +202,48 @@ def test_unknown_tokenizers_are_refused(tiny: Path, tmp_path: Path) -> None:
     problem = BitAllocation(str(place), formats="gguf", bits=PLAIN, **SMALL)
     with pytest.raises(QuantizationError, match=r"splits text in a way that is not known here: \('Whitespace',\)"):
         problem.known(problem.baselines()["uniform-q8_0"])
+
+
+def changed(folder: Path, copy: Path, **settings: Any) -> str:
+    """A copy of a model with another configuration."""
+    place = with_merges(folder, copy)
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | settings))
+    return str(place)
+
+
+def test_what_llama_cpp_would_run_otherwise_is_refused_or_said(
+    tiny: Path, save: Callable[[str], Path], tmp_path: Path
+) -> None:
+    gelu = changed(tiny, tmp_path / "gelu", hidden_act="gelu")
+    with pytest.raises(QuantizationError, match=r"has the activation 'gelu', which llama\.cpp's llama has not"):
+        BitAllocation(gelu, formats="gguf", bits=PLAIN, **SMALL)
+    window = changed(save("mistral"), tmp_path / "window", sliding_window=48)
+    problem = BitAllocation(window, formats="gguf", bits=("q8_0",), **SMALL)
+    found = exported(problem, problem.baselines()["uniform-q8_0"], tmp_path / "out")
+    reader = gguf.GGUFReader(found.path / "model.gguf")
+    assert reader.fields["llama.context_length"].contents() == 48
+    assert reader.fields["tokenizer.ggml.add_bos_token"].contents() is False
+
+
+def test_targets_hold_what_their_files_hold(tiny: Path, merging: Path, tmp_path: Path) -> None:
+    repaired = BitAllocation(str(tiny), target="moopt", quantizer=EoRA(RTN(), ranks=(0, 4)), group_size=32, **SMALL)
+    assert "4+r4" in repaired.decided["0.q_k_v"].options
+    problem = BitAllocation(str(merging), formats="gguf", bits=("q8_0",), **SMALL)
+    file = exported(problem, problem.baselines()["uniform-q8_0"], tmp_path / "out").path / "model.gguf"
+    mixed = BitAllocation(str(merging), formats="gguf", bits=("q8_0",), external={"theirs": str(file)}, **SMALL)
+    assert mixed.known(mixed.baselines()["uniform-theirs"]) == mixed.known(mixed.baselines()["uniform-q8_0"])
+    with pytest.raises(QuantizationError, match="Got the external option 'q4_0'"):
+        BitAllocation(str(merging), external={"q4_0": str(file)}, group_size=32, **SMALL)
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "rtn-symmetric"])
+def test_sizes_for_vllm_are_those_of_its_file(tiny: Path, quantizer: str, tmp_path: Path) -> None:
+    problem = BitAllocation(str(tiny), target="vllm", quantizer=quantizer, group_size=32, **SMALL)
+    small, large = (problem.baselines()[name] for name in ("uniform-4", "uniform-8"))
+    sizes = []
+    for place, config in enumerate((small, large)):
+        study = moopt.Study("export", problem, "random").run(trials=1)
+        study.history.trials[0].config = config
+        sizes.append(study.export(0, "compressed-tensors", tmp_path / str(place)).manifest["size"])
+    assert sizes[1] - sizes[0] == problem.bytes(large) - problem.bytes(small)
