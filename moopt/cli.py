@@ -15,6 +15,7 @@ import typer
 
 from moopt import __version__
 from moopt import cli_options as given
+from moopt.cli_dashboard import dashboard
 from moopt.cli_errors import RunFailed, guarded, say
 from moopt.cli_exports import bundle, export, gate, reproduce, verify
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
@@ -242,6 +243,9 @@ def report(
 
 for handed_on in (export, gate, verify, bundle, reproduce):
     command(handed_on)
+
+
+command(dashboard)
 
 
 @command

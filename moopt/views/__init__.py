@@ -7,7 +7,8 @@ studies that they are not for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 
 from moopt.history import History
@@ -22,7 +23,7 @@ from moopt.views.parallel import parallel_card
 from moopt.views.run import run_card
 from moopt.views.uniform import uniform_card
 
-__all__ = ["Card", "View", "cards"]
+__all__ = ["Card", "View", "cards", "views"]
 
 GROUP = "moopt.views"
 VIEWS: tuple[View, ...] = (
@@ -36,17 +37,16 @@ logger = logging.getLogger("moopt")
 
 def cards(history: History) -> list[Card]:
     """Every card of a study, moopt's own and the plug-ins', the settings last."""
+    return [card for view in views(history).values() if (card := view(history)) is not None]
+
+
+def views(history: History) -> dict[str, View]:
+    """What draws the cards of a study, by names that stay the same; each gives None where it does not apply."""
     algorithm = history.meta.get("identity", {}).get("algorithm", {}).get("algorithm", "")
     own = [*VIEWS, *OF_ALGORITHM.get(algorithm, ())]
-    shown = (view(history) for view in own)
-    return [*(card for card in shown if card is not None), *_plugged(history), run_card(history)]
-
-
-def _plugged(history: History) -> Iterator[Card]:
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        card = _from_plugin(point, history)
-        if card is not None:
-            yield card
+    plugged = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    found: dict[str, View] = {view.__name__.removesuffix("_card"): view for view in own}
+    return found | {f"plugin-{point.name}": partial(_from_plugin, point) for point in plugged} | {"run": run_card}
 
 
 def _from_plugin(point: EntryPoint, history: History) -> Card | None:

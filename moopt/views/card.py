@@ -20,7 +20,8 @@ class Card:
         sentence: One sentence that says what is shown and how to read it, to someone who has never seen the docs.
         table: The figures behind the picture, one row a thing, columns named with their units.
         figure: The picture, or None for a table alone. It names no width, and leaves text and grid colours to the
-            templates of `moopt.views.look`.
+            templates of `moopt.views.look`. Points that stand for trials have their numbers as `customdata`, a heat
+            map's columns as `meta["columns"]`: what one selects in one picture is selected in all.
         reason: Why the card does not apply to this study yet; empty for a card that does.
     """
 

@@ -181,7 +181,12 @@ def _figure(history: History) -> go.Figure:
     scale = {"coloraxis": "coloraxis2"}
     figure.add_trace(
         go.Heatmap(
-            z=coded.z, hovertext=_hovers(history, lines, front), hoverinfo="text", xgap=int(len(front) <= 60), **scale
+            z=coded.z,
+            hovertext=_hovers(history, lines, front),
+            hoverinfo="text",
+            xgap=int(len(front) <= 60),
+            meta={"columns": [trial.number for trial in front]},
+            **scale,
         ),
         2,
         1,
@@ -218,6 +223,7 @@ def _strip(figure: go.Figure, history: History, places: Axes, front: Sequence[Tr
     line, marker = {"color": look.FRONT, "width": 1.5}, {"color": look.FRONT, "size": 5}
     hovers = [look.hover(history, trial) for trial in front]
     trace = go.Scatter(y=y, mode="lines+markers", line=line, marker=marker, hovertext=hovers, hoverinfo="text")
+    trace.customdata = [trial.number for trial in front]
     figure.add_trace(trace.update(showlegend=False), 1, 1)
     axis = look.axis(places.y, y) | {"title": {"text": escape(places.y.name)}, "nticks": 4}
     if "dtick" in axis:

@@ -132,6 +132,7 @@ def _at(history: History, places: Axes, trials: Sequence[Trial]) -> dict[str, An
     return {
         "x": [t.values[places.x.name] for t in trials],
         "y": [t.values[places.y.name] for t in trials],
+        "customdata": [t.number for t in trials],
         "hovertext": [look.hover(history, t) for t in trials],
         "hoverinfo": "text",
     }
@@ -208,6 +209,7 @@ def _best_figure(history: History, table: pd.DataFrame) -> go.Figure:
             figure.add_scatter(
                 x=[t.number for t in trials],
                 y=[t.values[objective.name] for t in trials],
+                customdata=[t.number for t in trials],
                 hovertext=[look.hover(history, t) for t in trials],
                 hoverinfo="text",
                 mode="markers",

@@ -65,6 +65,7 @@ def _figure(table: pd.DataFrame, cost: str) -> go.Figure:
     figure.add_scatter(
         x=table[cost].tolist(),
         y=table["hypervolume"].tolist(),
+        customdata=table["trial"].tolist(),
         mode="lines",
         line={"shape": "hv", "width": 2, "color": look.FRONT},
         hovertext=hovers,

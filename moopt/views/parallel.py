@@ -55,6 +55,7 @@ def _figure(history: History) -> go.Figure:
         figure.add_scatter(
             x=list(range(len(heights))), y=heights, mode="lines+markers", line={"color": colour, "width": 1.5},
             marker={"size": 5}, opacity=0.8, hovertext=look.hover(history, trial), hoverinfo="text", showlegend=False,
+            customdata=[trial.number] * len(heights),
         )  # fmt: skip
     for place, (upright, objective) in enumerate(zip(uprights, objectives, strict=True)):
         figure.add_shape(x0=place, x1=place, y0=0, y1=1, line={"color": look.DOMINATED, "width": 1}, layer="below")

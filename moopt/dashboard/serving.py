@@ -1,0 +1,43 @@
+"""Serves the dashboard: on this machine alone, or with a token on another address."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+
+from moopt.dashboard.app import LOOPBACK, create
+from moopt.errors import StorageError
+
+
+def serve(
+    locations: Sequence[str], host: str = "127.0.0.1", port: int = 8080, say: Callable[[str], None] = print
+) -> None:
+    """Serve until it is interrupted.
+
+    Args:
+        locations: Storages: paths and database URLs.
+        host: The address; on any but a loopback one a token is needed, and printed.
+        port: The port; 0 takes a free one.
+        say: Gets the address to open.
+
+    Raises:
+        StorageError: the address cannot be used.
+    """
+    import uvicorn
+
+    token = None if host in LOOPBACK else secrets.token_urlsafe(24)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise StorageError(f"Cannot listen at {host}, port {port}: {error.strerror}. Give another --port.") from error
+    names = LOOPBACK if token is None else None
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
+    say(f"The dashboard is at {address}  (Ctrl-C ends it)")
+    config = uvicorn.Config(create(locations, names, token), log_level="warning", access_log=False)
+    uvicorn.Server(config).run([listening])

@@ -1,0 +1,98 @@
+// A candidate's page: its figures, how it compares with the nearest baseline, its decisions, and how to have it.
+
+import { ask, el, number, problem } from "./dom.js";
+
+export async function showCandidate(place, at, trial, close) {
+  if (trial === null) {
+    place.replaceChildren();
+    place.hidden = true;
+    return;
+  }
+  place.hidden = false;
+  let told;
+  try {
+    ({ told } = await ask(at(`trials/${trial}`)));
+  } catch (error) {
+    place.replaceChildren(problem(error));
+    return;
+  }
+  const role = told.on_front ? "on the front" : !told.feasible && told.state === "complete" ? "infeasible" : told.state;
+  place.replaceChildren(...[
+    el("button", { class: "close", onclick: close, "aria-label": "Close the candidate" }, "×"),
+    el("h2", {}, `Trial ${told.number}`, told.label ? el("span", { class: "quiet" }, ` ${told.label}`) : null),
+    el("p", { class: "quiet" }, `${role}, ${number(told.seconds)} s, ${number(told.tokens)} tokens`),
+    told.failure ? el("p", { class: "problem" }, told.failure) : null,
+    told.figures.length ? figures(told) : null,
+    told.nearest ? nearest(told.nearest) : null,
+    told.commands.shell ? commands(told.commands) : null,
+    decisions(told.decisions),
+  ].filter(Boolean));
+}
+
+function figures(told) {
+  const where = ["search", "validation", "held-out"].filter((name) => told.figures.some((f) => name in f));
+  const rows = told.figures.map((f) => [f.name + (f.unit ? ` in ${f.unit}` : ""), ...where.map((name) => number(f[name]))]);
+  for (const c of told.constraints) {
+    rows.push([`${c.name} (at most ${number(c.bound)} ${c.unit})${c.holds ? "" : ", broken"}`, number(c.value)]);
+  }
+  return table("Figures", ["", ...where], rows);
+}
+
+function nearest(told) {
+  const rows = told.compared.map((each) => {
+    const share = each.gain === null ? "–" : `${(100 * Math.abs(each.gain)).toFixed(1)}% ${each.gain >= 0 ? "better" : "worse"}`;
+    return [each.name, number(each.own), number(each.theirs), each.gain === 0 ? "equal" : share];
+  });
+  return table(`Beside ${told.label}, the nearest baseline`, ["", "this", "baseline", ""], rows);
+}
+
+export function table(caption, columns, rows) {
+  return el(
+    "div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    el(
+      "table", {}, el("caption", {}, caption),
+      el("thead", {}, el("tr", {}, columns.map((name) => el("th", { scope: "col" }, name)))),
+      el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell) => el("td", { class: isNumber(cell) ? "n" : null }, cell))))),
+    ),
+  );
+}
+
+function isNumber(cell) {
+  return /^[–\d.,%-]+$/.test(cell);
+}
+
+function commands(told) {
+  const choice = el("select", { id: "format" }, Object.entries(told.formats).map(([name, about]) => el("option", { value: name }, `${name}: ${about}`)));
+  const shell = el("code", {});
+  const python = el("code", {});
+  const fill = () => {
+    shell.textContent = told.shell.replace("FORMAT", choice.value);
+    python.textContent = told.python.replace("FORMAT", choice.value);
+  };
+  choice.addEventListener("change", fill);
+  fill();
+  return el(
+    "div", { class: "commands" }, el("h3", {}, "Export it"),
+    el("label", { for: "format" }, "Format "), choice,
+    copied(shell, "command"), copied(python, "Python"),
+    el("p", { class: "quiet" }, "STUDY is the file or the problem that the study was run with, with the options it had."),
+  );
+}
+
+function copied(code, what) {
+  const button = el("button", { onclick: async () => {
+    await navigator.clipboard.writeText(code.textContent).then(() => { button.textContent = "Copied"; }, () => { button.textContent = "Select it and copy"; });
+  } }, `Copy the ${what}`);
+  return el("p", { class: "copy" }, code, button);
+}
+
+function decisions(all) {
+  const columns = [...new Set(all.map((each) => each.column))];
+  const rows = [...new Set(all.map((each) => each.row))];
+  if (columns.length < 2 || rows.length < 2) {
+    return table("Decisions", ["decision", "value"], all.map((each) => [each.label || each.row, String(each.value)]));
+  }
+  const found = new Map(all.map((each) => [`${each.row}\0${each.column}`, each.value]));
+  const grid = rows.map((row) => [row, ...columns.map((column) => String(found.get(`${row}\0${column}`) ?? ""))]);
+  return table("Decisions", ["", ...columns], grid);
+}

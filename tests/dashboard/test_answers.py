@@ -1,0 +1,151 @@
+"""What the dashboard answers, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from typer.testing import CliRunner
+
+from moopt.cli import app
+from moopt.dashboard.library import key
+from moopt.study import load_history
+from tests.dashboard.conftest import HOSTILE
+
+
+def get(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(url, method=method, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def told(url: str) -> Any:
+    status, _, body = get(url)
+    assert status == 200, body
+    return json.loads(body)
+
+
+def at(address: str, storage: str, name: str, what: str) -> str:
+    return f"{address}/api/{key(storage)}/{what}?{urlencode({'study': name})}"
+
+
+def test_studies_are_listed_with_their_fronts(address: str, storage: str) -> None:
+    found = told(f"{address}/api/studies")["studies"]
+    assert {each.get("name") for each in found} == {"plain", HOSTILE, "hard", None}
+    plain = next(each for each in found if each.get("name") == "plain")
+    history = load_history(storage, "plain")
+    assert plain["front"] == len(history.front())
+    loss, cost = (o.name for o in history.objectives)
+    assert plain["outline"] == [[t.values[cost], t.values[loss]] for t in history.front()]
+    assert "There is no storage" in next(each for each in found if "error" in each)["error"]
+
+
+@pytest.mark.parametrize("name", ["plain", "hard", HOSTILE])
+def test_the_best_points_shown_are_the_front(address: str, storage: str, name: str) -> None:
+    history = load_history(storage, name)
+    card = told(at(address, storage, name, "cards/front"))
+    table = card["table"]
+    role, number = table["columns"].index("role"), table["columns"].index("trial")
+    shown = {row[number] for row in table["rows"] if row[role] == "front"}
+    assert shown == {trial.number for trial in history.front()}
+    drawn = next(trace for trace in card["figure"]["data"] if trace.get("name") == "front")
+    assert set(drawn["customdata"]) == shown
+
+
+def test_every_card_is_told(address: str, storage: str) -> None:
+    for name in ("plain", "hard", HOSTILE):
+        page = told(at(address, storage, name, "page"))
+        assert page["name"] == name
+        for each in page["cards"]:
+            card = told(at(address, storage, name, f"cards/{each}"))
+            assert card == {} or card["title"]
+
+
+def test_a_candidate_is_told_whole(address: str, storage: str) -> None:
+    history = load_history(storage, "hard")
+    failed = next(t for t in history.trials if t.state == "failed")
+    found = told(at(address, storage, "hard", f"trials/{failed.number}"))
+    assert failed.failure is not None
+    assert found["failure"] == failed.failure.message
+    good = history.front()[0]
+    found = told(at(address, storage, "hard", f"trials/{good.number}"))
+    assert found["on_front"]
+    assert {each["name"]: each["search"] for each in found["figures"]} == {
+        o.name: good.values[o.name] for o in history.objectives
+    }
+    assert {each["label"]: each["value"] for each in found["decisions"]} == good.config
+    assert found["constraints"][0]["holds"]
+    assert f"--trial {good.number}" in found["commands"]["shell"]
+    assert get(at(address, storage, "hard", "trials/9999"))[0] == 404
+
+
+def test_nothing_is_sent_twice(address: str, storage: str) -> None:
+    url = at(address, storage, "plain", "page")
+    _, headers, _ = get(url)
+    status, _, body = get(url, if_none_match=headers["etag"])
+    assert (status, body) == (304, b"")
+
+
+def test_other_names_and_other_sites_are_refused(address: str) -> None:
+    assert get(f"{address}/", host="evil.example")[0] == 403
+    assert get(f"{address}/", host="127.0.0.1.evil.example")[0] == 403
+    assert get(f"{address}/api/studies", method="POST", origin="http://evil.example")[0] == 403
+    assert get(f"{address}/api/studies", method="POST")[0] == 403
+    assert get(f"{address}/", host="localhost:1")[0] == 200
+
+
+def test_paths_lead_nowhere_else(address: str, storage: str) -> None:
+    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/api/../../etc/passwd/page"):
+        assert get(f"{address}{path}")[0] in (404, 403)
+    assert get(at(address, storage, "../plain", "page"))[0] == 404
+    assert get(f"{address}/api/nowhere/page?study=plain")[0] == 404
+    assert get(f"{address}/api/{key(storage)}/page")[0] == 404
+    assert get(at(address, storage, "plain", "cards/none"))[0] == 404
+
+
+def test_headers_let_nothing_in_from_elsewhere(address: str) -> None:
+    _, headers, _ = get(f"{address}/")
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "http" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_another_address_needs_the_token(served: Callable[..., str], storage: str) -> None:
+    address = served(storage, hosts=None, token="secret-of-this-test")
+    assert get(f"{address}/api/studies")[0] == 401
+    assert get(f"{address}/?token=wrong")[0] == 401
+    assert get(f"{address}/api/studies", cookie="moopt-token=wrong")[0] == 401
+    assert get(f"{address}/api/studies", cookie="moopt-token=secret-of-this-test", host="any.example")[0] == 200
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with opener.open(f"{address}/?token=secret-of-this-test") as answer:  # keeps the cookie, and goes on without it
+        assert answer.status == 200
+        assert "token" not in answer.url
+
+
+def test_a_storage_that_vanishes_is_said(served: Callable[..., str], storage: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.journal"
+    copy.write_bytes(Path(storage).read_bytes())
+    address = served(str(copy))
+    assert told(at(address, str(copy), "plain", "page"))["name"] == "plain"
+    copy.unlink()
+    status, _, body = get(at(address, str(copy), "plain", "page"))
+    assert status == 503
+    assert b"cannot be read any more" in body
+
+
+def test_the_command_refuses_a_port_that_is_taken(address: str) -> None:
+    port = address.rpartition(":")[2]
+    found = CliRunner().invoke(app, ["dashboard", "x.journal", "--port", port])
+    assert found.exit_code == 2
+    assert "Give another --port" in found.output
