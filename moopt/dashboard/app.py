@@ -96,6 +96,7 @@ def create(locations: Sequence[str], hosts: Sequence[str] | None = LOOPBACK, tok
         Route("/study", page),
         Route("/plotly.js", plotly),
         Route("/templates.json", templates),
+        Route("/page.css", style),
         Mount("/static", StaticFiles(directory=STATIC)),
         Route("/api/studies", listed),
         Route(f"{at}/cards/{{card}}", card),
@@ -120,6 +121,11 @@ async def page(request: Request) -> Response:
 async def plotly(request: Request) -> Response:
     """Plotly, out of its wheel."""
     return Response(_plotly(), media_type="text/javascript", headers={"cache-control": "max-age=86400"})
+
+
+async def style(request: Request) -> Response:
+    """How the report looks, which the dashboard looks like."""
+    return Response(files("moopt.views").joinpath("page.css").read_text(encoding="utf-8"), media_type="text/css")
 
 
 async def templates(request: Request) -> Response:
