@@ -127,6 +127,11 @@ class Exported:
         return list(self.manifest["serve"])
 
 
+def names() -> list[str]:
+    """The names of the formats there are, without loading any."""
+    return sorted(point.name for point in entry_points(group=GROUP))
+
+
 def formats() -> dict[str, str]:
     """The formats there are, with who reads them; those of plug-ins that cannot be loaded say why."""
     return {point.name: _about(point) for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from moopt.dashboard.library import Read
 from moopt.errors import StudyError
-from moopt.exporting import figures, formats
+from moopt.exporting import figures, names
 from moopt.history import History, Trial
 from moopt.views import Card, look, summary, views
 from moopt.views.decisions import layout
@@ -124,7 +124,7 @@ def nearest(history: History, found: Trial) -> dict[str, Any] | None:
 def commands(history: History, found: Trial) -> dict[str, Any]:
     """What to run to have the candidate, in a shell and in Python; the study's own file stands for STUDY."""
     return {
-        "formats": formats(),
+        "formats": names(),
         "shell": f"moopt export STUDY --trial {found.number} --format FORMAT --out served",
         "python": f'study.export({found.number}, "FORMAT", "served")',
     }

@@ -62,7 +62,7 @@ function isNumber(cell) {
 }
 
 function commands(told) {
-  const choice = el("select", { id: "format" }, Object.entries(told.formats).map(([name, about]) => el("option", { value: name }, `${name}: ${about}`)));
+  const choice = el("select", { id: "format" }, told.formats.map((name) => el("option", { value: name }, name)));
   const shell = el("code", {});
   const python = el("code", {});
   const fill = () => {
