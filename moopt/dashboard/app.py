@@ -24,7 +24,9 @@ from moopt import __version__
 from moopt.dashboard import answers
 from moopt.dashboard.guard import Guard
 from moopt.dashboard.library import Library
+from moopt.dashboard.writing import Exports
 from moopt.errors import MooptError
+from moopt.study import Study
 from moopt.views import look
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -33,15 +35,20 @@ EVERY = 0.5
 STATIC = Path(str(files("moopt.dashboard").joinpath("static")))
 
 
-def create(locations: Sequence[str], hosts: Sequence[str] | None = LOOPBACK, token: str | None = None) -> Starlette:
+def create(
+    locations: Sequence[str], hosts: Sequence[str] | None = LOOPBACK, token: str | None = None,
+    studies: Sequence[Study] = (), exports: Path | None = None,
+) -> Starlette:  # fmt: skip
     """The application.
 
     Args:
         locations: Storages: paths and database URLs.
         hosts: The names that the server is known by; all others are refused. None, with a token: any.
         token: What a browser has to know; None: nothing.
+        studies: Studies of these storages whose candidates may be exported.
+        exports: The folder that they are exported into; None: nothing is written.
     """
-    library = Library(locations)
+    library, writing = Library(locations), Exports(studies, exports)
 
     async def listed(request: Request) -> Response:
         return JSONResponse({"version": __version__, "studies": await run_in_threadpool(library.listed)})
@@ -53,7 +60,20 @@ def create(locations: Sequence[str], hosts: Sequence[str] | None = LOOPBACK, tok
         return await answered(request, lambda read: answers.card(read.card(request.path_params["card"])))
 
     async def trial(request: Request) -> Response:
-        return await answered(request, lambda read: answers.trial(read, request.path_params["trial"]))
+        into = writing.offered(*named(request))
+        return await answered(
+            request, lambda read: answers.trial(read, request.path_params["trial"]) | {"exports": into}
+        )
+
+    async def export(request: Request) -> Response:
+        try:
+            asked = json.loads(await request.body())
+        except ValueError:
+            asked = None
+        try:
+            return JSONResponse(await run_in_threadpool(writing.write, *named(request), asked))
+        except MooptError as error:
+            return JSONResponse({"error": str(error)}, 400)
 
     async def answered(request: Request, tell: Any) -> Response:
         """What is told of a study; nothing if the browser has it already."""
@@ -102,6 +122,7 @@ def create(locations: Sequence[str], hosts: Sequence[str] | None = LOOPBACK, tok
         Route(f"{at}/cards/{{card}}", card),
         Route(f"{at}/trials/{{trial:int}}", trial),
         Route(f"{at}/events", events),
+        Route(f"{at}/exports", export, methods=["POST"]),
         Route(f"{at}/page", study),
     ]
     guard = Middleware(Guard, hosts=hosts, token=token)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from moopt.dashboard.app import LOOPBACK, create
 from moopt.errors import StorageError
+from moopt.study import Study
 
 
 def serve(
-    locations: Sequence[str], host: str = "127.0.0.1", port: int = 8080, say: Callable[[str], None] = print
-) -> None:
+    locations: Sequence[str], host: str = "127.0.0.1", port: int = 8080, say: Callable[[str], None] = print,
+    studies: Sequence[Study] = (), exports: Path | None = None,
+) -> None:  # fmt: skip
     """Serve until it is interrupted.
 
     Args:
@@ -20,6 +23,8 @@ def serve(
         host: The address; on any but a loopback one a token is needed, and printed.
         port: The port; 0 takes a free one.
         say: Gets the address to open.
+        studies: Studies of these storages whose candidates may be exported.
+        exports: The folder that they are exported into; None: nothing is written.
 
     Raises:
         StorageError: the address cannot be used.
@@ -39,5 +44,5 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
     say(f"The dashboard is at {address}  (Ctrl-C ends it)")
-    config = uvicorn.Config(create(locations, names, token), log_level="warning", access_log=False)
+    config = uvicorn.Config(create(locations, names, token, studies, exports), log_level="warning", access_log=False)
     uvicorn.Server(config).run([listening])

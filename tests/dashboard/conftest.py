@@ -14,6 +14,9 @@ import uvicorn
 import moopt
 from moopt.dashboard import create
 from moopt.testing.landscapes import Landscape
+from tests.backend.conftest import byte_tokenizer, save, tiny
+
+__all__ = ["byte_tokenizer", "save", "tiny"]
 
 HOSTILE = 'a <b>"study"</b> & <script>alert(1)</script>/../x'
 """A name that would do harm where names are HTML or paths."""

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import pytest
 from typer.testing import CliRunner
 
+import moopt
 from moopt.cli import app
 from moopt.dashboard.library import key
 from moopt.study import load_history
@@ -149,3 +150,60 @@ def test_the_command_refuses_a_port_that_is_taken(address: str) -> None:
     found = CliRunner().invoke(app, ["dashboard", "x.journal", "--port", port])
     assert found.exit_code == 2
     assert "Give another --port" in found.output
+
+
+def test_exports_go_into_the_folder_given_and_nowhere_else(
+    served: Callable[..., str], tiny: Path, tmp_path: Path
+) -> None:
+    from moopt_problems import BitAllocation
+
+    path, folder = str(tmp_path / "s.journal"), tmp_path / "exports"
+    how: dict[str, Any] = {"text": "prose", "tokens": 64, "context": 64, "held_out": 0, "validation": 0}
+    problem = BitAllocation(str(tiny), bits=(4, 8), group_size=32, sensitivities=None, **how)
+    study = moopt.Study("bits", problem, "random", path).run(trials=2)
+    address = served(path, studies=[study], exports=folder)
+    assert told(at(address, path, "bits", "trials/0"))["exports"] == str(folder)
+
+    def post(asked: Any, **headers: str) -> tuple[int, Any]:
+        request = urllib.request.Request(
+            at(address, path, "bits", "exports"), json.dumps(asked).encode(), headers, method="POST"
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            body = error.read()
+            return error.code, json.loads(body) if body.startswith(b"{") else body
+
+    good = {"trial": 0, "format": "moopt", "folder": "mine"}
+    assert post(good)[0] == 403
+    assert post(good, Origin="http://evil.example")[0] == 403
+    status, found = post(good, Origin=address)
+    assert status == 200, found
+    assert found["path"] == str(folder / "mine")
+    assert (folder / "mine" / "moopt.json").exists()
+    for wrong, said in (
+        ({**good, "folder": "../out"}, "expected letters"),
+        ({**good, "folder": "/tmp/out"}, "expected letters"),
+        ({**good, "folder": ".hidden"}, "expected letters"),
+        ({**good, "folder": "mine"}, "exists already"),
+        ({**good, "folder": "b", "format": "no"}, "There is no format"),
+        ({**good, "folder": "b", "trial": 9}, "no completed trial"),
+        ({**good, "folder": "b", "trial": "0"}, "expected a number"),
+        ([], "expected a number"),
+    ):
+        status, found = post(wrong, Origin=address)
+        assert status == 400
+        assert said in found["error"]
+    assert sorted(each.name for each in folder.iterdir()) == ["mine"]
+    assert {each.name for each in tmp_path.iterdir()} == {"s.journal", "s.journal.owner", "exports"}
+
+
+def test_without_the_studys_file_nothing_is_exported(address: str, storage: str) -> None:
+    assert told(at(address, storage, "plain", "trials/0"))["exports"] is None
+    request = urllib.request.Request(
+        at(address, storage, "plain", "exports"), b"{}", {"Origin": address}, method="POST"
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert b"Start the dashboard with the study's file" in refused.value.read()

@@ -18,7 +18,10 @@ from moopt.space import Config
 from moopt.storage import Storage
 from moopt.study import load_history
 from moopt.testing.landscapes import MIXED, Landscape
+from moopt_problems import BitAllocation
 from tests.dashboard.conftest import HOSTILE
+
+SMALL: dict[str, Any] = {"text": "prose", "tokens": 64, "context": 64, "held_out": 0, "validation": 0}
 
 
 @pytest.fixture
@@ -154,3 +157,16 @@ def test_small_studies_are_explained(
     page.goto(at(served(path), path, "small"))
     page.locator("section").first.wait_for()
     drawn(page)
+
+
+def test_a_candidate_is_exported_from_its_panel(
+    page: Any, served: Callable[..., str], tiny: Path, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "s.journal")
+    problem = BitAllocation(str(tiny), bits=(4, 8), group_size=32, sensitivities=None, **SMALL)
+    study = moopt.Study("bits", problem, "random", path).run(trials=2)
+    page.goto(at(served(path, studies=[study], exports=tmp_path / "out"), path, "bits", trial=1))
+    page.get_by_label("Format").select_option("moopt")
+    page.get_by_role("button", name="Export", exact=True).click()
+    page.get_by_text("Written to").wait_for(timeout=60_000)
+    assert (tmp_path / "out" / "trial-1" / "model.safetensors").exists()

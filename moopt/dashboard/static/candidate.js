@@ -24,7 +24,7 @@ export async function showCandidate(place, at, trial, close) {
     told.failure ? el("p", { class: "problem" }, told.failure) : null,
     told.figures.length ? figures(told) : null,
     told.nearest ? nearest(told.nearest) : null,
-    told.commands.shell ? commands(told.commands) : null,
+    told.commands.shell ? commands(told, at) : null,
     decisions(told.decisions),
   ].filter(Boolean));
 }
@@ -61,7 +61,7 @@ function isNumber(cell) {
   return /^[–\d.,%-]+$/.test(cell);
 }
 
-function commands(told) {
+function commands({ number: trial, commands: told, exports }, at) {
   const choice = el("select", { id: "format" }, told.formats.map((name) => el("option", { value: name }, name)));
   const shell = el("code", {});
   const python = el("code", {});
@@ -74,9 +74,31 @@ function commands(told) {
   return el(
     "div", { class: "commands" }, el("h3", {}, "Export it"),
     el("label", { for: "format" }, "Format "), choice,
+    exports ? written(trial, choice, exports, at) : null,
     copied(shell, "command"), copied(python, "Python"),
     el("p", { class: "quiet" }, "STUDY is the file or the problem that the study was run with, with the options it had."),
   );
+}
+
+function written(trial, choice, into, at) {
+  const name = el("input", { id: "folder", value: `trial-${trial}`, size: 18 });
+  const said = el("div", { role: "status" });
+  const button = el("button", {}, "Export");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    said.replaceChildren("Writing …");
+    try {
+      const body = JSON.stringify({ trial, format: choice.value, folder: name.value });
+      const answer = await fetch(at("exports"), { method: "POST", body });
+      const told = await answer.json();
+      if (!answer.ok) throw new Error(told.error);
+      said.replaceChildren(el("p", {}, `Written to ${told.path}.`), ...told.serve.map((line) => el("p", {}, el("code", {}, line))), ...told.notes.map((line) => el("p", { class: "quiet" }, line)));
+    } catch (error) {
+      said.replaceChildren(problem(error));
+    }
+    button.disabled = false;
+  });
+  return el("div", { class: "write" }, el("p", { class: "copy" }, el("label", { for: "folder" }, `Into ${into}/`), name, button), said);
 }
 
 function copied(code, what) {
