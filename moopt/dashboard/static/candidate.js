@@ -47,11 +47,12 @@ function nearest(told) {
 }
 
 export function table(caption, columns, rows) {
+  const numbers = columns.map((_, place) => rows.length > 0 && rows.every((row) => isNumber(row[place] ?? "–")));
   return el(
     "div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     el(
       "table", {}, el("caption", {}, caption),
-      el("thead", {}, el("tr", {}, columns.map((name) => el("th", { scope: "col" }, name)))),
+      el("thead", {}, el("tr", {}, columns.map((name, place) => el("th", { scope: "col", class: numbers[place] ? "n" : null }, name)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell) => el("td", { class: isNumber(cell) ? "n" : null }, cell))))),
     ),
   );
