@@ -254,7 +254,7 @@ def test_without_a_part_of_it_nothing_is_exported(parts: dict[str, Problem], fol
     with pytest.raises(ExportError, match="Joint does not decide that"):
         study.export(0, "kv-preset", tmp_path / "out")
     cached = Joint({"merge": parts["merge"], "kv": parts["kv"]}, teacher=folders["base"], **SMALL)
-    with pytest.raises(ProblemError, match="No part decides widths"):
+    with pytest.raises(ExportError, match="No part decides widths"):
         moopt.Study("cached", cached, "random").run(1).export(0, "moopt", tmp_path / "out")
 
 
