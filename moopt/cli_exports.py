@@ -23,7 +23,7 @@ def export(
         Literal["up"] | None, typer.Option(help="Raise what some server does not load to the next option that all do.")
     ] = None,
     model: given.Model = None,
-    storage: Annotated[str | None, typer.Option(help="The file or database URL that the study is in.")] = None,
+    storage: given.Kept = None,
     changes: given.Changes = None,
     as_json: given.AsJson = False,
     debug: given.Debug = False,
@@ -116,7 +116,7 @@ def bundle(
     target: given.Target,
     out: Annotated[Path, typer.Option(metavar="FILE.zip", help="Where to write it; there must be nothing yet.")],
     model: given.Model = None,
-    storage: Annotated[str | None, typer.Option(help="The file or database URL that the study is in.")] = None,
+    storage: given.Kept = None,
     changes: given.Changes = None,
     as_json: given.AsJson = False,
     debug: given.Debug = False,

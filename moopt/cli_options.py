@@ -16,6 +16,7 @@ Target = Annotated[
     ),
 ]
 Stored = Annotated[str, typer.Argument(metavar="STORAGE", help="The study's file, or a database URL.")]
+Kept = Annotated[str | None, typer.Option("--storage", help="The file or database URL that the study is in.")]
 Named = Annotated[str | None, typer.Option("--study", help="Which study, if the storage has several.")]
 Trials = Annotated[int, typer.Option(min=1, help="Trials in total, those of earlier runs included.")]
 Model = Annotated[str | None, typer.Option(help="The problem's model: a name, a Hugging Face id or a folder.")]

@@ -54,7 +54,7 @@ def checked(found: Exported, condition: str) -> list[Check]:
             checks.append(Check(bound, found.manifest["size"] / 1e6, "known"))
             continue
         each = promised[bound.name]
-        where = _purpose(each)
+        where = _purpose(each, bound.name, found.path)
         checks.append(Check(bound, float(each[where]), "known" if each.get("known") else where))
     return checks
 
@@ -92,13 +92,20 @@ def verify(path: str | Path) -> list[Kept]:
     kept = [Kept("size", manifest["size"], "known", size, off <= max(SAME_SIZE * manifest["size"], HEADER))]
     for name, value in exporter(manifest["format"]).measure(found.path, Compared(**manifest["compared"])).items():
         if name in promised:
-            where = _purpose(promised[name])
+            where = _purpose(promised[name], name, path)
             said = float(promised[name][where])
             same = abs(value - said) <= max(SAME * abs(said), LEAST.get(name, 0.0))
             kept.append(Kept(name, said, where, value, same if where == "held-out" else None))
     return kept
 
 
-def _purpose(figure: Mapping[str, Any]) -> str:
-    """Where a figure was measured that is promised: on held-out data if it was."""
-    return next(purpose for purpose in ("held-out", "validation", "search") if figure.get(purpose) is not None)
+def _purpose(figure: Mapping[str, Any], name: str, path: str | Path) -> str:
+    """Where a figure was measured that is promised: on held-out data if it was.
+
+    Raises:
+        ExportError: it is no number anywhere.
+    """
+    for purpose in ("held-out", "validation", "search"):
+        if figure.get(purpose) is not None:
+            return purpose
+    raise ExportError(f"The {name} of {path} is no number; nothing can be said of it.")

@@ -31,6 +31,11 @@ class Benched(Problem, Generic[Bench]):
         made_of += [*getattr(self, "models", {}).values(), getattr(self, "model", None)]
         return {name: models.licence(name) for name in dict.fromkeys(made_of) if name}
 
+    @property
+    def held_out_tokens(self) -> int:
+        """The tokens that finalists are measured on, or without held-out text those of an evaluation."""
+        return self.measurements.get("held-out", self.fidelity).tokens
+
     def setup(self, resources: Resources) -> None:
         self._bench = self._opened(resources)
 

@@ -293,8 +293,8 @@ class BitAllocation(Benched[Workbench]):
     def shipment(self, config: Config) -> Shipment:
         """A candidate as exporters get it: see `moopt.exporting`."""
         evaluator = self._ready.evaluator
-        candidate, measured = evaluator.candidate, self.measurements.get("held-out", self.fidelity)
-        compared = Compared(self.model, self.text.source, self.context, measured.tokens) if self.is_language else None
+        candidate, how = evaluator.candidate, (self.text.source, self.context, self.held_out_tokens)
+        compared = Compared(self.model, *how) if self.is_language else None
         return Shipment(
             self.model, self.layout, self.options(config), self.simulated, candidate.variants.quantized,
             candidate.stored, candidate.parameters(), evaluator.tokenizer, (self.model,), compared, self.bytes(config),

@@ -152,11 +152,11 @@ class Joint(Benched[JointWorkbench]):
         valid = self.space.validate(config)
         candidate = self._ready.become(self.shipped(valid).recipe)[0]
         places = tuple(self.members.values()) or (self.model,)
-        tokens = self.measurements.get("held-out", self.fidelity).tokens
-        compared = None if self.teacher is None else Compared(self.teacher, self.text.source, self.context, tokens)
-        own, preset = self.of_part(name, valid), None
+        own, compared, preset = self.of_part(name, valid), None, None
         if hasattr(self, "scheme"):  # what was measured is not the weights alone
-            compared, preset = None, Preset(tuple(self.pairs(valid)), self.scheme)
+            preset = Preset(tuple(self.pairs(valid)), self.scheme)
+        elif self.teacher is not None:
+            compared = Compared(self.teacher, self.text.source, self.context, self.held_out_tokens)
         return Shipment(
             self.model, bits.layout, bits.options(own), bits.simulated,
             candidate.variants.quantized, candidate.stored, candidate.parameters(), self._ready.tokenizer, places,

@@ -14,7 +14,7 @@ import moopt
 from moopt import exporting
 from moopt.cli import app
 from moopt.errors import ExportError
-from moopt.promises import verify
+from moopt.promises import checked, verify
 from moopt_problems import BitAllocation, ModelMerge
 from tests.backend.exporters.test_exporters import merges  # noqa: F401 - a fixture
 
@@ -125,3 +125,6 @@ def test_figures_that_are_no_numbers_are_left_out(study: moopt.Study, tmp_path: 
         trial.values = before
     assert "NaN" not in (found.path / "moopt.json").read_text()
     assert found.manifest["figures"]["perplexity"]["search"] is None
+    rewritten(found.path, found.manifest | {"figures": {"kl": {"search": None, "unit": ""}}})
+    with pytest.raises(ExportError, match=r"The kl of .* is no number"):
+        checked(exporting.read(found.path), "kl <= 1")
