@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from moopt.algorithms.base import positive, share
 from moopt.algorithms.budgeted import Budgeted, Budgets
+from moopt.algorithms.changes import Changes
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem
-from moopt.relaxation import Relaxation
+from moopt.relaxation import Relaxation, regret
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
 
-TRAVEL = 30.0
-"""About how far logits move at most in all steps together: with the paper's 200 steps, 0.15 each on average."""
 OPENING = 15
 """About how many trials come before the first step."""
-SMALLEST = 1e-8
-"""What is added to a sensitivity before its logarithm is taken."""
+PRIOR = 4
+"""Gradients that the sensitivities of an opening count as, and at most what was learnt at the budgets before."""
 
 
 class RCO(Budgeted):
@@ -32,10 +31,13 @@ class RCO(Budgeted):
 
     The dearest is first, or where there is a preference the dearest whose best candidate is nearest to it.
 
-    In a step some candidates are drawn within the budget, and the loss is linearised around each on fresh text. How
-    the loss changes with their options goes on to the logits as if the candidates were the softmax they were drawn
-    from (straight-through). A few times at every budget, and at its end, the likeliest candidate is evaluated; the
-    next budget begins from the logits of this one.
+    In a step some candidates are drawn within the budget, and what every change of one decision does to the loss, to
+    the second order, is found around each on fresh text. All that was found so far is averaged, the study's first
+    sensitivities too; the logits are the averages over a falling temperature, shifted to the budget. A few times at
+    every budget, and at its end, the best choice by the averages is evaluated; the next budget begins from them.
+
+    The relaxation and its budget are from RCO. Its steps are the logits' own slopes in Adam, eight hundred gradients a
+    budget; with a few dozen that stays far from where it goes, and averages do not (dual averaging, Nesterov 2009).
 
     Args:
         budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
@@ -43,16 +45,17 @@ class RCO(Budgeted):
         steps: Steps at every budget.
         samples: Candidates of a step, each a job of its own.
         tokens: Tokens of each gradient.
-        hot: The temperature of the first step at a budget.
-        cold: That of the last; in between it falls exponentially.
-        decisions: How often at each budget the likeliest candidate is evaluated.
+        hot: The temperature of the first step at a budget; at 1, decisions are drawn whose second-best option costs as
+            much as the median's.
+        cold: That after the last; in between it falls exponentially.
+        decisions: How often at each budget the best choice by the averages is evaluated.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
     def __init__(
-        self, budgets: Budgets = None, steps: int = 200, samples: int = 4, tokens: int = 2048,
-        hot: float = 1.0, cold: float = 0.01, decisions: int = 5,
+        self, budgets: Budgets = None, steps: int = 30, samples: int = 2, tokens: int = 512,
+        hot: float = 1.0, cold: float = 0.1, decisions: int = 5,
     ) -> None:  # fmt: skip
         super().__init__(budgets)
         self.steps, self.samples = positive("steps", steps), positive("samples", samples)
@@ -64,11 +67,11 @@ class RCO(Budgeted):
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
         self._left = sorted(self._allowed(), reverse=True)
-        self._logits: FloatArray = np.zeros(self._costs.shape)
+        self._changes = Changes(self._costs)
         self._budget: int | None = None
         self._place, self._step = 0, 0
         self._asked: set[int] = set()
-        self._found: dict[int, FloatArray | None] = {}
+        self._found: dict[int, Outcome] = {}
         self._decided: list[Config] = list(self._ends)
         self._best: dict[int, int] = {}
         self._relaxation: Relaxation | None = None
@@ -96,14 +99,13 @@ class RCO(Budgeted):
                 if self._budget is None:
                     self._budget = int(job.note["budget"])
                     self._left.remove(self._budget)
-                    self._relaxation = Relaxation(self._costs, self._budget, self._logits)
+                    self._relaxation = self._relaxed(self._budget)
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         for job, outcome in outcomes:
             super().tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
-                table = np.array(outcome.attributes["table"])
-                self._logits = -np.log(np.where(np.isfinite(table), table, 0.0).clip(0.0) + SMALLEST)
+                self._changes.learn(np.array(outcome.attributes["table"]), PRIOR)
             elif job.kind == "gradient":
                 self._linearised(job, outcome)
             elif job.kind == "evaluate" and isinstance(outcome, Evaluation) and self.archive.broken[-1] <= 0:
@@ -125,15 +127,14 @@ class RCO(Budgeted):
 
     def _relaxed(self, budget: int) -> Relaxation:
         """The relaxation at a budget: the present one, or one that would begin."""
-        return self._relaxation or Relaxation(self._costs, budget, self._logits)
+        return self._relaxation or Relaxation(self._costs, budget, self._logits(budget))
 
-    def _temperature(self) -> float:
-        spent = self._step / max(self.steps - 1, 1)
-        return float(self.hot * (self.cold / self.hot) ** spent)
-
-    def _rate(self) -> float:
-        """How far logits move at most in the present step: half a cosine, so that the last ones settle."""
-        return float(TRAVEL / self.steps * (1 + np.cos(np.pi * (self._step + 0.5) / self.steps)))
+    def _logits(self, budget: int) -> FloatArray:
+        """What the changes say at the present temperature, in the unit of what a second-best option costs."""
+        temperature = self.hot * (self.cold / self.hot) ** (self._step / self.steps)
+        table = self._changes.table
+        found: FloatArray = -table / (temperature * regret(table, self._costs, budget))
+        return found
 
     def _noise(self, sample: int) -> np.random.Generator:
         """The noise of a candidate of the present step: the same whenever asked."""
@@ -141,41 +142,32 @@ class RCO(Budgeted):
 
     def _linearising(self, budget: int, sample: int) -> Job:
         batch = (self._place * self.steps + self._step) * self.samples + sample
-        relaxation = self._relaxed(budget)
-        choice = relaxation.likeliest(relaxation.noisy(self._noise(sample)))
+        choice = self._relaxed(budget).draw(self._noise(sample))
         note = {"budget": budget, "step": self._step, "sample": sample}
         return Job(-1, self._configuration(choice), "gradient", Fidelity(self.tokens, batch), note=note)
 
     def _linearised(self, job: Job, outcome: Outcome) -> None:
         """Once every candidate of a step is known, the step is taken."""
         assert self._relaxation is not None
-        sample = int(job.note["sample"])
-        self._found[sample] = None if isinstance(outcome, Failure) else self._gradient(sample, outcome.attributes)
+        self._found[int(job.note["sample"])] = outcome
         if len(self._found) < self.samples:
             return
-        known = [found for _, found in sorted(self._found.items()) if found is not None]
-        if known:
-            self._relaxation.step(np.mean(known, axis=0), self._rate())
+        for _, found in sorted(self._found.items()):
+            if not isinstance(found, Failure):
+                self._changes.learn(np.array(found.attributes["linear"]) + np.array(found.attributes["curvature"]))
         self._step += 1
         self._asked, self._found = set(), {}
+        self._relaxation.move(self._logits(self._relaxation.budget))
         if self._step % max(self.steps // self.decisions, 1) == 0 or self._step == self.steps:
-            self._decide(self._relaxation)
+            self._decide(self._relaxation.budget)
         if self._step == self.steps:
-            self._logits, self._relaxation, self._budget = self._relaxation.logits, None, None
+            self._relaxation, self._budget = None, None
             self._place, self._step = self._place + 1, 0
+            self._changes.weigh(PRIOR)
 
-    def _gradient(self, sample: int, tables: Any) -> FloatArray:
-        """What the loss's slopes [decisions, options] around a candidate mean for the logits it was drawn from."""
-        assert self._relaxation is not None
-        soft = self._relaxation.softmax(self._relaxation.noisy(self._noise(sample)) / self._temperature())
-        slopes = np.array(tables["linear"], dtype=float)
-        slopes = np.where(np.isfinite(slopes) & (self._costs >= 0), slopes, 0.0)
-        inner = (soft * slopes).sum(axis=1, keepdims=True)
-        found: FloatArray = soft * (slopes - inner) / self._temperature()
-        return found
-
-    def _decide(self, relaxation: Relaxation) -> None:
-        config = self._configuration(relaxation.likeliest())
+    def _decide(self, budget: int) -> None:
+        """Have the best choice by the averages evaluated."""
+        config = self._configuration(Knapsack(self._changes.table, self._costs).at(budget))
         if not self.seen(config) and self.within_known_bounds(config) and config not in self._decided:
             self._decided.append(config)
 

@@ -7,11 +7,13 @@ sensitivities s, and a deviation of every loss, lognormal. The budget is what 3 
 allocation is its share of the optimum's gain over 3 bits everywhere: 0 for that, 1 for the exact knapsack, below 0 for
 what is worse.
 
-Everyone starts from equal odds and takes 200 steps with 4 draws each. A penalty's choice is each group's likeliest
-option: scored 0 where that is over the budget ("as it is"), and after a greedy repair within it, by the odds that the
-search found ("repaired"). A penalty gets its best multiplier in the mean of all seeds, and like RCO the best of the
-five choices of a search. The last line of a size needs no search: the same repair of 8 bits everywhere by the losses
-themselves, which only an additive problem has. Prints what we ask as PASS or FAIL; exits with an error if one fails.
+Everyone starts from equal odds and takes 200 steps with 4 draws each, told the same of every change. RCO averages that,
+which is exact after one draw where losses add up, as here; penalties follow the logits' slopes by Adam. A penalty's
+choice is each group's likeliest option: scored 0 where that is over the budget ("as it is"), and after a greedy repair
+within it, by the odds that the search found ("repaired"). A penalty gets its best multiplier in the mean of all seeds,
+and like RCO the best of the five choices of a search. The last line of a size needs no search: the same repair of 8
+bits everywhere by the losses themselves, which only an additive problem has. Prints what we ask as PASS or FAIL; exits
+with an error if one fails.
 """
 
 import argparse
@@ -34,9 +36,9 @@ MULTIPLIERS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """Of the penalty on the relative excess, with losses in shares of that of 3 bits everywhere."""
 DRAWN = 50
 """Groups up to which RCO draws its candidates by dynamic programming; an additive loss has the same slopes anywhere."""
+STEPS, SAMPLES = 200, 4
 SCORE, DEVIATION = 0.99, 1e-6
 FIRST_SEED = 10
-"""RCO's constants were chosen on the seeds before it."""
 
 
 class Groups(moopt.Problem):
@@ -88,7 +90,7 @@ class Undrawn(RCO):
 
 def rco(problem, seed):
     """The best score of what RCO decides, and the largest relative deviation of the expected cost from the budget."""
-    algorithm = (RCO if len(problem.table) <= DRAWN else Undrawn)([problem.budget])
+    algorithm = (RCO if len(problem.table) <= DRAWN else Undrawn)([problem.budget], steps=STEPS, samples=SAMPLES)
     algorithm.start(problem, seed)
     best, deviation, steps = -np.inf, 0.0, 0
     while steps < algorithm.steps or not all(map(algorithm.seen, algorithm._decided)):
@@ -106,24 +108,24 @@ def rco(problem, seed):
 
 def penalised(problem, seed, multiplier, squared):
     """Scores as they are and repaired of the same search with a penalty in place of the budget: the paper's Adam."""
-    costs, steps, samples = problem.costs() / problem.budget, 200, 4
+    costs = problem.costs() / problem.budget
     logits, first, second = (np.zeros(costs.shape) for _ in range(3))
     rng, scores = np.random.default_rng(seed), []
-    for step in range(steps):
-        temperature = 0.01 ** (step / (steps - 1))
+    for step in range(STEPS):
+        temperature = 0.01 ** (step / (STEPS - 1))
         gradient = np.zeros(costs.shape)
         p = softmax(logits)
         excess = (p * costs).sum() - 1
         pull = 2 * excess if squared else float(excess > 0)
         gradient += multiplier * pull * p * (costs - (p * costs).sum(1, keepdims=True))
-        for _ in range(samples):
+        for _ in range(SAMPLES):
             soft = softmax((logits + rng.gumbel(size=costs.shape)) / temperature)
             slopes = problem.table - (soft * problem.table).sum(1, keepdims=True)
-            gradient += soft * slopes / temperature / samples
+            gradient += soft * slopes / temperature / SAMPLES
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
         moved = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
         logits = logits - 0.1 * moved[0] / (np.sqrt(moved[1]) + 1e-8)
-        if (step + 1) % (steps // RCO().decisions) == 0:
+        if (step + 1) % (STEPS // RCO().decisions) == 0:
             choice = logits.argmax(1)
             scores.append((problem.score(choice), problem.score(repaired(problem, -logits, choice))))
     return np.max(scores, axis=0)

@@ -1,0 +1,50 @@
+"""What each option does to a loss, averaged over tables that tell it around different candidates."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class Changes:
+    """An average of tables of what changes of one decision do to the loss, [decisions, options].
+
+    Where errors of decisions are nearly independent, as quantization's are, leaving a candidate's option for another
+    costs about what the other loses less what the candidate's own loses, whichever candidate that is (and the loss's
+    slope there says more of its own option than of the other). So tables around different candidates, and one of
+    sensitivities too, are samples of one table that is known up to a constant in each decision, and their noise goes
+    down together.
+
+    Args:
+        costs: The cost of each option; -1 where there is none.
+    """
+
+    def __init__(self, costs: IntArray) -> None:
+        self._possible = costs >= 0
+        self._weights: FloatArray = np.zeros((len(costs), 1))
+        self.table: FloatArray = np.zeros(costs.shape)
+        """The average, centred in each decision; 0 where nothing is known."""
+
+    def learn(self, table: FloatArray, weight: float = 1.0) -> None:
+        """Average a table in; it tells nothing of a decision one of whose options it does not know."""
+        known = (np.isfinite(table) | ~self._possible).all(axis=1, keepdims=True)
+        told = np.where(self._possible & known, table, 0.0)
+        told = told - told.sum(axis=1, keepdims=True) / self._possible.sum(axis=1, keepdims=True)
+        self._weights = self._weights + weight * known
+        self.table = self.table + weight * known / self._weights.clip(min=weight) * (told - self.table)
+        self.table[~self._possible] = 0.0
+
+    def weigh(self, most: float) -> None:
+        """Count all that was averaged so far as no more than so much weight."""
+        self._weights = self._weights.clip(max=most)
+
+    def around(self, choice: IntArray) -> FloatArray:
+        """What leaving the options [decisions] of a candidate costs; inf for what is not there or not known."""
+        rows = np.arange(len(choice))
+        found: FloatArray = np.where(self._possible & (self._weights > 0), self.table, np.inf)
+        found = found - self.table[rows, choice][:, None]
+        found[rows, choice] = 0.0
+        return found
