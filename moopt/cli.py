@@ -15,6 +15,7 @@ import typer
 
 from moopt import __version__
 from moopt import cli_options as given
+from moopt.cli_comparison import compare
 from moopt.cli_dashboard import dashboard
 from moopt.cli_errors import RunFailed, guarded, say
 from moopt.cli_exports import bundle, export, gate, reproduce, verify
@@ -245,6 +246,7 @@ for handed_on in (export, gate, verify, bundle, reproduce):
     command(handed_on)
 
 
+command(compare)
 command(dashboard)
 
 

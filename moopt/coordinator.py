@@ -320,7 +320,7 @@ class Coordinator:
         self._stored.pulse({**self._history.pulse, "workers": [worker_entry(w) for w in self._history.workers]})
 
     def _conclude(self, trial: Trial, event: Event) -> None:
-        trial.seconds, trial.tokens = event.seconds, event.tokens
+        trial.seconds, trial.tokens, trial.ended = event.seconds, event.tokens, datetime.now().astimezone()
         if isinstance(event.outcome, Failure):
             trial.state, trial.failure = "failed", event.outcome
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ class Trial:
         seconds: What its evaluation took.
         tokens: What its evaluation cost, in forward tokens.
         screened: Whether it has been screened so far, and not evaluated.
+        ended: When its evaluation ended, by the clock of who stored that; None where that is not known.
     """
 
     number: int
@@ -47,6 +49,7 @@ class Trial:
     seconds: float = 0.0
     tokens: int = 0
     screened: bool = False
+    ended: datetime | None = field(default=None, compare=False)
 
     @property
     def feasible(self) -> bool:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from moopt import pareto
-from moopt.acquisition import Known
 from moopt.errors import NoFeasibleTrial, StudyError
 from moopt.history import History, Trial
 from moopt.one_thread import one_thread
 from moopt.problem import Evaluation, Objective, Problem
 from moopt.space import Choice, Ordinal, Space, Variable, from_description
 from moopt.surrogates import Data, features, fit
+
+if TYPE_CHECKING:
+    from moopt.acquisition import Known
 
 FloatArray = npt.NDArray[np.float64]
 Model = Callable[[FloatArray], FloatArray]
@@ -54,6 +57,8 @@ def importance(problem: Problem, history: History) -> pd.DataFrame:
         NoFeasibleTrial: there is no front.
         SurrogateError: an objective cannot be modelled.
     """
+    from moopt.acquisition import Known
+
     known = Known(problem)
     exact: dict[str, Model] = {name: partial(_exact, known, name) for name in known.names}
     measured = _measured(history, problem.space, [o for o in problem.objectives if o.name not in exact], problem)
@@ -61,37 +66,49 @@ def importance(problem: Problem, history: History) -> pd.DataFrame:
 
 
 @one_thread()
-def stored_importance(history: History) -> pd.DataFrame:
+def stored_importance(
+    history: History,
+    objectives: Sequence[Objective] | None = None,
+    trials: int = MOST_TRIALS,
+    candidates: int = MOST_CANDIDATES,
+) -> pd.DataFrame:
     """The same of the measured objectives, from what is stored alone: what is known only the problem can tell.
+
+    Args:
+        history: What the study has found.
+        objectives: Those of the measured ones that are asked for; None: all.
+        trials: How many of the completed trials, the nearest to the front, a model is fitted to at most.
+        candidates: How many of the front's candidates decisions are varied around at most.
 
     Raises:
         StudyError: too few trials are complete, every objective is known, or the space was not stored.
         NoFeasibleTrial: there is no front.
         SurrogateError: an objective cannot be modelled.
     """
-    if not (measured := [o for o in history.objectives if not o.known]):
+    if not (measured := [o for o in objectives or history.objectives if not o.known]):
         raise StudyError(f"{history.name!r} measures no objective: all are known. `Study.importance` tells of those.")
     if not (described := history.meta.get("identity", {}).get("space")):
         raise StudyError(f"{history.name!r} was stored without its space, so that its decisions cannot be told apart.")
     space = from_description(described)
-    return _spreads(history, space, _measured(history, space, measured))
+    return _spreads(history, space, _measured(history, space, measured, most=trials), candidates)
 
 
-def _spreads(history: History, space: Space, models: Mapping[str, Model]) -> pd.DataFrame:
+def _spreads(history: History, space: Space, models: Mapping[str, Model], most: int = MOST_CANDIDATES) -> pd.DataFrame:
     """What each decision moves by each model, around the front."""
     if not (front := history.front()):
         raise NoFeasibleTrial(f"The study {history.name!r} has no complete and feasible trial yet.")
-    chosen = np.linspace(0, len(front) - 1, min(len(front), MOST_CANDIDATES)).round().astype(int)
+    chosen = np.linspace(0, len(front) - 1, min(len(front), most)).round().astype(int)
     parents = _codes(space, [front[i] for i in chosen])
     found = [[_spread(model, rows) for model in models.values()] for rows in _varied(space, parents)]
     return pd.DataFrame(found, pd.Index(space.names, name="decision"), list(models))
 
 
 def _measured(
-    history: History, space: Space, objectives: Sequence[Objective], problem: Problem | None = None
-) -> dict[str, Model]:
+    history: History, space: Space, objectives: Sequence[Objective], problem: Problem | None = None,
+    most: int = MOST_TRIALS,
+) -> dict[str, Model]:  # fmt: skip
     """What surrogates expect of objectives [n] for candidates [n, d], signs turned; the first has the study's prior."""
-    trials = _informative(history)
+    trials = _informative(history, most)
     codes = _codes(space, trials)
     found: dict[str, Model] = {}
     for objective in objectives:
@@ -102,7 +119,7 @@ def _measured(
     return found
 
 
-def _informative(history: History) -> list[Trial]:
+def _informative(history: History, most: int) -> list[Trial]:
     """The completed trials, of many those nearest to the front."""
     completed = [trial for trial in history.trials if trial.state == "complete"]
     if len(completed) < LEAST_TRIALS:
@@ -110,7 +127,7 @@ def _informative(history: History) -> list[Trial]:
             f"{history.name!r} has {len(completed)} completed trials; expected {LEAST_TRIALS} or more, from which the "
             "importance of decisions can be told. Run it for longer."
         )
-    nearest = np.argsort(pareto.ranks(history.values(completed)), kind="stable")[:MOST_TRIALS]
+    nearest = np.argsort(pareto.ranks(history.values(completed)), kind="stable")[:most]
     return [completed[i] for i in sorted(nearest)]
 
 

@@ -75,6 +75,7 @@ def stored_trial(frozen: FrozenTrial, objectives: list[Objective]) -> tuple[Tria
         end = told(job, result)
         events.append(end)
         trial.seconds, trial.tokens = end.seconds, end.tokens
+        trial.ended = frozen.datetime_complete and frozen.datetime_complete.astimezone()
         if isinstance(end.outcome, Evaluation):
             trial.evaluation = end.outcome
             trial.values = {**frozen.user_attrs["moopt:known"], **end.outcome.values}

@@ -263,7 +263,7 @@ class Tables(RDBStorage):
     def moopt_trials(self, study_id: int) -> list[FrozenTrial]:
         """The trials of a study of moopt, by number, without their distributions."""
         with self.engine.connect() as connection:
-            columns = (_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state)
+            columns = (_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state, _TRIALS.c.datetime_complete)
             rows = connection.execute(
                 sql.select(*columns).where(_TRIALS.c.study_id == study_id).order_by(_TRIALS.c.number)
             ).all()
@@ -271,7 +271,7 @@ class Tables(RDBStorage):
             system = self._grouped(connection, study_id, _SYSTEM, "key", "value_json")
             values = self._grouped(connection, study_id, _VALUES, "objective", "value")
         trials = []
-        for trial_id, number, state in rows:
+        for trial_id, number, state, ended in rows:
             notes = {key: json.loads(value) for key, value in user.get(trial_id, {}).items()}
             trials.append(
                 FrozenTrial(
@@ -281,7 +281,7 @@ class Tables(RDBStorage):
                     value=None,
                     values=[value for _, value in sorted(values.get(trial_id, {}).items())] or None,
                     datetime_start=None,
-                    datetime_complete=None,
+                    datetime_complete=ended and ended.replace(tzinfo=UTC),
                     params=notes.pop("moopt:config", {}),
                     distributions={},
                     user_attrs=notes,

@@ -63,7 +63,7 @@ def test_labels_with_units_are_the_metric_names(path: Path):
 def test_what_is_read_back_is_what_was_found(path: Path):
     written = run(path, Landscape(MIXED, 3, True, "measured", "flaky")).history
     read = moopt.load_history(path)
-    assert [vars(trial) for trial in read.trials] == [vars(trial) for trial in written.trials]
+    assert read.trials == written.trials
     assert read.events == written.events
     assert read.hypervolume() == written.hypervolume()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,9 @@ REACH, TRUST = 0.05, 0.1
 """How far a failure says something, as a share of the space's diagonal, and how much success is expected beforehand."""
 NOISE = 0.02
 """The share of an objective's range from which the error of a measured value is taken into account."""
+
+NINETY_FIVE = 1.96
+"""Standard deviations to each side of a normal number's mean that hold 95% of it."""
 
 
 class Modelled(Algorithm):
@@ -105,6 +109,23 @@ class Modelled(Algorithm):
                 logger.warning("%s goes on without a model for now: %s", type(self).__name__, error)
                 self._beliefs = n, None
         return self._beliefs[1]
+
+    def foretold(self, jobs: Sequence[Job], beliefs: Beliefs) -> list[Job]:
+        """The jobs, each with what is believed of its measured objectives in its note, for who asks how true that was.
+
+        `note["predicted"]` has, by objective, its median and what 95% of the belief lies between: [low, median, high].
+        """
+        rows = np.array([self.problem.space.encode(job.config) for job in jobs])
+        told: list[dict[str, list[float]]] = [{} for _ in jobs]
+        for objective in (o for o in self.problem.objectives if o.name in beliefs.surrogates and jobs):
+            surrogate = beliefs.surrogates[objective.name]
+            mean, covariance = surrogate.posterior(rows)
+            spread = NINETY_FIVE * np.sqrt(np.maximum(np.diag(covariance), 0.0))
+            values = objective.sign * surrogate.values(np.stack([mean - spread, mean, mean + spread], axis=1))
+            for place, found in enumerate(np.sort(values, axis=1)):
+                if np.isfinite(found).all():
+                    told[place][objective.name] = [float(f"{value:.6g}") for value in found]
+        return [replace(job, note={**job.note, "predicted": each}) for job, each in zip(jobs, told, strict=True)]
 
     def _measured(self) -> list[str]:
         """The objectives and constraints that are not known."""

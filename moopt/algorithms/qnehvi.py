@@ -86,7 +86,7 @@ class QNEHVI(Modelled):
                 break
             chosen.append(found)
             rows.append(self.problem.space.encode(found))
-        return self._noted(self.jobs(chosen), reference)
+        return self._noted(self.foretold(self.jobs(chosen), beliefs), reference)
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
@@ -104,7 +104,7 @@ class QNEHVI(Modelled):
         """The jobs, with the reference point if it is not stored yet."""
         if self._reference is not None or not jobs:
             return jobs
-        return [replace(jobs[0], note={"reference": reference.tolist()}), *jobs[1:]]
+        return [replace(jobs[0], note={**jobs[0].note, "reference": reference.tolist()}), *jobs[1:]]
 
     def _corner(self) -> FloatArray:
         """The reference point [m]: declared, else inferred once.

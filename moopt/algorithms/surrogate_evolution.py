@@ -55,7 +55,7 @@ class SurrogateEvolution(Modelled):
             return self.jobs(self.unseen(self._scattered(rng), n, rng))
         picked = map(self.problem.space.decode, self._picked(beliefs, self._evolved(beliefs, rng), n))
         chosen = list(filter(self.within_known_bounds, picked))  # tables of what is known may be wrong for a few
-        return self.jobs([*chosen, *self._others(chosen, n - len(chosen), rng)])
+        return self.foretold(self.jobs([*chosen, *self._others(chosen, n - len(chosen), rng)]), beliefs)
 
     def _others(self, chosen: list[Config], n: int, rng: np.random.Generator) -> list[Config]:
         """What is evaluated where the model expects nothing new: variations of the front."""

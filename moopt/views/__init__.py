@@ -13,21 +13,29 @@ from importlib.metadata import EntryPoint, entry_points
 
 from moopt.history import History
 from moopt.views.card import Card, View
+from moopt.views.compared import comparison
 from moopt.views.decisions import decisions_card
 from moopt.views.elites import elites_card
+from moopt.views.failures import failures_card
 from moopt.views.front import front_card
 from moopt.views.held_out import held_out_card
 from moopt.views.hypervolume import hypervolume_card
 from moopt.views.importance import importance_card
+from moopt.views.pairs import pairs_card
 from moopt.views.parallel import parallel_card
+from moopt.views.predictions import predictions_card
 from moopt.views.run import run_card
+from moopt.views.solid import solid_card
+from moopt.views.spending import spending_card
 from moopt.views.uniform import uniform_card
+from moopt.views.workers import workers_card
 
-__all__ = ["Card", "View", "cards", "views"]
+__all__ = ["Card", "View", "cards", "comparison", "views"]
 
 GROUP = "moopt.views"
 VIEWS: tuple[View, ...] = (
-    front_card, parallel_card, decisions_card, importance_card, uniform_card, held_out_card, hypervolume_card,
+    front_card, solid_card, pairs_card, parallel_card, decisions_card, importance_card, uniform_card, held_out_card,
+    hypervolume_card, predictions_card, spending_card, workers_card, failures_card,
 )  # fmt: skip
 OF_ALGORITHM: Mapping[str, tuple[View, ...]] = {"MAPElites": (elites_card,)}
 """Cards for studies of one algorithm alone."""

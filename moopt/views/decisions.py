@@ -18,12 +18,16 @@ from plotly.subplots import make_subplots
 
 from moopt.history import History, Trial
 from moopt.views import look
-from moopt.views.axes import Axes, axes
+from moopt.views.axes import Axes, axes, evenly
 from moopt.views.card import Card, nothing_yet
 
 TITLE = "What the front decided"
 MOST_NAMED = 12
 """More different values than this are drawn as a position between the least and the greatest."""
+MOST_COLUMNS = 120
+"""Points of the front that are shown, evenly along it: more would be thinner than a line."""
+MOST_TOLD = 10_000
+"""Cells from which each tells two objectives and not all: what they tell is most of what is sent."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ def layout(history: History) -> list[dict[str, str]]:
 
 
 def decisions_data(history: History) -> pd.DataFrame:
-    """One row a decision in the order of `layout`, one column a front point; cells are the values."""
-    front, entries = history.front(), layout(history)
+    """One row a decision in the order of `layout`, one column a front point, of many an even choice."""
+    front, entries = evenly(history.front(), MOST_COLUMNS), layout(history)
     columns = {_heading(history, trial): [trial.config.get(e["name"]) for e in entries] for trial in front}
     named = {"decision": [e["label"] or e["name"] for e in entries], "group": [e["column"] for e in entries]}
     return pd.DataFrame({**named, **columns}, dtype=object)
@@ -89,6 +93,8 @@ def decisions_card(history: History) -> Card:
         sentence = "Each line is one decision, and the colour is the value that the best candidate gave it."
     if reason := nothing_yet(history):
         return Card(TITLE, sentence, reason=reason)
+    if (points := len(history.front())) > MOST_COLUMNS:
+        sentence = f"{sentence[:-1]}; {MOST_COLUMNS} of the {points:,} points are shown, evenly along the front."
     table = decisions_data(history)
     if table.empty:
         return Card(TITLE, sentence, reason="The configurations have no decisions to draw.")
@@ -171,7 +177,7 @@ def _named(value: Any) -> str:
 
 
 def _figure(history: History) -> go.Figure:
-    places, front, lines = axes(history), history.front(), _lines(history)
+    places, front, lines = axes(history), evenly(history.front(), MOST_COLUMNS), _lines(history)
     tall = int(min(max(len(lines) * min(max(600 / len(lines), 7), 24), 60), 1100))
     strip = 90 if places.y is not None and len(front) > 1 else 0
     figure = make_subplots(
@@ -201,9 +207,8 @@ def _figure(history: History) -> go.Figure:
 
 
 def _hovers(history: History, lines: Sequence[Line], front: Sequence[Trial]) -> list[list[str]]:
-    figures = [
-        [f"{escape(o.name)} {escape(look.amount(t.values[o.name], o.unit))}" for o in history.objectives] for t in front
-    ]
+    told = history.objectives if len(lines) * len(front) <= MOST_TOLD else history.objectives[:2]
+    figures = [[f"{escape(o.name)} {escape(look.amount(t.values[o.name], o.unit))}" for o in told] for t in front]
     points = [" · ".join([f"trial {t.number}", *found]) for t, found in zip(front, figures, strict=True)]
     return [
         [

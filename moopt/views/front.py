@@ -13,12 +13,14 @@ import plotly.graph_objects as go
 from moopt.history import History, Trial
 from moopt.problem import Objective
 from moopt.views import look
-from moopt.views.axes import Axes, axes, is_uniform
+from moopt.views.axes import Axes, axes, half_width, is_uniform, logarithmic
 from moopt.views.card import Card, nothing_yet
 
 TITLE = "The front"
 SYMBOLS = ("square-open", "triangle-up-open", "pentagon-open", "star-open")
 """Of the families of baselines that are not uniform."""
+MOST_DRAWN = 1500
+"""Candidates off the front of one kind that are drawn; of more every second, fourth, ... one. The table has all."""
 
 
 def front_data(history: History) -> pd.DataFrame:
@@ -57,8 +59,10 @@ def best_data(history: History) -> pd.DataFrame:
 def front_card(history: History) -> Card:
     """The front, or with a single objective the best value over the trials."""
     places = axes(history)
-    sentence = _sentence(places)
     single = places.y is None
+    sentence = _sentence(places)
+    if not single and any(half_width(trial, o) for trial in history.front() for o in history.objectives):
+        sentence = f"{sentence[:-1]}; bars are 95% intervals of what was measured."
     table = best_data(history) if single else front_data(history)
     if table.empty:
         return Card(TITLE, sentence, reason=nothing_yet(history))
@@ -123,7 +127,31 @@ def _points(
     figure: go.Figure, history: History, places: Axes, trials: Sequence[Trial], name: str, marker: dict[str, Any]
 ) -> None:
     if trials:
-        figure.add_scatter(**_at(history, places, trials), mode="markers", name=escape(name), marker=marker)
+        shown, name = thinned(trials, name)
+        figure.add_scatter(**_at(history, places, shown), mode="markers", name=escape(name), marker=marker)
+
+
+def thinned(trials: Sequence[Trial], name: str) -> tuple[Sequence[Trial], str]:
+    """Those that are drawn, and what they are called: which ones does not change as a few more come."""
+    every = 1
+    while len(trials) > MOST_DRAWN * every:
+        every *= 2
+    return (trials, name) if every == 1 else ([t for t in trials if t.number % every == 0], f"{name}, 1 in {every}")
+
+
+def _intervals(history: History, places: Axes, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The bars of measured values, on a logarithmic axis ending before 0."""
+    found: dict[str, Any] = {}
+    for bar, objective in (("error_x", places.x), ("error_y", places.y)):
+        assert objective is not None
+        values = np.array([t.values[objective.name] for t in trials])
+        reach = np.array([half_width(t, objective) for t in trials])
+        if reach.any():
+            logs = logarithmic(t.values[objective.name] for t in history.trials if t.state == "complete")
+            below = np.minimum(reach, 0.9 * values) if logs else reach
+            found[bar] = {"type": "data", "array": reach.tolist(), "arrayminus": below.tolist(), "width": 0}
+            found[bar] |= {"thickness": 1.2, "color": look.FRONT}
+    return found
 
 
 def _at(history: History, places: Axes, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -142,6 +170,7 @@ def _front_line(figure: go.Figure, history: History, places: Axes, front: Sequen
     if front:
         figure.add_scatter(
             **_at(history, places, front),
+            **_intervals(history, places, front),
             mode="lines+markers",
             name="front",
             line={"shape": "hv", "width": 2, "color": look.FRONT},
@@ -154,7 +183,9 @@ def _front_coloured(
 ) -> None:
     values = [t.values[colour.name] for t in front]
     marker = {"size": 11, "color": values, "coloraxis": "coloraxis", "line": {"width": 1, "color": look.FRONT}}
-    _points(figure, history, places, front, "front", marker)
+    if front:
+        at, bars = _at(history, places, front), _intervals(history, places, front)
+        figure.add_scatter(**at, **bars, mode="markers", name="front", marker=marker)
     bar = {"title": {"text": escape(colour.label), "side": "right"}, "len": 0.9}
     figure.update_layout(coloraxis={"colorscale": look.ORDERED, "colorbar": bar})
 

@@ -21,6 +21,10 @@ MOST_BARS = 30
 """Decisions that are drawn; the table has them all."""
 MOST_GROUPS = 10
 """Groups of decisions up to which each has a colour."""
+LARGE = 10_000
+"""Completed trials by decisions by measured objectives from which the card samples: all would take seconds."""
+FEWER_TRIALS, FEWER_CANDIDATES = 80, 8
+"""What it then looks at."""
 
 
 def importance_data(history: History) -> pd.DataFrame:
@@ -31,7 +35,22 @@ def importance_data(history: History) -> pd.DataFrame:
     """
     from moopt.importance import stored_importance
 
-    found = stored_importance(history)
+    return _listed(history, stored_importance(history))
+
+
+def importance_sample(history: History) -> pd.DataFrame:
+    """The same of the main objective alone, by fewer trials and around fewer candidates: quick in a large study.
+
+    Raises:
+        MooptError: it cannot be told yet; says why.
+    """
+    from moopt.importance import stored_importance
+
+    return _listed(history, stored_importance(history, [_main(history)], FEWER_TRIALS, FEWER_CANDIDATES))
+
+
+def _listed(history: History, found: pd.DataFrame) -> pd.DataFrame:
+    """The importance [decisions, objectives] with the decisions' names, the greatest first."""
     named = {entry["name"]: entry for entry in layout(history)}
     entries = [named.get(str(name), {"label": str(name), "column": ""}) for name in found.index]
     table = found.rename(columns={o.name: f"moves {o.label} by" for o in history.objectives}).reset_index(drop=True)
@@ -47,15 +66,25 @@ def importance_card(history: History) -> Card:
     sentence = (
         f"Each bar is one decision, and its length is by how much {look.plain(main)} typically moves when that "
         "decision alone is changed in a candidate of the front, as a model of the trials expects it: what is on top is "
-        "worth a second look, and with fewer trials than decisions the order is a guess."
+        "worth a second look, and with fewer trials than decisions the order is a guess"
     )
+    large = _size(history) > LARGE
+    if large:
+        sentence += f"; of this many trials the model has seen the {FEWER_TRIALS} nearest to the front"
+    sentence += "."
     if reason := nothing_yet(history):
         return Card(TITLE, sentence, reason=reason)
     try:
-        table = importance_data(history)
+        table = importance_sample(history) if large else importance_data(history)
     except MooptError as error:
         return Card(TITLE, sentence, reason=str(error))
     return Card(TITLE, sentence, table, _figure(table, main))
+
+
+def _size(history: History) -> int:
+    """Completed trials by decisions by measured objectives: what a model of all takes grows with it."""
+    completed = sum(trial.state == "complete" for trial in history.trials)
+    return completed * len(layout(history)) * sum(not o.known for o in history.objectives)
 
 
 def _main(history: History) -> Objective:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-import numpy as np
 import plotly.graph_objects as go
 
 from moopt.history import History
 from moopt.problem import Objective
 from moopt.views import look
-from moopt.views.axes import axes, logarithmic
+from moopt.views.axes import axes, evenly, logarithmic
 from moopt.views.card import Card, nothing_yet
 
 TITLE = "What each point is good at"
@@ -44,7 +43,7 @@ def parallel_card(history: History) -> Card | None:
 def _figure(history: History) -> go.Figure:
     """Lines in an ordinary plot: plotly's own parallel coordinates need WebGL, which not every browser has."""
     objectives, front = history.objectives, history.front()
-    shown = [front[i] for i in sorted({round(i) for i in np.linspace(0, len(front) - 1, min(len(front), MOST_LINES))})]
+    shown = evenly(front, MOST_LINES)
     uprights = [_Upright.of(objective, [trial.values[objective.name] for trial in front]) for objective in objectives]
     figure = go.Figure()
     for trial, colour in zip(shown, look.ramp(len(shown)), strict=True):

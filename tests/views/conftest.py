@@ -11,6 +11,7 @@ import pytest
 from moopt import Constraint, Evaluation, Fidelity, History, Objective, Trial
 from moopt.history import Event
 from moopt.jobs import Failure, Job
+from tests.views.histories import written
 
 BITS = (2, 3, 4, 5, 6, 8)
 COLUMNS = {"q,k,v": 0.55e6, "o": 0.33e6, "gate,up": 1.77e6, "down": 0.88e6}
@@ -159,3 +160,9 @@ def bits() -> History:
 def builder() -> Callable[..., Builder]:
     """What builds a small history."""
     return Builder
+
+
+@pytest.fixture(scope="session")
+def large() -> History:
+    """5,000 trials of 120 decisions and three objectives, to be read and not written."""
+    return written(5000)

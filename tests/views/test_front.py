@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from moopt import Constraint, History, Objective
+from moopt import Constraint, Evaluation, History, Objective
 from moopt.views.axes import axes, logarithmic
 from moopt.views.front import best_data, front_card, front_data
 
@@ -101,3 +101,30 @@ def test_more_families_of_baselines_than_symbols_become_one(builder: Callable) -
 )
 def test_only_positive_values_over_more_than_a_decade_are_logarithmic(values: list[float], expected: bool) -> None:
     assert logarithmic(values) is expected
+
+
+def test_points_of_the_front_have_the_95_percent_intervals_of_what_was_measured(builder: Callable) -> None:
+    build = builder()
+    for kl, size in ((0.5, 60.0), (0.01, 80.0), (9.0, 90.0)):
+        build.add({"kl": kl, "size_mb": size}).evaluation = Evaluation({"kl": kl}, {"kl": 0.1**2})
+    card = front_card(build.history)
+    front, dominated = (next(t for t in card.figure.data if t.name == name) for name in ("front", "dominated"))
+    assert list(front.error_y.array) == pytest.approx([0.196, 0.196])
+    assert list(front.error_y.arrayminus) == pytest.approx([0.196, 0.009])  # the axis is logarithmic and ends above 0
+    assert front.error_x.array is None
+    assert dominated.error_y.array is None
+    assert card.sentence.endswith("bars are 95% intervals of what was measured.")
+
+
+def test_samples_tell_an_interval_where_no_variance_was_measured(builder: Callable) -> None:
+    build = builder()
+    build.add({"kl": 2.0, "size_mb": 1.0}).evaluation = Evaluation({"kl": 2.0}, samples={"kl": [1.0, 2.0, 3.0]})
+    build.add({"kl": 1.0, "size_mb": 2.0}).evaluation = Evaluation({"kl": 1.0}, samples={"kl": [4.0, 5.0]})
+    front = next(trace for trace in front_card(build.history).figure.data if trace.name == "front")
+    assert list(front.error_y.array) == pytest.approx([1.96 / 3**0.5, 0.0])  # the second's mean is not its value
+
+
+def test_without_variances_there_are_no_intervals(bits: History) -> None:
+    card = front_card(bits)
+    assert "intervals" not in card.sentence
+    assert all(trace.error_y.array is None for trace in card.figure.data)

@@ -29,8 +29,8 @@ def test_every_token_counts_failures_and_sensitivities_too(builder: Callable) ->
 def test_the_end_of_the_baselines_is_marked(bits: History) -> None:
     card = hypervolume_card(bits)
     last = max(t.number for t in bits.trials if t.label)
-    (line,) = card.figure.layout.shapes
-    assert line.x0 == card.table.set_index("trial").loc[last, "tokens"]
+    end = card.table.set_index("trial").loc[last]
+    assert [line.x0 for line in card.figure.layout.shapes] == [end["tokens"], end["trials"], end["seconds"]]
 
 
 def test_without_tokens_the_trials_are_counted(builder: Callable) -> None:
@@ -40,3 +40,11 @@ def test_without_tokens_the_trials_are_counted(builder: Callable) -> None:
     card = hypervolume_card(build.history)
     assert card.figure.layout.xaxis.title.text == "finished trials"
     assert list(card.figure.data[0].x) == [1, 2, 3]
+
+
+def test_only_rises_are_drawn(bits: History) -> None:
+    card = hypervolume_card(bits)
+    drawn = card.figure.data[0]
+    rises = card.table["hypervolume"].diff().fillna(1.0) > 0
+    assert set(drawn.customdata) == {*card.table.loc[rises, "trial"], card.table["trial"].iloc[-1]}
+    assert [trace.x[-1] for trace in card.figure.data] == [bits.tokens, len(card.table), card.table["seconds"].iloc[-1]]
