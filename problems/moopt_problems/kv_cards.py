@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,14 @@ import plotly.graph_objects as go
 
 from moopt.backend.kv.groups import Group, of_mapping
 from moopt.backend.kv.pairs import WIDTHS, Pair
-from moopt.backend.kv.profile import Profile
 from moopt.history import History
 from moopt.views import Card, look
 from moopt.views.axes import axes
 from moopt.views.card import nothing_yet
 from moopt_problems.parts import as_part
+
+if TYPE_CHECKING:
+    from moopt.backend.kv.profiling import Profile
 
 TITLE = "The bits of keys and values"
 

@@ -21,8 +21,8 @@ from moopt.backend.joint import Shipped
 from moopt.backend.kv import groups as grouping
 from moopt.backend.kv.pairs import WIDTHS, Pair, Scheme, scheme_of
 from moopt.backend.kv.presets import Preset
-from moopt.backend.kv.profile import Profile
 from moopt.backend.kv.profiles import profiled
+from moopt.backend.kv.profiling import Profile
 from moopt.backend.kv.shape import shape_of
 from moopt.backend.kv.workbench import KVWorkbench
 from moopt.backend.latency import where

@@ -126,3 +126,9 @@ def test_views_and_report_import_no_models() -> None:
         "assert not {'torch', 'transformers', 'moopt.backend', 'moopt_kernels', 'moopt_problems'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+@pytest.mark.parametrize("module", ["kv_cards", "merge_cards"])
+def test_cards_of_problems_need_no_models_either(module: str) -> None:
+    code = f"import sys, moopt_problems.{module}; assert not {{'torch', 'transformers'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.sparse import csgraph
@@ -13,8 +13,10 @@ from scipy.spatial import distance
 
 from moopt import pareto
 from moopt.backend.kv.pairs import Pair
-from moopt.backend.kv.profile import Profile
 from moopt.errors import BackendError
+
+if TYPE_CHECKING:
+    from moopt.backend.kv.profiling import Profile
 
 Clusters = Literal["dbscan", "none"]
 LEAST = 1e-9

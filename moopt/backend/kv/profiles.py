@@ -12,7 +12,7 @@ import numpy as np
 from moopt.backend import cache, models
 from moopt.backend.candidate import choose_device, choose_type
 from moopt.backend.kv.pairs import Pair, Scheme
-from moopt.backend.kv.profile import ERRORS, Profile, profile
+from moopt.backend.kv.profiling import ERRORS, Profile, profile
 from moopt.backend.text import Text, Tokens
 from moopt.whole import whole_file
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from moopt.backend import latency
 from moopt.backend.evaluator import LanguageEvaluator
 from moopt.backend.kv.pairs import KV16, Pair, Scheme
-from moopt.backend.kv.profile import Profile
 from moopt.backend.kv.profiles import profiled
+from moopt.backend.kv.profiling import Profile
 from moopt.backend.kv.run import packing, states
 from moopt.backend.kv.shape import Shape
 from moopt.backend.kv.stopwatch import decode_ms
