@@ -20,6 +20,7 @@ from moopt.cli_dashboard import dashboard
 from moopt.cli_errors import RunFailed, guarded, say
 from moopt.cli_exports import bundle, export, gate, reproduce, verify
 from moopt.cli_output import front_points, print_front, print_json, print_needs, print_run, print_table, summary
+from moopt.cli_report import report
 from moopt.errors import MooptError, StorageInUse, StudyError
 
 if TYPE_CHECKING:
@@ -216,36 +217,11 @@ def importance(
         print_table(list(table.columns), list(table.itertuples(index=False)), history.name)
 
 
-@command
-def report(
-    storage: given.Stored,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="Where to write it.")] = Path("report.html"),
-    name: given.Named = None,
-    as_json: given.AsJson = False,
-    debug: given.Debug = False,
-) -> None:
-    """Write a study's report: one HTML file that opens without a network.
-
-    Examples:
-
-      moopt report bits.journal
-
-      moopt report bits.journal --out bits.html
-    """
-    from moopt.report import write_report
-
-    history = _history(storage, name)
-    write_report(history, out)
-    if as_json:
-        print_json({"study": history.name, "report": str(out)})
-    else:
-        print(f"Wrote {out}")
-
-
 for handed_on in (export, gate, verify, bundle, reproduce):
     command(handed_on)
 
 
+command(report)
 command(compare)
 command(dashboard)
 

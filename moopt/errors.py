@@ -15,6 +15,7 @@
     │   └── WorkerError       no worker could be started or set up
     ├── ExportError           a candidate that a format cannot hold, or an export that is damaged
     ├── BundleError           a study that cannot be bundled, or a bundle that was altered
+    ├── ReportError           a card that a study does not have, or pictures that nothing here can draw
     ├── StorageError          a storage that cannot be read or written, or is not moopt's
     │   └── StorageInUse      another process owns the study
     └── BackendError          the quantized-model backend
@@ -92,6 +93,10 @@ class ExportError(MooptError):
 
 class BundleError(MooptError):
     """A study that cannot be bundled, or a bundle that was altered."""
+
+
+class ReportError(MooptError):
+    """A card that a study does not have, or pictures that nothing here can draw."""
 
 
 class StorageError(MooptError):

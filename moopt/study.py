@@ -213,6 +213,19 @@ class Study:
 
         return importance(self.problem, self.history)
 
+    def show(self, *cards: str) -> None:
+        """Show the study's cards below a notebook's cell; elsewhere write them as a page and print its path.
+
+        Args:
+            *cards: The names of some, such as "front" or "decisions"; none: all of them.
+
+        Raises:
+            ReportError: the study has no card of that name.
+        """
+        from moopt.report.notebook import show
+
+        show(self.history, cards)
+
     def export(self, trial: int, format: str, path: str | os.PathLike[str], snap: str | None = None) -> Exported:
         """Write a completed trial's candidate as a folder that a server loads: see `moopt.exporting`.
 

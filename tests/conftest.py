@@ -50,3 +50,16 @@ def url(server: Any, request: pytest.FixtureRequest) -> str:
     name = f"t{abs(hash(request.node.nodeid))}"
     server.psql(f"CREATE DATABASE {name};")
     return str(server.get_uri(database=name))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium: one for all, since one thread drives only one."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    where = shutil.which("chromium")
+    if where is None:
+        pytest.skip("there is no chromium; Debian's is installed by: apt-get install chromium")
+    with playwright.sync_playwright() as run:
+        launched = run.chromium.launch(executable_path=where, args=["--no-sandbox"])
+        yield launched
+        launched.close()

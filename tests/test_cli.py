@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -340,6 +341,37 @@ def test_report_says_where_it_is(moopt: Moopt, folder: Path) -> None:
     moopt("run", "toy.py", "--trials", "10")
     assert moopt("report", "toy.journal", "--out", "page.html").stdout == "Wrote page.html\n"
     assert "</html>" in (folder / "page.html").read_text()
+    done = json.loads(moopt("report", "toy.journal", "--card", "front", "--json").stdout)
+    assert done == {"study": "toy", "report": "report.html", "files": ["report.html"]}
+    assert (folder / "report.html").read_text().count("<h2>") == 1
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium: apt-get install chromium")
+def test_report_draws_pictures(moopt: Moopt, folder: Path) -> None:
+    moopt("run", "toy.py", "--trials", "10")
+    chosen = ("--card", "front", "--card", "hypervolume", "--width-cm", "8.5")
+    done = moopt("report", "toy.journal", "--format", "svg", *chosen)
+    assert done.stdout == "Wrote pictures/front.svg\nWrote pictures/hypervolume.svg\n"
+    assert 'width="321"' in (folder / "pictures" / "front.svg").read_text()
+    moopt("report", "toy.journal", "--out", "toy.md", "--card", "front", "--card", "shipping")
+    assert "(toy-pictures/front.png)" in (folder / "toy.md").read_text()
+    assert (folder / "toy-pictures" / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--out", "report"), "expected one that ends in .html, .md, .png, .svg, .pdf, or --format"),
+        (("--out", "report.html", "--format", "svg"), "leave one of them out"),
+        (("--out", "front.svg"), "is one picture: name its card, --card front"),
+        (("--card", "fornt"), "no card 'fornt'; it has shipping, front"),
+        (("--out", "a.png", "--card", "front", "--width-cm", "1"), "Got a width of 1.0 cm; expected 6 to 60"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused(moopt: Moopt, folder: Path, arguments: tuple[str, ...], said: str) -> None:
+    moopt("run", "toy.py", "--trials", "3")
+    assert said in refused(moopt("report", "toy.journal", *arguments))
+    assert not list(folder.glob("*.html"))
 
 
 @pytest.mark.parametrize("command", ["front", "report", "status"])

@@ -25,6 +25,7 @@ from moopt.views.pairs import pairs_card
 from moopt.views.parallel import parallel_card
 from moopt.views.predictions import predictions_card
 from moopt.views.run import run_card
+from moopt.views.shipping import shipping_card
 from moopt.views.solid import solid_card
 from moopt.views.spending import spending_card
 from moopt.views.uniform import uniform_card
@@ -34,8 +35,8 @@ __all__ = ["Card", "View", "cards", "comparison", "views"]
 
 GROUP = "moopt.views"
 VIEWS: tuple[View, ...] = (
-    front_card, solid_card, pairs_card, parallel_card, decisions_card, importance_card, uniform_card, held_out_card,
-    hypervolume_card, predictions_card, spending_card, workers_card, failures_card,
+    shipping_card, front_card, solid_card, pairs_card, parallel_card, decisions_card, importance_card, uniform_card,
+    held_out_card, hypervolume_card, predictions_card, spending_card, workers_card, failures_card,
 )  # fmt: skip
 OF_ALGORITHM: Mapping[str, tuple[View, ...]] = {"MAPElites": (elites_card,)}
 """Cards for studies of one algorithm alone."""

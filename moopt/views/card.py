@@ -36,6 +36,12 @@ class Card:
         """Whether there is anything to show."""
         return not self.reason
 
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """What a notebook shows where a cell ends with the card."""
+        from moopt.report.notebook import bundle
+
+        return bundle([self])
+
 
 View = Callable[[History], Card | None]
 """What the entry point group `moopt.views` names: gets a study's history and gives a card, or None where it is not for

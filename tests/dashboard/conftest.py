@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,16 +60,3 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
 def address(served: Callable[..., str], storage: str) -> str:
     """A dashboard of that storage, and of one that is not there."""
     return served(storage, str(Path(storage).with_name("missing.journal")))
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    where = shutil.which("chromium")
-    if where is None:
-        pytest.skip("there is no chromium; Debian's is installed by: apt-get install chromium")
-    with playwright.sync_playwright() as run:
-        launched = run.chromium.launch(executable_path=where, args=["--no-sandbox"])
-        yield launched
-        launched.close()

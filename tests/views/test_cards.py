@@ -17,6 +17,7 @@ from moopt.views.run import run_data
 def test_the_main_case_fills_every_card(bits: History) -> None:
     shown = cards(bits)
     assert [card.title for card in shown] == [
+        "What to ship",
         "The front",
         "What the front decided",
         "Which decisions matter",

@@ -9,48 +9,22 @@ import pandas as pd
 import pytest
 
 import moopt
-from moopt.errors import StorageError
+from moopt.errors import ReportError, StorageError
 from moopt.report import front_csv, write_report
+from moopt.testing.landscapes import Landscape
 from moopt.views import cards
-
-
-class Layers(moopt.Problem):
-    """Four layers of 2, 4 or 8 bits; 8 bits before 2 break the evaluation."""
-
-    space = moopt.Space({f"layer{i}": moopt.Ordinal(2, 4, 8) for i in range(4)})
-    objectives = (moopt.Objective("kl", unit="nats/token"), moopt.Objective("size_mb", unit="MB", known=True))
-    fidelity = moopt.Fidelity(256)
-    measurements = {"held-out": moopt.Fidelity(512)}  # noqa: RUF012
-
-    def known(self, config: moopt.Config) -> dict[str, float]:
-        return {"size_mb": float(sum(config.values()))}
-
-    def evaluate(self, config: moopt.Config, fidelity: moopt.Fidelity) -> moopt.Evaluation:
-        bits = list(config.values())
-        if bits[:2] == [8, 2]:
-            raise ValueError("</script><script>alert('two <b>odd</b> layers')</script>")
-        return moopt.Evaluation({"kl": sum((i + 1) ** 3 / b**2 for i, b in enumerate(bits)), "perplexity": 20.0})
-
-    def baselines(self) -> dict[str, moopt.Config]:
-        return {f"uniform-{b}": dict.fromkeys(self.space.names, b) for b in (2, 4, 8)}
-
-
-@pytest.fixture(scope="module")
-def history() -> moopt.History:
-    """A study that was run, with markup in its name and in its failures."""
-    study = moopt.Study("</script><script>alert(1)</script>", Layers(), "random", seed=1).run(trials=60)
-    assert any(trial.failure for trial in study.history.trials)
-    return study.history
+from tests.report.conftest import Layers
 
 
 class Page(HTMLParser):
-    """What a browser would load, run and show of a page."""
+    """What a browser would load, run and show of a page; its tables line by line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.loaded: list[str] = []
         self.scripts: list[str] = []
         self.policy = self.text = ""
+        self.table: list[list[str]] = []
         self._inside = ""
         self.feed(path.read_text(encoding="utf-8"))
 
@@ -62,6 +36,10 @@ class Page(HTMLParser):
             self.policy = dict(attrs)["content"] or ""
         if tag == "script":
             self.scripts.append("")
+        if tag == "tr":
+            self.table.append([])
+        if tag in ("th", "td"):
+            self.table[-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = ""
@@ -71,6 +49,8 @@ class Page(HTMLParser):
             self.scripts[-1] += data
         elif self._inside != "style":
             self.text += data
+        if self._inside in ("th", "td"):
+            self.table[-1][-1] += data
 
     def figures(self) -> list[dict[str, Any]]:
         return [json.loads(script) for script in self.scripts if script.startswith('{"data"')]
@@ -139,3 +119,51 @@ def test_the_csv_holds_the_front_with_its_decisions_and_held_out_figures(
 def test_the_csv_of_an_empty_front_has_no_lines(tmp_path: Path) -> None:
     study = moopt.Study("nothing yet", Layers(), "random")
     assert front_csv(study.history, tmp_path / "front.csv").read_text() == "trial\n"
+
+
+PLAIN = {("complete", True)}
+HARD = ("constrained", "three objectives")
+STUDIES = {
+    "plain": Landscape(known=True),
+    "constrained": Landscape(known=True, constraint="measured", behaviour="flaky"),
+    "three objectives": Landscape(objectives=3, constraint="measured", behaviour="flaky"),
+    "one objective": Landscape(objectives=1),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_best_points_shown_are_those_of_the_front(name: str, tmp_path: Path) -> None:
+    study = moopt.Study(name, STUDIES[name], "random", seed=4).run(trials=60)
+    front = study.front().index.tolist()
+    assert 0 < len(front) < 60
+    outcomes = {(trial.state, trial.feasible) for trial in study.history.trials}
+    assert outcomes == ({("complete", True), ("complete", False), ("failed", False)} if name in HARD else PLAIN)
+    page = Page(write_report(study.history, tmp_path / "front.html", ["front"]))
+    role = page.table[0].index("role")
+    assert [int(line[0]) for line in page.table[1:] if line[role] == "front"] == sorted(front)
+    drawn = next(trace for trace in page.figures()[0]["data"] if trace["name"] in ("front", "best"))
+    assert sorted(drawn["customdata"]) == sorted(front)
+    listed = Page(write_report(study.history, tmp_path / "list.html", ["held_out"])).table
+    assert [int(line[0]) for line in listed[1:]] == front
+    assert pd.read_csv(front_csv(study.history, tmp_path / "front.csv"), index_col="trial").index.tolist() == front
+
+
+def test_a_long_table_is_cut_and_says_so(tmp_path: Path) -> None:
+    study = moopt.Study("long", Landscape(known=True), "random", seed=0).run(trials=620)
+    page = Page(write_report(study.history, tmp_path / "r.html", ["front"]))
+    assert "These are the first 500 of 620 lines" in page.text
+    assert len(page.table) == 1 + 500
+
+
+def test_some_cards_can_be_asked_for(history: moopt.History, tmp_path: Path) -> None:
+    text = Page(write_report(history, tmp_path / "r.html", ["front", "run"])).text
+    assert "The front" in text
+    assert "What was run" in text
+    assert "What to ship" not in text
+
+
+def test_a_card_that_is_not_there_is_refused_with_those_that_are(history: moopt.History, tmp_path: Path) -> None:
+    for name in ("fornt", "parallel"):  # a wrong name, and one for studies of more objectives
+        with pytest.raises(ReportError, match=rf"no card '{name}'; it has shipping, front, decisions, .*, run\."):
+            write_report(history, tmp_path / "r.html", [name])
+    assert list(tmp_path.iterdir()) == []
