@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from base64 import b64decode
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
-from moopt.dashboard.library import Read
+from moopt import views
+from moopt.dashboard.library import Missing, Read
 from moopt.errors import StudyError
 from moopt.exporting import figures, names
 from moopt.history import History, Trial
-from moopt.views import Card, look, summary, views
+from moopt.problem import Constraint, is_finite
+from moopt.views import Card, look, summary
 from moopt.views.decisions import layout
 
 ROWS = 500
@@ -29,8 +35,44 @@ def study(read: Read) -> dict[str, Any]:
         "lead": summary.lines(history),
         "findings": summary.findings(history),
         "knee": _knee(history),
-        "cards": list(views(history)),
+        "cards": list(views.views(history)),
+        "figures": [{"name": o.name, "label": o.label} for o in history.objectives]
+        + [{"name": c.name, "label": f"{c.name} [{c.unit}]" if c.unit else c.name} for c in bounded(history)],
     }
+
+
+def bounded(history: History) -> list[Constraint]:
+    """The constraints on what is no objective."""
+    names = {o.name for o in history.objectives}
+    return [c for c in history.constraints if c.name not in names]
+
+
+def within(read: Read, ranges: Any) -> dict[str, Any]:
+    """The complete trials whose figures are in ranges.
+
+    Args:
+        read: The study.
+        ranges: By the name of an objective or a constraint, the least and the greatest value; None for no bound.
+
+    Raises:
+        StudyError: that is no such mapping.
+    """
+    history = read.history
+    names = {o.name for o in history.objectives} | {c.name for c in history.constraints}
+    if not isinstance(ranges, dict) or not ranges.keys() <= names or not all(map(_is_range, ranges.values())):
+        raise StudyError(f"The ranges are {ranges!r}; expected two bounds for some of {', '.join(sorted(names))}.")
+
+    def holds(trial: Trial) -> bool:
+        found = ((trial.values.get(name, math.nan), *bounds) for name, bounds in ranges.items())
+        return all((low is None or value >= low) and (high is None or value <= high) for value, low, high in found)
+
+    front = history.front()
+    chosen = [t.number for t in history.trials if t.state == "complete" and holds(t)]
+    return {"trials": chosen, "on_front": sum(map(holds, front)), "front": len(front)}
+
+
+def _is_range(bounds: Any) -> bool:
+    return isinstance(bounds, list) and len(bounds) == 2 and all(b is None or is_finite(b) for b in bounds)
 
 
 def card(found: Card | None) -> dict[str, Any]:
@@ -41,9 +83,27 @@ def card(found: Card | None) -> dict[str, Any]:
         "title": found.title,
         "sentence": found.sentence,
         "reason": found.reason,
-        "figure": None if found.figure is None else json.loads(found.figure.to_json()),
+        "figure": None if found.figure is None else figure(found.figure),
         "table": table(found.table),
     }
+
+
+def comparison(read: Sequence[tuple[str, Read]]) -> dict[str, Any]:
+    """Several studies, each with the storage it is in, and the cards that show them side by side.
+
+    Raises:
+        StudyError: they cannot be compared.
+    """
+    if len(read) < 2:
+        raise StudyError("Name two studies or more to compare: tick them in the list of studies.")
+    found = views.comparison([each.history for _, each in read])
+    named = [{"place": place, "name": each.history.name} for place, each in read]
+    return {"studies": named, "cards": [card(each) for each in found]}
+
+
+def figure(found: go.Figure) -> Any:
+    """A figure's data and layout, its arrays as lists: plotly packs them in a text that changes as a whole."""
+    return _unpacked(json.loads(found.to_json()))
 
 
 def table(found: pd.DataFrame) -> dict[str, Any]:
@@ -56,11 +116,11 @@ def trial(read: Read, number: int) -> dict[str, Any]:
     """A candidate's page.
 
     Raises:
-        KeyError: there is no such trial.
+        Missing: there is no such trial.
     """
     history = read.history
     if not 0 <= number < len(history.trials):
-        raise KeyError(number)
+        raise Missing(number)
     found = history.trials[number]
     told: dict[str, Any] = {
         "number": number,
@@ -139,6 +199,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, (int, float)):
         return value if math.isfinite(value) else None
     return str(value)
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "bdata" in value:
+            shape = [int(n) for n in str(value["shape"]).split(",")] if "shape" in value else -1
+            array = np.frombuffer(b64decode(value["bdata"]), np.dtype(value["dtype"])).reshape(shape)
+            return _without_nan(array.tolist())
+        return {key: _unpacked(member) for key, member in value.items()}
+    return [_unpacked(member) for member in value] if isinstance(value, list) else value
+
+
+def _without_nan(value: Any) -> Any:
+    return [_without_nan(member) for member in value] if isinstance(value, list) else plain(value)
 
 
 def _knee(history: History) -> int | None:

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from functools import cache
-from importlib.resources import files
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
-from moopt import __version__
-from moopt.dashboard import answers
+from moopt.dashboard import answers, optuna_pages, pages
 from moopt.dashboard.guard import Guard
-from moopt.dashboard.library import Library
+from moopt.dashboard.library import Library, Missing, Read
+from moopt.dashboard.optuna_pages import OptunaPages
+from moopt.dashboard.sent import Sent
 from moopt.dashboard.writing import Exports
-from moopt.errors import MooptError
+from moopt.errors import MooptError, StorageError
 from moopt.study import Study
-from moopt.views import look
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVERY = 0.5
 """Seconds from one look at a storage to the next, while somebody watches a study."""
-STATIC = Path(str(files("moopt.dashboard").joinpath("static")))
+
+logger = logging.getLogger("moopt")
 
 
 def create(
@@ -48,85 +48,120 @@ def create(
         studies: Studies of these storages whose candidates may be exported.
         exports: The folder that they are exported into; None: nothing is written.
     """
-    library, writing = Library(locations), Exports(studies, exports)
-
-    async def listed(request: Request) -> Response:
-        return JSONResponse({"version": __version__, "studies": await run_in_threadpool(library.listed)})
-
-    async def study(request: Request) -> Response:
-        return await answered(request, answers.study)
-
-    async def card(request: Request) -> Response:
-        return await answered(request, lambda read: answers.card(read.card(request.path_params["card"])))
+    library = Library(locations)
+    asked, writing = Asked(library), Exports(studies, exports)
 
     async def trial(request: Request) -> Response:
         into = writing.offered(*named(request))
-        return await answered(
-            request, lambda read: answers.trial(read, request.path_params["trial"]) | {"exports": into}
-        )
+        number = request.path_params["trial"]
+        return await asked.study(request, lambda read: answers.trial(read, number) | {"exports": into})
 
     async def export(request: Request) -> Response:
         try:
-            asked = json.loads(await request.body())
+            wanted = json.loads(await request.body())
         except ValueError:
-            asked = None
-        try:
-            return JSONResponse(await run_in_threadpool(writing.write, *named(request), asked))
-        except MooptError as error:
-            return JSONResponse({"error": str(error)}, 400)
+            wanted = None
+        return await told(lambda: writing.write(*named(request), wanted))
 
-    async def answered(request: Request, tell: Any) -> Response:
-        """What is told of a study; nothing if the browser has it already."""
+    @asynccontextmanager
+    async def running(app: Starlette) -> AsyncIterator[None]:
+        """Read everything while the first page is still on its way."""
+        threading.Thread(target=_prepare, args=[library], daemon=True).start()
+        yield
+
+    at = "/api/{place}"
+    routes = [
+        *pages.routes(),
+        Route("/optuna/{place}{path:path}", OptunaPages(library).answer),
+        Route("/api/studies", asked.list),
+        Route("/api/compare", asked.compare),
+        Route(f"{at}/page", asked.page),
+        Route(f"{at}/cards/{{card}}", asked.card),
+        Route(f"{at}/trials/{{trial:int}}", trial),
+        Route(f"{at}/within", asked.within),
+        Route(f"{at}/events", asked.events),
+        Route(f"{at}/exports", export, methods=["POST"]),
+    ]
+    guard = Middleware(Guard, hosts=hosts, token=token)
+    packed = Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
+    return Starlette(routes=routes, middleware=[guard, packed], lifespan=running)
+
+
+class Asked:
+    """What pages ask of some storages.
+
+    Args:
+        library: The storages.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def list(self, request: Request) -> Response:
+        """All studies."""
+        return await told(lambda: {"studies": self._library.listed(), "optuna": optuna_pages.offered()})
+
+    async def page(self, request: Request) -> Response:
+        """A study without its cards."""
+        return await self._since(request, "", answers.study)
+
+    async def card(self, request: Request) -> Response:
+        """A card of a study."""
+        card = request.path_params["card"]
+        return await self._since(request, card, lambda read: answers.card(read.card(card)))
+
+    async def within(self, request: Request) -> Response:
+        """The trials whose figures are in ranges."""
+        try:
+            ranges = json.loads(request.query_params.get("ranges", ""))
+        except ValueError:
+            ranges = None
+        return await self.study(request, lambda read: answers.within(read, ranges))
+
+    async def compare(self, request: Request) -> Response:
+        """The cards of several studies in one."""
+        wanted = [study.partition(":") for study in request.query_params.getlist("study")]
+        return await told(lambda: answers.comparison([(at, self._library.read(at, name)) for at, _, name in wanted]))
+
+    async def _since(self, request: Request, what: str, tell: Callable[[Read], Any]) -> Response:
+        """What is new in an answer to a browser that has the one of a tag."""
+        tag = request.query_params.get("tag")
+        return await self.study(request, lambda read: read.sent.setdefault(what, Sent()).since(tag, tell(read)))
+
+    async def study(self, request: Request, tell: Callable[[Read], Any]) -> Response:
+        """What is to be told of a study."""
         place, name = named(request)
+        return await told(lambda: tell(self._library.read(place, name)))
 
-        def told() -> tuple[str, Any]:
-            read = library.read(place, name)
-            tag = f'"{read.mark}{read.running}"'
-            return tag, None if request.headers.get("if-none-match") == tag else tell(read)
-
-        try:
-            tag, found = await run_in_threadpool(told)
-        except KeyError:
-            return JSONResponse({"error": "There is no such study, card or trial; it may have been removed."}, 404)
-        except MooptError as error:
-            return JSONResponse({"error": str(error)}, 503)
-        headers = {"etag": tag, "cache-control": "no-cache"}
-        return Response(status_code=304, headers=headers) if found is None else JSONResponse(found, headers=headers)
-
-    async def events(request: Request) -> Response:
-        return StreamingResponse(changes(request), media_type="text/event-stream")
-
-    async def changes(request: Request) -> AsyncIterator[str]:
+    async def events(self, request: Request) -> Response:
         """An event for every change of a study, for as long as somebody listens."""
+        return StreamingResponse(self._changes(request), media_type="text/event-stream")
+
+    async def _changes(self, request: Request) -> AsyncIterator[str]:
         (place, name), last = named(request), ""
         while not await request.is_disconnected():
             try:
-                read = await run_in_threadpool(library.read, place, name)
-                told = {"mark": read.mark, "running": read.running, "trials": len(read.history.trials)}
-            except (KeyError, MooptError) as error:
-                told = {"error": str(error) if isinstance(error, MooptError) else "The study was removed."}
-            now = json.dumps(told)
+                read = await run_in_threadpool(self._library.read, place, name)
+                found = {"mark": read.mark, "running": read.running, "trials": len(read.history.trials)}
+            except (Missing, MooptError) as error:
+                found = {"error": str(error) if isinstance(error, MooptError) else "The study was removed."}
+            now = json.dumps(found)
             yield f"data: {now}\n\n" if now != last else ": still here\n\n"
             last = now
             await asyncio.sleep(EVERY)
 
-    at = "/api/{place}"
-    routes = [
-        Route("/", page),
-        Route("/study", page),
-        Route("/plotly.js", plotly),
-        Route("/templates.json", templates),
-        Route("/page.css", style),
-        Mount("/static", StaticFiles(directory=STATIC)),
-        Route("/api/studies", listed),
-        Route(f"{at}/cards/{{card}}", card),
-        Route(f"{at}/trials/{{trial:int}}", trial),
-        Route(f"{at}/events", events),
-        Route(f"{at}/exports", export, methods=["POST"]),
-        Route(f"{at}/page", study),
-    ]
-    guard = Middleware(Guard, hosts=hosts, token=token)
-    return Starlette(routes=routes, middleware=[guard, Middleware(GZipMiddleware, minimum_size=1000)])
+
+async def told(tell: Callable[[], Any]) -> Response:
+    """An answer, found out in a thread; what stands against it, in a line."""
+    try:
+        return JSONResponse(await run_in_threadpool(tell), headers={"cache-control": "no-store"})
+    except Missing:
+        return JSONResponse({"error": "There is no such study, card or trial; it may have been removed."}, 404)
+    except MooptError as error:
+        return JSONResponse({"error": str(error)}, 503 if isinstance(error, StorageError) else 400)
+    except Exception as error:  # a page says it; the traceback is for whoever started the dashboard
+        logger.exception("An answer failed.")
+        return JSONResponse({"error": f"This cannot be shown: {type(error).__name__}: {error}."}, 500)
 
 
 def named(request: Request) -> tuple[str, str]:
@@ -134,26 +169,7 @@ def named(request: Request) -> tuple[str, str]:
     return request.path_params["place"], request.query_params.get("study", "")
 
 
-async def page(request: Request) -> Response:
-    """Every page: which one it is, its script reads from the address."""
-    return HTMLResponse((STATIC / "index.html").read_text(encoding="utf-8"), headers={"cache-control": "no-cache"})
-
-
-async def plotly(request: Request) -> Response:
-    """Plotly, out of its wheel."""
-    return Response(_plotly(), media_type="text/javascript", headers={"cache-control": "max-age=86400"})
-
-
-async def style(request: Request) -> Response:
-    """How the report looks, which the dashboard looks like."""
-    return Response(files("moopt.views").joinpath("page.css").read_text(encoding="utf-8"), media_type="text/css")
-
-
-async def templates(request: Request) -> Response:
-    """How figures look in the light and in the dark."""
-    return JSONResponse({name: template.to_plotly_json() for name, template in look.TEMPLATES.items()})
-
-
-@cache
-def _plotly() -> bytes:
-    return str(get_plotlyjs()).encode()
+def _prepare(library: Library) -> None:
+    library.listed()
+    optuna_pages.offered()
+    pages.packed_plotly()

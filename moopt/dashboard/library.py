@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from optuna.storages import BaseStorage
+
+from moopt.dashboard.sent import Sent
 from moopt.errors import MooptError, StorageError
 from moopt.history import History
 from moopt.storage import Storage
-from moopt.views import Card, views
+from moopt.views import Card, View, views
 from moopt.views.axes import axes
 
 THUMBNAIL = 60
 """Points of a front in a list, at most."""
+PATIENCE = 0.3
+"""Seconds that a list waits for a storage that is being read for the first time."""
+GONE = -1
+"""The number of no file."""
+
+logger = logging.getLogger("moopt")
+
+
+class Missing(KeyError):
+    """There is no such storage, study, card or trial."""
 
 
 @dataclass
@@ -23,14 +39,53 @@ class Shelf:
     """A storage, and what was last read of it.
 
     Attributes:
-        storage: Where it is.
+        location: Where it is.
+        storage: The storage, opened anew when the file there is another one.
+        file: Which file that was; None before it was first seen.
         lock: Held while it is read: Optuna's journal is read by one at a time.
-        studies: What was read of each study, by name: the storage's version then, the history, and its cards by id.
+        studies: What was last read of each study, by name.
     """
 
+    location: str
     storage: Storage
+    file: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     studies: dict[str, Read] = field(default_factory=dict)
+
+    def version(self) -> object:
+        """Equal as long as nothing was written.
+
+        Raises:
+            StorageError: the storage is not there any more.
+        """
+        with reading(self.storage.shown):
+            try:
+                file = 0 if "://" in self.location else os.stat(self.location).st_ino
+            except FileNotFoundError:
+                if self.file is None:  # it never was there, which opening it says
+                    return None
+                self.file = GONE
+                raise
+            if self.file not in (None, file):
+                self.storage = Storage(self.location)
+                self.studies = {name: replace(read, version=GONE) for name, read in self.studies.items()}
+            self.file = file
+            return file, self.storage.version
+
+    def history(self, name: str) -> History:
+        """A study, read anew.
+
+        Raises:
+            Missing: there is none of that name.
+            StorageError: it cannot be read.
+        """
+        with reading(self.storage.shown):
+            self.storage.open()
+            stored = self.storage.find(name)
+        if stored is None:
+            raise Missing(name)
+        with reading(self.storage.shown, name):
+            return stored.history()
 
 
 @dataclass(frozen=True)
@@ -43,6 +98,8 @@ class Read:
         history: The study.
         running: Whether it runs; None where that cannot be seen from here.
         cards: By the names of their views; drawn when they are first asked for, None where there is none.
+        sent: What browsers were told of each card, now and before.
+        locks: Held while a card is drawn, so that two who ask have one drawn.
     """
 
     version: object
@@ -50,16 +107,21 @@ class Read:
     history: History
     running: bool | None
     cards: dict[str, Card | None] = field(default_factory=dict)
+    sent: dict[str, Sent] = field(default_factory=dict)
+    locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     def card(self, name: str) -> Card | None:
         """A card by the name of its view.
 
         Raises:
-            KeyError: there is no such view.
+            Missing: there is no such view.
         """
-        if name not in self.cards:
-            self.cards[name] = views(self.history)[name](self.history)
-        return self.cards[name]
+        if (view := views(self.history).get(name)) is None:
+            raise Missing(name)
+        with self.locks.setdefault(name, threading.Lock()):
+            if name not in self.cards:
+                self.cards[name] = _drawn(name, view, self.history)
+            return self.cards[name]
 
 
 class Library:
@@ -70,71 +132,109 @@ class Library:
     """
 
     def __init__(self, locations: Sequence[str]) -> None:
-        self._shelves = {key(location): Shelf(Storage(location)) for location in locations}
+        self._shelves = {key(location): Shelf(location, Storage(location)) for location in locations}
+
+    @property
+    def places(self) -> list[str]:
+        """The storages, as addresses name them."""
+        return list(self._shelves)
 
     def listed(self) -> list[dict[str, Any]]:
-        """What stands for every study in a list; for a storage that cannot be read, why."""
+        """What stands for every study in a list; for what cannot be read, why, and what is being read, that it is."""
         found: list[dict[str, Any]] = []
         for place, shelf in self._shelves.items():
+            where = {"storage": shelf.storage.shown, "place": place}
             try:
-                for name in self._names(shelf):
-                    found.append({"storage": shelf.storage.shown, "place": place, **entry(self.read(place, name))})
+                names = self._names(shelf)
             except MooptError as error:
-                found.append({"storage": shelf.storage.shown, "place": place, "error": str(error)})
+                found.append({**where, "error": str(error)})
+                continue
+            found += (
+                [{**where, "reading": True}] if names is None else [{**where, **self._entry(place, n)} for n in names]
+            )
         return found
 
     def read(self, place: str, name: str) -> Read:
         """A study as it stands.
 
         Raises:
-            KeyError: there is no such storage or study.
-            MooptError: the storage cannot be read any more.
+            Missing: there is no such storage or study.
+            StorageError: the storage cannot be read any more.
         """
-        shelf = self._shelves[place]
+        if (shelf := self._shelves.get(place)) is None:
+            raise Missing(place)
         with shelf.lock:
-            known, version = shelf.studies.get(name), _version(shelf.storage)
+            known, version = shelf.studies.get(name), shelf.version()
             if known is not None and known.version == version:
                 return known
-            history = _history(shelf.storage, name)
+            history = shelf.history(name)
             mark, running = fingerprint(history), shelf.storage.runs(history)
-            same = known is not None and known.mark == mark and known.running == running
-            kept = known.cards if same and known is not None else {}
-            shelf.studies[name] = Read(version, mark, history, running, kept)
-            return shelf.studies[name]
+            read = Read(version, mark, history, running, sent={} if known is None else known.sent)
+            if known is not None and known.mark == mark:
+                read = replace(known, version=version, running=running)
+            shelf.studies[name] = read
+            return read
 
-    def _names(self, shelf: Shelf) -> list[str]:
-        with shelf.lock:
+    @contextmanager
+    def opened(self, place: str) -> Iterator[BaseStorage]:
+        """What Optuna has of a storage, which nobody else reads meanwhile.
+
+        Raises:
+            Missing: there is no such storage.
+            StorageError: it cannot be read any more.
+        """
+        if (shelf := self._shelves.get(place)) is None:
+            raise Missing(place)
+        with shelf.lock, reading(shelf.storage.shown):
+            shelf.version()
             shelf.storage.open()
-            return shelf.storage.studies()
+            assert shelf.storage.optuna is not None
+            yield shelf.storage.optuna
+
+    def _names(self, shelf: Shelf) -> list[str] | None:
+        """The studies of a storage; None while it is being read for the first time and that takes its while."""
+        if not shelf.lock.acquire(timeout=-1 if shelf.studies else PATIENCE):
+            return None
+        try:
+            shelf.version()
+            with reading(shelf.storage.shown):
+                shelf.storage.open()
+                return shelf.storage.studies()
+        finally:
+            shelf.lock.release()
+
+    def _entry(self, place: str, name: str) -> dict[str, Any]:
+        try:
+            with reading(self._shelves[place].storage.shown, name):
+                return entry(self.read(place, name))
+        except Missing:
+            return {"name": name, "error": "It was removed."}
+        except MooptError as error:
+            return {"name": name, "error": str(error)}
 
 
-def _history(storage: Storage, name: str) -> History:
-    """A study, read anew.
-
-    Raises:
-        KeyError: there is none of that name.
-        StorageError: the storage cannot be read.
-    """
+@contextmanager
+def reading(shown: str, study: str = "") -> Iterator[None]:
+    """What keeps us from a storage, as a `StorageError` of one line."""
     try:
-        storage.open()
-        stored = storage.find(name)
-        if stored is None:
-            raise KeyError(name)
-        return stored.history()
+        yield
+    except (MooptError, Missing):
+        raise
     except OSError as error:
-        raise StorageError(f"{storage.shown} cannot be read any more: {error.strerror}.") from error
+        raise StorageError(f"{shown} cannot be read any more: {error.strerror}.") from error
+    except Exception as error:
+        what = f"The study {study!r} in {shown}" if study else shown
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise StorageError(f"{what} cannot be read ({why}). Another version of moopt may have written it.") from error
 
 
-def _version(storage: Storage) -> object:
-    """Equal as long as nothing was written.
-
-    Raises:
-        StorageError: the storage is not there any more.
-    """
+def _drawn(name: str, view: View, history: History) -> Card | None:
+    """A card; one that fails says so in its place, and the others are shown all the same."""
     try:
-        return storage.version
-    except OSError as error:
-        raise StorageError(f"{storage.shown} cannot be read any more: {error.strerror}.") from error
+        return view(history)
+    except Exception as error:
+        logger.warning("The view %r of %r failed.", name, history.name, exc_info=error)
+        return Card(name, "", reason=f"This card cannot be drawn: {type(error).__name__}: {error}.")
 
 
 def key(location: str) -> str:
@@ -144,8 +244,11 @@ def key(location: str) -> str:
 
 def fingerprint(history: History) -> str:
     """Another text for every change of a study."""
-    states = ",".join(f"{trial.number}{trial.state[0]}" for trial in history.trials)
-    rest = f"{len(history.events)} {sorted(history.measures)} {sum(e.outcome is not None for e in history.events)}"
+    states = ",".join(f"{trial.state[0]}{trial.values}" for trial in history.trials)
+    busy = [(worker.name, worker.job and worker.job.trial, worker.done, worker.failed) for worker in history.workers]
+    rest = (
+        f"{busy} {len(history.events)} {sorted(history.measures)} {sum(e.outcome is not None for e in history.events)}"
+    )
     return hashlib.sha256(f"{states} {rest}".encode()).hexdigest()[:16]
 
 

@@ -106,6 +106,7 @@ def _front_figure(history: History, places: Axes) -> go.Figure:
     _uniform(figure, history, places, [t for t in feasible if is_uniform(t)])
     figure.update_layout(
         height=500,
+        meta={"axes": {"x": places.x.name, "y": places.y.name}},
         xaxis=look.axis(places.x, (t.values[places.x.name] for t in complete)),
         yaxis=look.axis(places.y, (t.values[places.y.name] for t in complete)),
     )

@@ -68,7 +68,8 @@ def _figure(history: History) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(visible=False, range=[-0.35, len(objectives) - 0.75])
     figure.update_yaxes(visible=False, range=[-0.05, 1.25])
-    figure.update_layout(height=420, margin={"l": 8, "r": 8, "t": 8, "b": 8})
+    meta = {"uprights": [{"name": o.name, **u._asdict()} for o, u in zip(objectives, uprights, strict=True)]}
+    figure.update_layout(height=420, margin={"l": 8, "r": 8, "t": 8, "b": 8}, meta=meta)
     return figure
 
 

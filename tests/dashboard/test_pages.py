@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 
 import moopt
-from moopt.dashboard.library import key
 from moopt.problem import Evaluation, Fidelity
 from moopt.space import Config
 from moopt.storage import Storage
@@ -20,6 +18,7 @@ from moopt.study import load_history
 from moopt.testing.landscapes import MIXED, Landscape
 from moopt_problems import BitAllocation
 from tests.dashboard.conftest import HOSTILE
+from tests.dashboard.watched import at, drawn, watched
 
 SMALL: dict[str, Any] = {"text": "prose", "tokens": 64, "context": 64, "held_out": 0, "validation": 0}
 
@@ -27,30 +26,8 @@ SMALL: dict[str, Any] = {"text": "prose", "tokens": 64, "context": 64, "held_out
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     """A page; at the end, nothing was complained of and nothing asked for elsewhere."""
-    found = browser.new_page(viewport={"width": 1280, "height": 900})
-    said: list[str] = []
-    found.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    found.on("pageerror", lambda error: said.append(str(error)))
-    own = (address.rpartition(":")[0], "data:", "blob:")
-    found.on("request", lambda asked: said.append(asked.url) if not asked.url.startswith(own) else None)
-    yield found
-    found.close()
-    assert said == []
-
-
-def at(address: str, storage: str, name: str, **more: Any) -> str:
-    return f"{address}/study?{urlencode({'place': key(storage), 'study': name, **more})}"
-
-
-def drawn(page: Any) -> list[str]:
-    """The titles of all cards, once each of them is drawn or says why not."""
-    page.wait_for_function(
-        "() => { const all = [...document.querySelectorAll('section')];"
-        " return all.length && all.every((s) => s.hidden || !s.querySelector('.waiting')); }",
-        timeout=60_000,
-    )
-    titles: list[str] = page.locator("section:visible h2").all_inner_texts()
-    return titles
+    with watched(browser, address) as found:
+        yield found
 
 
 def test_the_list_leads_to_a_study(page: Any, address: str) -> None:
@@ -100,9 +77,10 @@ def test_what_is_selected_on_one_card_is_selected_on_all(page: Any, address: str
     assert number == front[-1].number
     assert page.locator(".candidate h2").inner_text().startswith(f"Trial {number}")
     marked = page.evaluate(
-        "() => [...document.querySelectorAll('[data-card=front] .figure')].map(f => f.data.at(-1).marker?.symbol)"
+        "() => document.querySelector('[data-card=front] .figure').layout.shapes.map(s => [s.xanchor, s.yanchor])"
     )
-    assert marked == ["circle-open"]
+    values = front[-1].values
+    assert marked == [[values["f1"], values["f0"]]]
     page.keyboard.press("Escape")
     page.wait_for_function("() => !location.search.includes('trial=')")
     assert page.locator(".candidate").is_hidden()
@@ -132,6 +110,7 @@ def test_a_run_appears_within_two_seconds(page: Any, served: Callable[..., str],
     address = served(path)
     page.goto(at(address, path, "live"))
     page.get_by_text("tried 2 candidates").wait_for()
+    drawn(page)
     running = threading.Thread(target=lambda: moopt.Study("live", Slow(known=True), "random", path).run(trials=12))
     running.start()
     page.locator(".state.live").wait_for(timeout=8000)

@@ -1,6 +1,8 @@
 // A candidate's page: its figures, how it compares with the nearest baseline, its decisions, and how to have it.
 
-import { ask, el, number, problem } from "./dom.js";
+import { ask } from "./ask.js";
+import { el, number, problem } from "./dom.js";
+import { table } from "./table.js";
 
 export async function showCandidate(place, at, trial, close) {
   if (trial === null) {
@@ -11,7 +13,7 @@ export async function showCandidate(place, at, trial, close) {
   place.hidden = false;
   let told;
   try {
-    ({ told } = await ask(at(`trials/${trial}`)));
+    told = await ask(at(`trials/${trial}`));
   } catch (error) {
     place.replaceChildren(problem(error));
     return;
@@ -44,22 +46,6 @@ function nearest(told) {
     return [each.name, number(each.own), number(each.theirs), each.gain === 0 ? "equal" : share];
   });
   return table(`Beside ${told.label}, the nearest baseline`, ["", "this", "baseline", ""], rows);
-}
-
-export function table(caption, columns, rows) {
-  const numbers = columns.map((_, place) => rows.length > 0 && rows.every((row) => isNumber(row[place] ?? "–")));
-  return el(
-    "div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    el(
-      "table", {}, el("caption", {}, caption),
-      el("thead", {}, el("tr", {}, columns.map((name, place) => el("th", { scope: "col", class: numbers[place] ? "n" : null }, name)))),
-      el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell) => el("td", { class: isNumber(cell) ? "n" : null }, cell))))),
-    ),
-  );
-}
-
-function isNumber(cell) {
-  return /^[–\d.,%-]+$/.test(cell);
 }
 
 function commands({ number: trial, commands: told, exports }, at) {

@@ -30,19 +30,6 @@ export function number(value, digits = 4) {
   return String(Number(value.toPrecision(digits)));
 }
 
-export async function ask(address, headers = {}) {
-  let answer;
-  try {
-    answer = await fetch(address, { headers });
-  } catch {
-    throw new Error("The dashboard does not answer. Is moopt dashboard still running?");
-  }
-  if (answer.status === 304) return null;
-  const told = await answer.json().catch(() => ({ error: `The dashboard answered ${answer.status}.` }));
-  if (!answer.ok) throw new Error(told.error ?? `The dashboard answered ${answer.status}.`);
-  return { told, tag: answer.headers.get("etag") };
-}
-
 export function problem(error) {
   return el("p", { class: "problem", role: "alert" }, error.message);
 }

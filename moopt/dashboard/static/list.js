@@ -1,26 +1,52 @@
 // The list of studies, each with the outline of its front.
 
-import { ask, el, number, problem, svg } from "./dom.js";
+import { ask } from "./ask.js";
+import { el, number, problem, svg } from "./dom.js";
 
 export async function showList(content) {
   document.title = "Studies · moopt";
-  let studies;
+  let [studies, optuna] = [];
   try {
-    studies = (await ask("/api/studies")).told.studies;
+    ({ studies, optuna } = await ask("/api/studies"));
   } catch (error) {
     content.replaceChildren(el("h1", {}, "Studies"), problem(error));
     return;
   }
-  const cards = studies.map((study) => (study.error ? broken(study) : link(study)));
+  const cards = studies.map((study) => (study.error ? broken(study) : study.reading ? awaited(study) : link(study)));
   const none = el("p", { class: "quiet" }, "There is no study yet: moopt run keeps one in a file, which is shown here.");
-  content.replaceChildren(
-    el("header", {}, el("p", { class: "kicker" }, "moopt"), el("h1", {}, "Studies")),
-    cards.length ? el("ul", { class: "studies" }, cards) : none,
-  );
+  const list = el("ul", { class: "studies" }, cards);
+  const header = el("header", {}, el("p", { class: "kicker" }, "moopt"), el("h1", {}, "Studies"));
+  const two = studies.filter((study) => study.outline).length > 1;
+  content.replaceChildren(header, ...(two ? [comparing(list)] : []), cards.length ? list : none, ...(optuna ? [beside(studies)] : []));
+  if (studies.some((study) => study.reading)) setTimeout(() => showList(content), 300);
+}
+
+function comparing(list) {
+  // What leads to the comparison of the studies that are ticked.
+  const button = el("button", { disabled: true }, "Compare");
+  const said = el("span", { class: "quiet" }, "Tick two or more studies to see their fronts in one picture.");
+  const ticked = () => [...list.querySelectorAll("input:checked")].map((box) => ["study", box.value]);
+  list.addEventListener("change", () => {
+    button.disabled = ticked().length < 2;
+    button.textContent = ticked().length < 2 ? "Compare" : `Compare ${ticked().length} studies`;
+  });
+  button.addEventListener("click", () => location.assign(`/compare?${new URLSearchParams(ticked())}`));
+  return el("p", { class: "comparing" }, button, said);
+}
+
+function beside(studies) {
+  // Where optuna-dashboard shows the same storages.
+  const places = new Map(studies.filter((study) => study.outline).map((study) => [study.place, study.storage]));
+  const links = [...places].map(([place, storage]) => el("li", {}, el("a", { href: `/optuna/${place}/dashboard` }, storage)));
+  return places.size ? el("footer", {}, "In optuna-dashboard, to look at:", el("ul", { class: "beside" }, links)) : "";
+}
+
+function awaited(study) {
+  return el("li", { class: "study" }, el("h2", {}, study.storage), el("p", { class: "quiet", role: "status" }, "Reading …"));
 }
 
 function broken(study) {
-  return el("li", { class: "study" }, el("h2", {}, study.storage), problem(new Error(study.error)));
+  return el("li", { class: "study" }, el("h2", {}, study.name ?? study.storage), problem(new Error(study.error)));
 }
 
 function link(study) {
@@ -33,6 +59,7 @@ function link(study) {
     el("p", {}, `${number(study.complete)} of ${number(study.trials)} trials complete${failed}; ${number(study.front)} on the front`),
     el("p", { class: "quiet" }, [study.objectives.join(" · "), study.algorithm].filter(Boolean).join(" — ")),
     el("p", { class: study.running ? "state live" : "state" }, state),
+    el("label", { class: "tick" }, el("input", { type: "checkbox", value: `${study.place}:${study.name}` }), " compare"),
   );
 }
 
