@@ -1,8 +1,8 @@
 """Sequential knapsack: linearise the loss at a candidate, allocate exactly, measure, repeat, at several budgets.
 
 A discrete Gauss-Newton step with a trust region. Around a candidate J, `problem.gradient` gives for every change of
-one decision a linear and a curvature term; their sum is averaged with what steps before and the sensitivities a study
-opens with said (see `Changes`). An exact knapsack on that, plus a penalty for every decision that leaves J, proposes
+one decision a linear and a curvature term; their sum is averaged, half and half, with what steps before and the
+sensitivities a study opens with said (see `Changes`). An exact knapsack on that, plus a penalty for every decision that leaves J, proposes
 candidates of the same cost for several radii. All are measured, the best becomes the next J. Before the first step,
 knapsacks on the sensitivities alone fill the front: they take no gradient.
 """
@@ -222,6 +222,7 @@ class SequentialKnapsack(Budgeted):
         lane.linearising = False
         if not isinstance(outcome, Failure):
             choice = self._choice(job.config)
+            lane.changes.weigh(1.0)  # what was found further away, all of it, counts as much as what is found here
             lane.changes.learn(np.array(outcome.attributes["linear"]) + np.array(outcome.attributes["curvature"]))
             candidates = self._proposals(lane.changes.around(choice), choice, lane.budget)
             lane.waiting = [c for c in candidates if not self.seen(c) and self.within_known_bounds(c)]
