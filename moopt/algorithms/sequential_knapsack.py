@@ -2,9 +2,9 @@
 
 A discrete Gauss-Newton step with a trust region. Around a candidate J, `problem.gradient` gives for every change of
 one decision a linear and a curvature term; their sum is averaged, half and half, with what steps before and the
-sensitivities a study opens with said (see `Changes`). An exact knapsack on that, plus a penalty for every decision that leaves J, proposes
-candidates of the same cost for several radii. All are measured, the best becomes the next J. Before the first step,
-knapsacks on the sensitivities alone fill the front: they take no gradient.
+sensitivities a study opens with said (see `Changes`). An exact knapsack on that, plus a penalty for every decision that
+leaves J, proposes candidates of the same cost for several radii. All are measured, the best becomes the next J. Before
+the first step, knapsacks on the sensitivities alone fill the front: they take no gradient.
 """
 
 from __future__ import annotations
