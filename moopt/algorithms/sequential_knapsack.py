@@ -1,10 +1,9 @@
 """Sequential knapsack: linearise the loss at a candidate, allocate exactly, measure, repeat, at several budgets.
 
 A discrete Gauss-Newton step with a trust region. Around a candidate J, `problem.gradient` gives for every change of
-one decision a linear and a curvature term; their sum is averaged, half and half, with what steps before and the
-sensitivities a study opens with said (see `Changes`). An exact knapsack on that, plus a penalty for every decision that
-leaves J, proposes candidates of the same cost for several radii. All are measured, the best becomes the next J. Before
-the first step, knapsacks on the sensitivities alone fill the front: they take no gradient.
+one decision a linear and a curvature term; an exact knapsack on their sum, plus a penalty for every decision that
+leaves J, proposes candidates of the same cost for several radii. All are measured, the best becomes the next J.
+Before that, knapsacks on the sensitivities a study opens with fill the front: they take no gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import numpy.typing as npt
 
 from moopt.algorithms.base import positive, switch
 from moopt.algorithms.budgeted import Budgeted, Budgets
-from moopt.algorithms.changes import Changes
 from moopt.algorithms.qnehvi import QNEHVI
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError, BudgetError
@@ -30,8 +28,8 @@ from moopt.space import Config
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-RADII = (4, 12, 36)
-"""How many decisions a step may change, about: many while little is known, few where the best is near."""
+RADII = (3, 7, 14)
+"""How many decisions a step may change, about: small steps are the ones that pay."""
 NEW_A_STEP = 2
 """About how many candidates of a step are new."""
 OPENING = 25
@@ -52,7 +50,6 @@ class Lane:
 
     Attributes:
         budget: The cost that candidates may have.
-        changes: What each option does to the loss, by the gradients of its steps and the opening's sensitivities.
         best: The best candidate within it so far.
         place: The archive's number of that.
         loss: Its loss.
@@ -65,7 +62,6 @@ class Lane:
     """
 
     budget: int
-    changes: Changes
     best: Job | None = None
     place: int = -1
     loss: float = np.inf
@@ -104,9 +100,10 @@ class SequentialKnapsack(Budgeted):
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
+        self._predicted: FloatArray | None = None
         self._predicted_best: list[Config] = list(self._ends)
         self._steps = 0
-        self._lanes = [Lane(budget, Changes(self._costs)) for budget in self._amounts]
+        self._lanes = [Lane(budget) for budget in self._amounts]
         self._beside = QNEHVI() if self.model else None
         if self._beside is not None:
             self._beside.start(problem, seed)
@@ -153,10 +150,8 @@ class SequentialKnapsack(Budgeted):
             if self._beside is not None:
                 self._beside.tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
-                table = np.array(outcome.attributes["table"])
-                self._predicted_best = [*self._ends, *self._knapsacks(table)]
-                for lane in self._lanes:
-                    lane.changes.learn(table)
+                self._predicted = np.array(outcome.attributes["table"])
+                self._predicted_best = [*self._ends, *self._knapsacks(self._predicted)]
             elif job.kind == "gradient":
                 self._linearised(self._lane(job), job, outcome)
             elif job.kind == "evaluate":
@@ -221,17 +216,29 @@ class SequentialKnapsack(Budgeted):
     def _linearised(self, lane: Lane, job: Job, outcome: Outcome) -> None:
         lane.linearising = False
         if not isinstance(outcome, Failure):
+            linear, curvature = (np.array(outcome.attributes[name]) for name in ("linear", "curvature"))
             choice = self._choice(job.config)
-            lane.changes.weigh(1.0)  # what was found further away, all of it, counts as much as what is found here
-            lane.changes.learn(np.array(outcome.attributes["linear"]) + np.array(outcome.attributes["curvature"]))
-            candidates = self._proposals(lane.changes.around(choice), choice, lane.budget)
+            candidates = self._proposals(linear + self._steadied(curvature, choice), choice, lane.budget)
             lane.waiting = [c for c in candidates if not self.seen(c) and self.within_known_bounds(c)]
             lane.open = {self.problem.space.key(config) for config in lane.waiting}
         if not lane.open:
             self._stepped(lane)
 
+    def _steadied(self, curvature: FloatArray, choice: IntArray) -> FloatArray:
+        """The curvature, averaged with what the opening's table says of it, which comes of more samples.
+
+        The errors of two options of one decision are nearly independent, so that the step from one to the other is
+        curved by about the sum of what each costs from the original.
+        """
+        if self._predicted is None:
+            return curvature
+        rows = np.arange(len(choice))
+        expected = self._predicted + self._predicted[rows, choice][:, None]
+        expected[rows, choice] = 0
+        return (curvature + expected) / 2
+
     def _proposals(self, table: FloatArray, choice: IntArray, budget: int) -> list[Config]:
-        """The exact knapsack at several trust-region radii."""
+        """The exact knapsack at several trust-region radii: about 3, 7 and 14 changed decisions."""
         rows = np.arange(len(choice))
         span = np.where(self._costs < 0, 0, self._costs).max(axis=1)
         leaves = np.ones(table.shape)
