@@ -40,11 +40,3 @@ class Changes:
     def weigh(self, most: float) -> None:
         """Count all that was averaged so far as no more than so much weight."""
         self._weights = self._weights.clip(max=most)
-
-    def around(self, choice: IntArray) -> FloatArray:
-        """What leaving the options [decisions] of a candidate costs; inf for what is not there or not known."""
-        rows = np.arange(len(choice))
-        found: FloatArray = np.where(self._possible & (self._weights > 0), self.table, np.inf)
-        found = found - self.table[rows, choice][:, None]
-        found[rows, choice] = 0.0
-        return found

@@ -21,25 +21,25 @@ def test_what_is_told_around_any_candidates_is_one_table(seed: int, tables: int)
     for _ in range(tables):
         around = rng.integers(0, 3, 6)
         changes.learn(losses - losses[rows, around][:, None], float(rng.integers(1, 5)))
-    choice = rng.integers(0, 3, 6)
-    assert changes.around(choice) == pytest.approx(losses - losses[rows, choice][:, None])
+    apart = np.where(costs >= 0, losses - changes.table, losses[:, :1] - changes.table[:, :1])
+    assert np.ptp(apart, axis=1) == pytest.approx(0, abs=1e-9)
     budget = int((costs[:, 0].sum() + costs.max(axis=1).sum()) // 2)
-    best, exact = Knapsack(changes.around(choice), costs).at(budget), Knapsack(losses, costs).at(budget)
+    best, exact = Knapsack(changes.table, costs).at(budget), Knapsack(losses, costs).at(budget)
     assert losses[rows, best].sum() == pytest.approx(losses[rows, exact].sum())
 
 
 def test_tables_count_by_their_weight_and_the_past_by_no_more_than_is_said() -> None:
-    changes, choice = Changes(np.array([[1, 2]])), np.array([0])
+    changes = Changes(np.array([[1, 2]]))
     changes.learn(np.array([[0.0, 1.0]]), 3)
     changes.learn(np.array([[0.0, 5.0]]))
-    assert changes.around(choice).tolist() == [[0.0, 2.0]]
+    assert changes.table.tolist() == [[-1.0, 1.0]]
     changes.weigh(1)
     changes.learn(np.array([[0.0, 4.0]]))
-    assert changes.around(choice).tolist() == [[0.0, 3.0]]
+    assert changes.table.tolist() == [[-1.5, 1.5]]
 
 
-def test_a_decision_that_no_table_knows_stays_as_it_is() -> None:
-    changes = Changes(np.array([[1, 2], [1, 2]]))
-    changes.learn(np.array([[0.0, -1.0], [np.inf, 0.0]]))
-    assert changes.around(np.array([0, 1])).tolist() == [[0.0, -1.0], [np.inf, 0.0]]
-    assert Knapsack(changes.around(np.array([0, 1])), np.array([[1, 2], [1, 2]])).at(4).tolist() == [1, 1]
+def test_a_table_tells_nothing_of_a_decision_that_it_does_not_know_whole() -> None:
+    changes = Changes(np.array([[1, 2], [1, 2], [1, -1]]))
+    changes.learn(np.array([[0.0, 2.0], [np.inf, 0.0], [3.0, np.inf]]))
+    changes.learn(np.array([[0.0, np.nan], [1.0, 2.0], [0.0, np.inf]]))
+    assert changes.table.tolist() == [[-1.0, 1.0], [-0.5, 0.5], [0.0, 0.0]]
