@@ -93,8 +93,8 @@ def choices(history: History) -> Iterator[Choice]:
 def budgets(history: History) -> list[float]:
     """Round numbers along the front's values on x, tightest first; the last takes in all. None for a single value."""
     x = axes(history).x
-    values = [trial.values[x.name] for trial in history.front()]
-    if min(values) == max(values):
+    values = [value for trial in history.front() if math.isfinite(value := trial.values[x.name])]
+    if len(set(values)) < 2:
         return []
     ticks = sorted(_ticks(values), key=lambda tick: tick * x.sign)
     tightest, loosest = (end(value * x.sign for value in values) for end in (min, max))
