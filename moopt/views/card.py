@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from moopt.history import History
+from moopt.problem import Objective
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,9 @@ def nothing_yet(history: History) -> str:
         return f"None of the {complete} complete trials satisfies the constraints."
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("running", "failed", "pruned") if s in states)
     return f"No trial is complete yet: {counts}."
+
+
+def front_table(history: History, objectives: Sequence[Objective]) -> pd.DataFrame:
+    """The front's points by some objectives, named with their units, and their trials."""
+    table = history.frame(history.front())[[o.name for o in objectives]]
+    return table.rename(columns={o.name: o.label for o in objectives}).reset_index(names="trial")

@@ -13,9 +13,10 @@ from plotly.subplots import make_subplots
 
 from moopt import pareto
 from moopt.history import History
+from moopt.problem import Objective
 from moopt.views import look
 from moopt.views.attainment import attainment_card
-from moopt.views.axes import axes, evenly
+from moopt.views.axes import Axes, axes, evenly
 from moopt.views.card import Card
 from moopt.views.hypervolume import COSTS, costs, hypervolume_data, reach, steps, told
 from moopt.views.rivals import Rival, Rivals, rivals
@@ -38,8 +39,7 @@ def comparison(histories: Sequence[History]) -> list[Card]:
 
 
 def fronts_card(found: Rivals) -> Card:
-    """All fronts in one picture, by the first two objectives."""
-    places = axes(found.members[0].history)
+    """All fronts in one picture, by the first two objectives; a bar for each study's best where there is one."""
     title = "The fronts"
     sentence = (
         "Each line joins the front of one study, with one colour for those that differ in their seed alone: where a "
@@ -52,20 +52,30 @@ def fronts_card(found: Rivals) -> Card:
         for rival in found.members
         for trial in rival.front
     ]
-    figure = go.Figure()
+    places = axes(found.members[0].history)
     if places.y is None:
-        best = [{"study": r.label, "y": r.front[0].values[places.x.name]} for r in found.members if r.front]
-        figure.add_bar(
-            x=[each["y"] for each in best], y=[escape(str(each["study"])) for each in best], orientation="h",
-            marker={"color": look.FRONT, "cornerradius": 3},
-        )  # fmt: skip
-        figure.update_layout(xaxis=look.axis(places.x, []), yaxis={"autorange": "reversed"}, bargap=0.35)
-        figure.update_layout(height=100 + 34 * len(best), margin={"t": 8})
-        return Card(title, sentence.replace("line", "bar"), pd.DataFrame(rows), figure)
+        return Card(title, sentence.replace("line", "bar"), pd.DataFrame(rows), _bars(found, places.x))
+    return Card(title, sentence, pd.DataFrame(rows), _lines(found, places, places.y))
+
+
+def _bars(found: Rivals, x: Objective) -> go.Figure:
+    best = [rival for rival in found.members if rival.front]
+    figure = go.Figure()
+    figure.add_bar(
+        x=[rival.front[0].values[x.name] for rival in best], y=[escape(rival.label) for rival in best],
+        orientation="h", marker={"color": look.FRONT, "cornerradius": 3},
+    )  # fmt: skip
+    figure.update_layout(xaxis=look.axis(x, []), yaxis={"autorange": "reversed"}, bargap=0.35)
+    figure.update_layout(height=100 + 34 * len(best), margin={"t": 8})
+    return figure
+
+
+def _lines(found: Rivals, places: Axes, y: Objective) -> go.Figure:
+    figure = go.Figure()
     for rival, first in found.in_groups():
         shown = evenly(rival.front, MOST_DRAWN)
         figure.add_scatter(
-            x=[t.values[places.x.name] for t in shown], y=[t.values[places.y.name] for t in shown],
+            x=[t.values[places.x.name] for t in shown], y=[t.values[y.name] for t in shown],
             mode="lines+markers" if places.colour is None else "markers", name=escape(rival.group),
             legendgroup=rival.group, showlegend=first, line={"shape": "hv", "width": 1.5, "color": rival.colour},
             marker={"size": 6, "color": rival.colour}, hoverinfo="text",
@@ -75,9 +85,9 @@ def fronts_card(found: Rivals) -> Card:
     figure.update_layout(
         height=500, showlegend=True,
         xaxis=look.axis(places.x, [t.values[places.x.name] for t in every]),
-        yaxis=look.axis(places.y, [t.values[places.y.name] for t in every]),
+        yaxis=look.axis(y, [t.values[y.name] for t in every]),
     )  # fmt: skip
-    return Card(title, sentence, pd.DataFrame(rows), figure)
+    return figure
 
 
 def progress_card(found: Rivals) -> Card:

@@ -13,7 +13,7 @@ from moopt.history import History, Trial
 from moopt.problem import Objective
 from moopt.views import look
 from moopt.views.axes import axes, evenly, is_uniform
-from moopt.views.card import Card, nothing_yet
+from moopt.views.card import Card, front_table, nothing_yet
 
 TITLE = "Every pair of objectives"
 FEWEST = 3
@@ -34,10 +34,7 @@ def pairs_card(history: History) -> Card | None:
     )
     if reason := nothing_yet(history):
         return Card(TITLE, sentence, reason=reason)
-    front = history.front()
-    table = history.frame(front)[[o.name for o in history.objectives]]
-    table = table.rename(columns={o.name: o.label for o in history.objectives}).reset_index(names="trial")
-    return Card(TITLE, sentence, table, _figure(history))
+    return Card(TITLE, sentence, front_table(history, history.objectives), _figure(history))
 
 
 def _figure(history: History) -> go.Figure:

@@ -16,7 +16,7 @@ from moopt.pareto import FloatArray
 from moopt.problem import Objective
 from moopt.views import look
 from moopt.views.axes import Axes, axes, evenly, is_uniform, logarithmic
-from moopt.views.card import Card, nothing_yet
+from moopt.views.card import Card, front_table, nothing_yet
 
 TITLE = "The front in three dimensions"
 TURNS, TILT = (-32.0, 58.0), 24.0
@@ -39,9 +39,7 @@ def solid_card(history: History) -> Card | None:
     )
     if reason := nothing_yet(history):
         return Card(TITLE, sentence, reason=reason)
-    table = history.frame(history.front())[[o.name for o in shown]]
-    table = table.rename(columns={o.name: o.label for o in shown}).reset_index(names="trial")
-    return Card(TITLE, sentence, table, _figure(history, places, shown))
+    return Card(TITLE, sentence, front_table(history, shown), _figure(history, places, shown))
 
 
 class Edge(NamedTuple):
