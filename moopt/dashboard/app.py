@@ -49,19 +49,7 @@ def create(
         exports: The folder that they are exported into; None: nothing is written.
     """
     library = Library(locations)
-    asked, writing = Asked(library), Exports(studies, exports)
-
-    async def trial(request: Request) -> Response:
-        into = writing.offered(*named(request))
-        number = request.path_params["trial"]
-        return await asked.study(request, lambda read: answers.trial(read, number) | {"exports": into})
-
-    async def export(request: Request) -> Response:
-        try:
-            wanted = json.loads(await request.body())
-        except ValueError:
-            wanted = None
-        return await told(lambda: writing.write(*named(request), wanted))
+    asked = Asked(library, Exports(studies, exports))
 
     @asynccontextmanager
     async def running(app: Starlette) -> AsyncIterator[None]:
@@ -77,10 +65,10 @@ def create(
         Route("/api/compare", asked.compare),
         Route(f"{at}/page", asked.page),
         Route(f"{at}/cards/{{card}}", asked.card),
-        Route(f"{at}/trials/{{trial:int}}", trial),
+        Route(f"{at}/trials/{{trial:int}}", asked.trial),
         Route(f"{at}/within", asked.within),
         Route(f"{at}/events", asked.events),
-        Route(f"{at}/exports", export, methods=["POST"]),
+        Route(f"{at}/exports", asked.export, methods=["POST"]),
     ]
     guard = Middleware(Guard, hosts=hosts, token=token)
     packed = Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
@@ -92,10 +80,11 @@ class Asked:
 
     Args:
         library: The storages.
+        writing: What may be exported, and where.
     """
 
-    def __init__(self, library: Library) -> None:
-        self._library = library
+    def __init__(self, library: Library, writing: Exports) -> None:
+        self._library, self._writing = library, writing
 
     async def list(self, request: Request) -> Response:
         """All studies."""
@@ -109,6 +98,19 @@ class Asked:
         """A card of a study."""
         card = request.path_params["card"]
         return await self._since(request, card, lambda read: answers.card(read.card(card)))
+
+    async def trial(self, request: Request) -> Response:
+        """A candidate's page, and where it may be exported."""
+        into, number = self._writing.offered(*named(request)), request.path_params["trial"]
+        return await self.study(request, lambda read: answers.trial(read, number) | {"exports": into})
+
+    async def export(self, request: Request) -> Response:
+        """Export a candidate."""
+        try:
+            wanted = json.loads(await request.body())
+        except ValueError:
+            wanted = None
+        return await told(lambda: self._writing.write(*named(request), wanted))
 
     async def within(self, request: Request) -> Response:
         """The trials whose figures are in ranges."""
