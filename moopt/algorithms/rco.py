@@ -157,13 +157,14 @@ class RCO(Budgeted):
                 self._changes.learn(np.array(found.attributes["linear"]) + np.array(found.attributes["curvature"]))
         self._step += 1
         self._asked, self._found = set(), {}
-        self._relaxation.move(self._logits(self._relaxation.budget))
         if self._step % max(self.steps // self.decisions, 1) == 0 or self._step == self.steps:
             self._decide(self._relaxation.budget)
         if self._step == self.steps:
             self._relaxation, self._budget = None, None
             self._place, self._step = self._place + 1, 0
             self._changes.weigh(PRIOR)
+        else:
+            self._relaxation.move(self._logits(self._relaxation.budget))
 
     def _decide(self, budget: int) -> None:
         """Have the best choice by the averages evaluated."""

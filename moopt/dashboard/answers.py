@@ -20,6 +20,7 @@ from moopt.history import History, Trial
 from moopt.problem import Constraint, is_finite
 from moopt.views import Card, look, summary
 from moopt.views.decisions import layout
+from moopt.views.shipping import export_command
 
 ROWS = 500
 """Rows of a table that are sent, from its beginning."""
@@ -185,7 +186,7 @@ def commands(history: History, found: Trial) -> dict[str, Any]:
     """What to run to have the candidate, in a shell and in Python; the study's own file stands for STUDY."""
     return {
         "formats": names(),
-        "shell": f"moopt export STUDY --trial {found.number} --format FORMAT --out served",
+        "shell": export_command(found),
         "python": f'study.export({found.number}, "FORMAT", "served")',
     }
 

@@ -53,7 +53,7 @@ def shipping_data(history: History) -> pd.DataFrame:
         ours, theirs = value(trial), math.nan if rival is None else value(rival)
         row[RIVAL] = "" if rival is None else _named(rival, x, main)
         row |= {f"its {label}": theirs, GAIN: 100 * (theirs - ours) * main.sign / abs(theirs) if theirs else math.nan}
-        row[COMMAND] = f"moopt export STUDY --trial {trial.number} --format FORMAT --out served"
+        row[COMMAND] = export_command(trial)
         rows.append(row)
     table = pd.DataFrame(rows)
     return table if any(table[RIVAL]) else table.drop(columns=[RIVAL, f"its {label}", GAIN])
@@ -71,6 +71,11 @@ def shipping_card(history: History) -> Card:
     )
     reason = nothing_yet(history)
     return Card(TITLE, sentence, reason=reason) if reason else Card(TITLE, sentence, shipping_data(history))
+
+
+def export_command(trial: Trial) -> str:
+    """What exports a trial in a shell; the study's own file stands for STUDY, what its server loads for FORMAT."""
+    return f"moopt export STUDY --trial {trial.number} --format FORMAT --out served"
 
 
 def wanted(history: History) -> Objective:
