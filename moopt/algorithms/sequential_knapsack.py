@@ -9,7 +9,7 @@ Before that, knapsacks on the sensitivities a study opens with fill the front: t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -102,6 +102,7 @@ class SequentialKnapsack(Budgeted):
         super().start(problem, seed)
         self._predicted: FloatArray | None = None
         self._predicted_best: list[Config] = list(self._ends)
+        self._hopes: dict[tuple[object, ...], float] = {}
         self._steps = 0
         self._lanes = [Lane(budget) for budget in self._amounts]
         self._beside = QNEHVI() if self.model else None
@@ -113,7 +114,7 @@ class SequentialKnapsack(Budgeted):
         waiting = [config for configs in proposed for config in configs if not self.seen(config)]
         if waiting:
             distinct = list({self.problem.space.key(config): config for config in waiting}.values())
-            return self.jobs(distinct[:n])
+            return [self._foretold(job) for job in self.jobs(distinct[:n])]
         idle = [lane for lane in self._lanes if lane.idle and lane.vain < (TRIES_BESIDE if self.model else TRIES)]
         if idle:
             lane = max(self._preferred(idle), key=self._worth)
@@ -164,8 +165,23 @@ class SequentialKnapsack(Budgeted):
         if self.budgets is None:
             gaps = pairwise([knapsack.least, *budgets, knapsack.most])
             budgets = [low + (high - low) * part // PARTS for low, high in gaps for part in range(PARTS)]
-        found = [self._configuration(knapsack.at(b)) for b in budgets if b >= knapsack.least]
-        return [config for config in found if self.within_known_bounds(config)]
+        choices = [knapsack.at(b) for b in budgets if b >= knapsack.least]
+        return [config for config in self._hoped(table, choices, 0.0) if self.within_known_bounds(config)]
+
+    def _hoped(self, table: FloatArray, choices: Sequence[IntArray], loss: float) -> list[Config]:
+        """The configurations of choices; what a table of changes from a loss says of each is kept."""
+        configs = [self._configuration(choice) for choice in choices]
+        for config, choice in zip(configs, choices, strict=True):
+            self._hopes[self.problem.space.key(config)] = loss + float(table[np.arange(len(choice)), choice].sum())
+        return configs
+
+    def _foretold(self, job: Job) -> Job:
+        """The job with what is expected of its loss in its note: a number, for a table has no interval."""
+        hope = self._hopes.get(self.problem.space.key(job.config), np.nan)
+        objective = self.problem.objectives[self._loss]
+        if not np.isfinite(hope):
+            return job
+        return replace(job, note={**job.note, "predicted": {objective.name: float(f"{objective.sign * hope:.6g}")}})
 
     def _best(self) -> list[Config]:
         """The best candidates, in the region or nearest to it."""
@@ -218,7 +234,8 @@ class SequentialKnapsack(Budgeted):
         if not isinstance(outcome, Failure):
             linear, curvature = (np.array(outcome.attributes[name]) for name in ("linear", "curvature"))
             choice = self._choice(job.config)
-            candidates = self._proposals(linear + self._steadied(curvature, choice), choice, lane.budget)
+            table = linear + self._steadied(curvature, choice)
+            candidates = self._hoped(table, self._proposals(table, choice, lane.budget), lane.loss)
             lane.waiting = [c for c in candidates if not self.seen(c) and self.within_known_bounds(c)]
             lane.open = {self.problem.space.key(config) for config in lane.waiting}
         if not lane.open:
@@ -237,7 +254,7 @@ class SequentialKnapsack(Budgeted):
         expected[rows, choice] = 0
         return (curvature + expected) / 2
 
-    def _proposals(self, table: FloatArray, choice: IntArray, budget: int) -> list[Config]:
+    def _proposals(self, table: FloatArray, choice: IntArray, budget: int) -> list[IntArray]:
         """The exact knapsack at several trust-region radii: about 3, 7 and 14 changed decisions."""
         rows = np.arange(len(choice))
         span = np.where(self._costs < 0, 0, self._costs).max(axis=1)
@@ -254,4 +271,4 @@ class SequentialKnapsack(Budgeted):
             found[int((proposed != choice).sum())] = proposed
         found.pop(0, None)
         picked = {min(found, key=lambda changes: abs(np.log(changes / radius))) for radius in RADII} if found else set()
-        return [self._configuration(found[changes]) for changes in sorted(picked)]
+        return [found[changes] for changes in sorted(picked)]

@@ -29,13 +29,14 @@ FAINT = "rgba(141, 150, 166, 0.35)"
 def predictions_data(history: History) -> pd.DataFrame:
     """One row a prediction in the order of proposals: trial, objective, predicted, its 95% interval, and measured.
 
-    `inside` tells whether what was measured lies in the interval, where that is widened by the measurement's own error.
+    `inside` tells whether what was measured lies in the interval, where that is widened by the measurement's own error;
+    where a search tells no interval (see `SequentialKnapsack`) it is None, and `from` and `to` are NaN.
     """
     rows = []
     for trial, objective, (low, middle, high) in _foretold(history):
         value, error = trial.values[objective.name], half_width(trial, objective)
         below, above = np.hypot(middle - low, error), np.hypot(high - middle, error)
-        inside = bool(middle - below <= value <= middle + above)
+        inside = None if np.isnan(low) else bool(middle - below <= value <= middle + above)
         row: dict[str, Any] = {"trial": trial.number, "objective": objective.name, "unit": objective.unit}
         row |= {"predicted": middle, "from": middle - below, "to": middle + above, "measured": value, "inside": inside}
         rows.append(row)
@@ -46,20 +47,21 @@ def predictions_card(history: History) -> Card:
     """Predicted against measured, one picture for each measured objective."""
     sentence = (
         "Each point is one candidate, placed by what the search's model expected of it when it was proposed and by "
-        "what was then measured: the nearer to the diagonal, the better the model guides the search, and bars are the "
-        "95% intervals that it gave"
+        "what was then measured: the nearer to the diagonal, the better the model guides the search"
     )
     table = predictions_data(history)
     if reason := _reason(history, table):
         return Card(TITLE, f"{sentence}.", reason=reason)
     shown = [o for o in history.objectives if (table["objective"] == o.name).sum() >= FEWEST]
-    return Card(TITLE, f"{sentence}, which hold {_verdict(table, shown)}.", table, _figure(history, table, shown))
+    if verdict := _verdict(table, shown):
+        sentence += f", and bars are the 95% intervals that it gave, which hold {verdict}"
+    return Card(TITLE, f"{sentence}.", table, _figure(history, table, shown))
 
 
 def quality(found: pd.DataFrame) -> tuple[float, float]:
-    """The share of one objective's predictions whose interval held, and the rank correlation with what was measured."""
+    """The share of one objective's intervals that held, NaN without any, and the rank correlation with the measured."""
     ranks = found["predicted"].rank().corr(found["measured"].rank())
-    return float(found["inside"].mean()), float(ranks)
+    return float(found["inside"].dropna().astype(float).mean()), float(ranks)
 
 
 def _foretold(history: History) -> Iterator[tuple[Trial, Objective, Sequence[float]]]:
@@ -75,7 +77,9 @@ def _foretold(history: History) -> Iterator[tuple[Trial, Objective, Sequence[flo
         seen.add(job.trial)
         for objective in history.objectives:
             found = predicted.get(objective.name)
-            if found and np.isfinite([*found, trial.values.get(objective.name, np.nan)]).all():
+            if isinstance(found, float | int):
+                found = (np.nan, found, np.nan)
+            if found and np.isfinite([found[1], trial.values.get(objective.name, np.nan)]).all():
                 yield trial, objective, found
 
 
@@ -90,11 +94,12 @@ def _reason(history: History, table: pd.DataFrame) -> str:
 
 
 def _verdict(table: pd.DataFrame, shown: Sequence[Objective]) -> str:
-    """Such as "94 of 100 values of kl"."""
+    """Such as "94 of 100 values of kl"; nothing where there are no intervals."""
     parts = []
     for objective in shown:
-        inside = table.loc[table["objective"] == objective.name, "inside"]
-        parts.append(f"{inside.sum():,} of {len(inside):,} values of {look.plain(objective)}")
+        inside = table.loc[table["objective"] == objective.name, "inside"].dropna()
+        if len(inside):
+            parts.append(f"{inside.sum():,} of {len(inside):,} values of {look.plain(objective)}")
     return " and ".join(parts)
 
 
@@ -105,7 +110,7 @@ def _figure(history: History, table: pd.DataFrame, shown: Sequence[Objective]) -
         _panel(figure, history, found, objective, row)
         inside, ranks = quality(table[table["objective"] == objective.name])
         figure.add_annotation(
-            text=f"{inside:.0%} inside · rank correlation {look.number(ranks, 2)}",
+            text=f"{'' if np.isnan(inside) else f'{inside:.0%} inside · '}rank correlation {look.number(ranks, 2)}",
             x=0, y=1, xref="x domain", yref="y domain", xanchor="left", yanchor="bottom", yshift=4, row=row, col=1,
         )  # fmt: skip
     bar = {"title": {"text": "trial", "side": "right"}, "len": 0.9}
@@ -137,6 +142,6 @@ def _panel(figure: go.Figure, history: History, found: pd.DataFrame, objective: 
 
 def _hover(history: History, row: Mapping[Any, Any], objective: Objective) -> str:
     expected = look.amount(row["predicted"], objective.unit)
-    span = f"{look.number(row['from'])} to {look.number(row['to'])}"
+    span = "" if np.isnan(row["from"]) else f" ({look.number(row['from'])} to {look.number(row['to'])})"
     trial = history.trials[row["trial"]]
-    return f"{look.hover(history, trial)}<br>{escape(objective.name)} predicted {escape(expected)} ({span})"
+    return f"{look.hover(history, trial)}<br>{escape(objective.name)} predicted {escape(expected)}{span}"

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import moopt
 from moopt import Objective
-from moopt.algorithms import Ladder
+from moopt.algorithms import Ladder, SequentialKnapsack
 from moopt.algorithms.modelled import Modelled
 from moopt.testing.landscapes import Landscape, Sequences
 from moopt.views.predictions import predictions_card, predictions_data, quality
@@ -91,3 +92,21 @@ def test_what_is_told_changes_no_proposal(algorithm: str, monkeypatch: pytest.Mo
 def test_a_search_without_a_model_says_so() -> None:
     history = moopt.Study("s", Landscape(), "random").run(5).history
     assert "uses no model" in predictions_card(history).reason
+
+
+def test_a_table_predicts_without_an_interval() -> None:
+    problem = BitToy(10, interaction=50.0)
+    history = moopt.Study("s", problem, "sequential-knapsack").run(40).history
+    table = predictions_data(history)
+    assert table["inside"].isna().all()
+    assert quality(table)[1] > 0.8
+    card = predictions_card(history)
+    assert "95%" not in card.sentence
+    assert "inside" not in card.figure.layout.annotations[-1].text
+    assert " to " not in card.figure.data[1].hovertext[-1].split("predicted")[1]
+
+
+def test_the_sum_of_a_table_is_what_is_expected_where_decisions_are_independent() -> None:
+    table = predictions_data(moopt.Study("s", BitToy(10), SequentialKnapsack()).run(30).history)
+    assert len(table) >= 3
+    np.testing.assert_allclose(table["predicted"], table["measured"], rtol=0.05)
