@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.dashboard.test_answers import get, told
 from tests.dashboard.watched import at, drawn, watched
 
 SEARCHED = 100
+SCREENSHOTS = Path(__file__).parents[2] / "runs" / "screenshots"
+"""Where pictures of all cards are left, for people to look at."""
 
 
 def hard(objectives: int) -> Landscape:
@@ -25,10 +28,15 @@ def hard(objectives: int) -> Landscape:
     return Landscape(objectives=objectives, known=objectives > 1, constraint="measured", behaviour="flaky")
 
 
+def of_a_trial(entry: dict[str, Any]) -> bool:
+    """Whether a journal's entry begins a trial or tells of one."""
+    return entry["op_code"] == 4 or "trial_id" in entry
+
+
 def lengthened(path: Path, times: int) -> None:
     """Write a journal's trials again and again with other values, as no search could in the time a test has."""
     rng, entries = np.random.default_rng(0), [json.loads(line) for line in path.read_text().splitlines()]
-    of_trials = [each for each in entries if each["op_code"] == 4 or "trial_id" in each]
+    of_trials = [each for each in entries if of_a_trial(each)]
     lines = [json.dumps(each) for each in entries]
     for copy in range(1, times):
         for entry in json.loads(json.dumps(of_trials)):
@@ -41,6 +49,26 @@ def lengthened(path: Path, times: int) -> None:
                     attribute |= {"trial": attribute["trial"] + copy * SEARCHED} if "trial" in attribute else {}
             lines.append(json.dumps(entry))
     path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 5])
+@pytest.mark.parametrize("trials", [0, 1])
+def test_a_study_that_has_hardly_begun_says_what_is_missing(
+    browser: Any, served: Callable[..., str], tmp_path: Path, objectives: int, trials: int
+) -> None:
+    path, problem = tmp_path / "s.journal", Landscape(objectives=objectives, constraint="measured")
+    moopt.Study("study", problem, "random", str(path), seed=0).run(trials=1)
+    if not trials:
+        kept = [line for line in path.read_text().splitlines() if not of_a_trial(json.loads(line))]
+        path.write_text("\n".join(kept) + "\n")
+    assert len(load_history(str(path), "study").trials) == trials
+    address = served(str(path))
+    with watched(browser, address) as page:
+        page.goto(at(address, str(path), "study"))
+        drawn(page)
+        assert page.locator(".problem").count() == 0
+        assert page.locator(".reason:visible").count() > 0
+        assert "cannot be drawn" not in page.locator("main").inner_text()
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3, 5])
@@ -64,9 +92,18 @@ def test_every_card_is_drawn_or_says_why_not(
         assert "cannot be drawn" not in page.locator("main").inner_text()
         for section in page.locator("section:visible").all():
             assert section.locator(".main-svg, .reason, table").count() > 0
+        pictured(page, SCREENSHOTS / f"{objectives}-objectives-{trials}-trials")
     card = told(asked(address, str(path), "study", "cards/front"))["whole"]
     shown = [trace for trace in card["figure"]["data"] if trace["name"] in ("front", "best")]
     assert set(shown[0]["customdata"]) == {trial.number for trial in history.front()}
+
+
+def pictured(page: Any, folder: Path) -> None:
+    """A picture of every card that is shown, by its place and title."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, section in enumerate(page.locator("section:visible").all()):
+        title = section.locator("h2").first.inner_text() if section.locator("h2").count() else "card"
+        section.screenshot(path=folder / f"{place:02}-{'-'.join(re.findall('[a-z]+', title.lower()))}.png")
 
 
 def altered(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
