@@ -44,10 +44,10 @@ Look = Callable[[int, Weight, Tensor], None]
 
 
 class Forward:
-    """A forward pass of a candidate on sequences [s, t] whose backward passes show gradients to `look`."""
+    """A forward pass of a candidate on sequences [s, t] whose backward passes show weight gradients."""
 
-    def __init__(self, candidate: Candidate, decisions: Sequence[Decision], ids: Tensor, look: Look) -> None:
-        self._candidate, self._decisions, self._ids, self._look = candidate, decisions, ids, look
+    def __init__(self, candidate: Candidate, decisions: Sequence[Decision], ids: Tensor) -> None:
+        self._candidate, self._decisions, self._ids = candidate, decisions, ids
 
     def __enter__(self) -> Forward:
         model = self._candidate.model
@@ -71,9 +71,10 @@ class Forward:
             handle.remove()
         self._pass = None  # the graph's hooks lead back here: no garbage collector sees a cycle through them
 
-    def backward(self, gradient: Tensor, *, again: bool = False) -> None:
-        """Show the weight gradients for dL/dh = gradient [n, k] of the last hidden states."""
+    def backward(self, gradient: Tensor, look: Look, *, again: bool = False) -> None:
+        """Show the weight gradients for dL/dh = gradient [n, k] of the last hidden states to `look`."""
         assert self._pass is not None, "The forward pass is over."
+        self._look = look
         self._pass.backward(gradient.view_as(self._pass.output), again)
 
     def _tap(self, row: int, weight: Weight) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
@@ -172,10 +173,23 @@ class Slopes:
         slopes = (deltas @ gradients.flatten(1).T).float().T
         self.found[row, :, : len(options)] += slopes.cpu()
 
-    def taken(self) -> Tensor:
-        """What was found since the last time."""
-        found, self.found = self.found, torch.zeros_like(self.found)
-        return found
+
+class ColumnSquares:
+    """Looks at gradients and adds up the squares of <dL_s/dW[:, k], (W(b) - W(now))[:, k]> over columns and sequences.
+
+    A column k is an input of the layer. What is found is in `found`, [decisions, options].
+    """
+
+    def __init__(self, candidate: Candidate, decisions: Sequence[Decision]) -> None:
+        self._candidate, self._decisions = candidate, decisions
+        self.found = torch.zeros(len(decisions), widest(decisions), dtype=torch.float64)
+
+    def __call__(self, row: int, weight: Weight, gradients: Tensor) -> None:
+        outputs, products = gradients.new_ones(1, gradients.shape[1]), torch.empty_like(gradients)
+        for column, option in enumerate(self._decisions[row].options):
+            delta = changes(self._candidate, weight, [option]).view(gradients.shape[1:])
+            along = outputs @ torch.mul(gradients, delta, out=products)  # a product with ones is faster than a sum
+            self.found[row, column] += along.float().square().sum().double().cpu()
 
 
 def changes(candidate: Candidate, weight: Weight, options: Sequence[Option]) -> Tensor:

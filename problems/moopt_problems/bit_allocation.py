@@ -143,7 +143,8 @@ class BitAllocation(Benched[Workbench]):
         self.measurements = {split: Fidelity(count, split) for split, count in splits if count}
         if self.is_timed:
             self.measurements["latency"] = Fidelity(0, "latency")
-        chosen = ("fisher" if self.is_language else "one-layer") if sensitivities == "default" else sensitivities
+        usual = "fisher-columns" if self.is_language else "one-layer"
+        chosen = usual if sensitivities == "default" else sensitivities
         if chosen is not None:
             proxies.check(chosen, request(self, sensitivity_tokens), self.is_language, self.stream is True)
             self.sensitivity = Fidelity(sensitivity_tokens if proxies.named(chosen).usual else 0, chosen)
@@ -170,7 +171,7 @@ class BitAllocation(Benched[Workbench]):
         """What each single width might do to the loss, [decisions, options].
 
         Args:
-            method: The name of a proxy, such as "fisher": see `moopt.backend.proxies`.
+            method: The name of a proxy, such as "fisher-columns": see `moopt.backend.proxies`.
             tokens: Tokens of text to use.
         """
         proxies.check(method, request(self, tokens), self.is_language, self.stream is True)

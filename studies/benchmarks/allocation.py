@@ -50,7 +50,7 @@ class Setting:
     held_out: int
     budgets: tuple[int, ...] = (3, 4)
     ablations: tuple[str, ...] = ()
-    tables: tuple[str, ...] = ("fisher", "hawq-v2", "one-layer")
+    tables: tuple[str, ...] = ("fisher", "fisher-columns", "hawq-v2", "one-layer")
     peers: tuple[str, ...] = (AMQ,)
 
     @property
@@ -74,7 +74,7 @@ SETTINGS = {
     "digits-transformer": Setting(partial(digits, "transformer"), 43_800, 300, 247),
     "minilm": Setting(minilm, 300_000, 512, 16_384, tables=("one-layer", "output-error")),
     "smollm2": Setting(
-        smollm2, 300_000, 12_288, 32_768, tables=("fisher", "hawq-v2"),
+        smollm2, 300_000, 12_288, 32_768, tables=("fisher", "fisher-diagonal", "fisher-columns", "hawq-v2"),
         ablations=("qnehvi, no prior mean", "qnehvi, no trust region", "qnehvi, rounding"),
         peers=(AMQ, "optuna-tpe, 2 times", "pymoo-nsga2, 2 times"),
     ),

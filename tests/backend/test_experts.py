@@ -95,8 +95,8 @@ def test_gradients_of_an_expert_are_those_of_each_sequence() -> None:
     shown: list[Tensor] = []
     toward = torch.randn(IDS.numel(), 64, generator=torch.Generator().manual_seed(1))
     look = lambda row, weight, gradients: shown.append(gradients)  # noqa: E731
-    with Forward(candidate, [Decision((weight,), (4,))], IDS, look) as hidden:
-        hidden.backward(toward)
+    with Forward(candidate, [Decision((weight,), (4,))], IDS) as hidden:
+        hidden.backward(toward, look)
     matrix = candidate.model.get_submodule(name).weight.requires_grad_()
     states = candidate.model.model(input_ids=IDS).last_hidden_state
     for number, direction in enumerate(toward.view(*states.shape)):

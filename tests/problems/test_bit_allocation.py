@@ -163,7 +163,7 @@ def test_a_study_improves_on_its_baselines_and_resumes(problem: BitAllocation, t
     assert other.front()["kl"].tolist() == found.front()["kl"].tolist()
 
 
-@pytest.mark.parametrize("method", ["fisher", "one-layer", "weight-error"])
+@pytest.mark.parametrize("method", ["fisher", "fisher-columns", "one-layer", "weight-error"])
 def test_sensitivities_fall_with_the_width(problem: BitAllocation, method: str) -> None:
     table = problem.sensitivities(method, 1024)
     assert table.shape == (8, 3)

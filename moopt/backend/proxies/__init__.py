@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 
 from moopt.backend.evaluator import Evaluator
 from moopt.backend.proxies.base import FloatArray, Proxy, Request
-from moopt.backend.proxies.curvature import FISHER, FISHER_DIAGONAL, HAWQ, SLOPE
+from moopt.backend.proxies.curvature import FISHER, FISHER_COLUMNS, FISHER_DIAGONAL, HAWQ, SLOPE
 from moopt.backend.proxies.errors import OUTPUT_ERROR, WEIGHT_ERROR
 from moopt.backend.proxies.measured import HIGGS, ONE_LAYER, probe_tokens, probes
 from moopt.backend.proxies.shiftadd import SHIFT_ADD
@@ -21,7 +21,8 @@ __all__ = ["Proxy", "Request", "cost", "names", "named", "table"]
 PROXIES = {
     p.name: p
     for p in (
-        WEIGHT_ERROR, OUTPUT_ERROR, SHIFT_ADD, SLOPE, HAWQ, HAWQ_V2, FISHER_DIAGONAL, FISHER, HIGGS, ONE_LAYER,
+        WEIGHT_ERROR, OUTPUT_ERROR, SHIFT_ADD, SLOPE, HAWQ, HAWQ_V2, FISHER_DIAGONAL, FISHER_COLUMNS, FISHER, HIGGS,
+        ONE_LAYER,
     )
 }  # fmt: skip
 

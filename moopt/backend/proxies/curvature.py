@@ -7,6 +7,7 @@ the gradient of a sequence of t tokens under sampled labels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from moopt.backend import memory
 from moopt.backend.evaluator import Evaluator, LanguageEvaluator
 from moopt.backend.proxies.base import FloatArray, Proxy, Request
-from moopt.backend.sensitivity import masked, sampled_fisher, sampled_gradient, text_gradient
+from moopt.backend.sensitivity import By, masked, sampled_fisher, sampled_gradient, text_gradient
 from moopt.backend.taps import AT_ONCE, Forward, Look, Slopes, changes, widest
 from moopt.backend.weights import Weight
 
@@ -22,11 +23,11 @@ STEPS = 4
 """Passes of the power iteration, each over its own share of the text; the last only measures."""
 
 
-def _fisher(request: Request, evaluator: Evaluator) -> FloatArray:
+def _fisher(request: Request, evaluator: Evaluator, by: By = "changes") -> FloatArray:
     assert isinstance(evaluator, LanguageEvaluator)
     _prepare(request, evaluator)
     ids = request.sequences(evaluator)
-    return sampled_fisher(evaluator.candidate, request.decisions, evaluator.head(), ids, request.seed)
+    return sampled_fisher(evaluator.candidate, request.decisions, evaluator.head(), ids, request.seed, by)
 
 
 def _slope(request: Request, evaluator: Evaluator) -> FloatArray:
@@ -107,12 +108,12 @@ def _backward(
     """Show the gradients of sequences [s, t] under sampled labels, or under the text's own without a generator."""
     assert isinstance(evaluator, LanguageEvaluator)
     head = evaluator.head()
-    with Forward(evaluator.candidate, request.decisions, ids, look) as hidden:
+    with Forward(evaluator.candidate, request.decisions, ids) as hidden:
         if generator is not None:
-            hidden.backward(sampled_gradient(hidden.states, head, generator))
+            hidden.backward(sampled_gradient(hidden.states, head, generator), look)
         else:
             following = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -1)], dim=1)
-            hidden.backward(text_gradient(hidden.states, head, following.reshape(-1)))
+            hidden.backward(text_gradient(hidden.states, head, following.reshape(-1)), look)
 
 
 def _prepare(request: Request, evaluator: Evaluator) -> None:
@@ -128,6 +129,13 @@ FISHER = Proxy(
     "fisher",
     "the KL along each change by the Fisher information of sampled labels, no diagonal approximation",
     _fisher,
+    _three_passes,
+    usual=6144,
+)
+FISHER_COLUMNS = Proxy(
+    "fisher-columns",
+    "the KL along each change by the Fisher information of sampled labels, each column of a layer for itself",
+    partial(_fisher, by="columns"),
     _three_passes,
     usual=6144,
 )

@@ -28,7 +28,7 @@ from moopt_problems.synthetic.level_switch import level_switch
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-PASSES = {"fisher": 3, "hawq-v2": 9, "one-layer": 1}
+PASSES = {"fisher": 3, "fisher-columns": 3, "hawq-v2": 9, "one-layer": 1}
 """What each image of a table costs in forward passes, for every pass it takes; a backward pass counts two."""
 IMAGES_A_DRAW = 4
 """Images of each of Hutchinson's draws."""
@@ -45,7 +45,7 @@ class DigitsAllocation(moopt.Problem):
         network: "transformer" (26 decisions) or "mlp" (22).
         bits: The widths to choose from, 1 to 8.
         tokens: Images of an evaluation.
-        sensitivities: "fisher", "hawq-v2" or "one-layer", for the knapsacks a study opens with; None for none.
+        sensitivities: The method of the table whose knapsacks a study opens with, see `sensitivities`; None for none.
         sensitivity_tokens: Images they may use.
         draw: Which images and labels sensitivities and gradients are made of.
 
@@ -59,7 +59,7 @@ class DigitsAllocation(moopt.Problem):
 
     def __init__(
         self, network: str = "transformer", bits: Sequence[int] = (2, 3, 4, 6, 8), tokens: int = 128,
-        sensitivities: str | None = "fisher", sensitivity_tokens: int = 256, draw: int = 0,
+        sensitivities: str | None = "fisher-columns", sensitivity_tokens: int = 256, draw: int = 0,
     ) -> None:  # fmt: skip
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         if network not in NETWORKS:
@@ -118,8 +118,8 @@ class DigitsAllocation(moopt.Problem):
         """The loss of setting one linear to one width and leaving the others as they were, [linears, widths].
 
         Args:
-            method: "fisher" (sampled labels, along each change), "hawq-v2" (Hutchinson's trace of the Hessian, times
-                the squared error) or "one-layer" (measured).
+            method: "fisher" (sampled labels, along each change), "fisher-columns" (along each of its columns),
+                "hawq-v2" (Hutchinson's trace of the Hessian, times the squared error) or "one-layer" (measured).
             tokens: Images to use.
         """
         images = self._drawn(tokens, 1_000_000 + self.draw)
@@ -128,7 +128,9 @@ class DigitsAllocation(moopt.Problem):
             return np.array([[self._alone(name, b, images) for b in self.bits] for name in self.space.names])
         if method == "hawq-v2":
             return self._traces(images)[:, None] * self._errors() / 2
-        return self._directional(images, sampled=True) if method == "fisher" else self._refused(method)
+        if method not in ("fisher", "fisher-columns"):
+            return self._refused(method)
+        return self._directional(images, sampled=True, by_columns=method == "fisher-columns")
 
     def gradient(
         self, config: moopt.Config, fidelity: moopt.Fidelity
@@ -136,7 +138,8 @@ class DigitsAllocation(moopt.Problem):
         """`kl` at a candidate, and what each change adds to it: slope and sampled curvature, [linears, widths] each."""
         images = self._drawn(fidelity.tokens, 1000 * (1 + self.draw) + int(fidelity.batch))
         self._become(config)
-        linear, curvature = self._directional(images, sampled=False), self._directional(images, sampled=True)
+        linear = self._directional(images, sampled=False)
+        curvature = self._directional(images, sampled=True, by_columns=True)
         with torch.inference_mode():
             return {"kl": float(self._divergences(images).mean())}, linear, curvature
 
@@ -205,8 +208,11 @@ class DigitsAllocation(moopt.Problem):
         with torch.inference_mode():
             return float(self._divergences(images).mean())
 
-    def _directional(self, images: tuple[Tensor, Tensor], sampled: bool) -> FloatArray:
-        """From where the network is: the mean slope of `kl` along each change, or with sampled labels its curvature."""
+    def _directional(self, images: tuple[Tensor, Tensor], sampled: bool, by_columns: bool = False) -> FloatArray:
+        """From where the network is: the mean slope of `kl` along each change, or with sampled labels its curvature.
+
+        That of the whole change, or of each of its columns for itself (see `moopt.backend.sensitivity`).
+        """
         with self._watched() as (inputs, outputs):
             predicted = log_softmax(self._network(images[0]), 1)
             generator = torch.Generator().manual_seed(self.draw)
@@ -217,8 +223,10 @@ class DigitsAllocation(moopt.Problem):
         for row, (name, slope) in enumerate(zip(outputs, slopes, strict=True)):
             for column, b in enumerate(self.bits):
                 change = self._matrices[name, b] - self._linears[name].weight.data
-                along = (slope * (inputs[name] @ change.T)).flatten(1).sum(1).double()
-                table[row, column] = float(along.square().mean() / 2 if sampled else along.mean())
+                columns = ((slope @ change) * inputs[name]).double()
+                along = columns.view(len(columns), -1, columns.shape[-1]).sum(1)  # [images, inputs]
+                parts = along if by_columns else along.sum(1, keepdim=True)
+                table[row, column] = float(parts.square().sum(1).mean() / 2 if sampled else parts.mean())
         return table
 
     @contextmanager

@@ -64,7 +64,7 @@ def test_costs_are_in_forward_tokens(problem: BitAllocation) -> None:
 
     assert cost("weight-error") == 0
     assert cost("output-error") == 1024
-    assert {cost(n) for n in ("fisher", "slope", "fisher-diagonal", "hawq")} == {3 * 1024}
+    assert {cost(n) for n in ("fisher", "fisher-columns", "slope", "fisher-diagonal", "hawq")} == {3 * 1024}
     assert cost("hawq-v2") == 9 * 1024
     assert cost("one-layer") == 8 * 3 * 256
     assert cost("higgs") == (1 + 8) * 256

@@ -55,8 +55,11 @@ def test_slopes_equal_finite_differences(problem: DigitsAllocation) -> None:
     assert values["kl"] > 0
 
 
-def test_sampled_fisher_tells_large_changes_from_small_ones_as_measuring_does(problem: DigitsAllocation) -> None:
-    estimated, measured = (problem.sensitivities(each, 256) for each in ("fisher", "one-layer"))
+@pytest.mark.parametrize("method", ["fisher", "fisher-columns"])
+def test_sampled_fisher_tells_large_changes_from_small_ones_as_measuring_does(
+    problem: DigitsAllocation, method: str
+) -> None:
+    estimated, measured = (problem.sensitivities(each, 256) for each in (method, "one-layer"))
     assert estimated.shape == measured.shape == problem.costs().shape
     ranks = [np.argsort(np.argsort(each.ravel())) for each in (estimated, measured)]
     assert np.corrcoef(*ranks)[0, 1] > 0.8
