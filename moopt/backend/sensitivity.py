@@ -72,24 +72,21 @@ def gradient(
 def _gradient(
     candidate: Candidate, decisions: Sequence[Decision], head: Head, reference: Reference, seed: int
 ) -> tuple[float, FloatArray, FloatArray]:
-    shape = (len(decisions), widest(decisions))
-    linear, columns = torch.zeros(shape, dtype=torch.float64), ColumnSquares(candidate, decisions)
+    slopes, columns = Slopes(candidate, decisions, 1), ColumnSquares(candidate, decisions)
     kl, sampled_tokens = 0.0, 0
     generator = torch.Generator(candidate.device).manual_seed(seed)
     count, length = reference.ids.shape
     for start in range(0, count, AT_ONCE):
         part = reference.ids[start : start + AT_ONCE]
         rows = slice(start * length, (start + len(part)) * length)
-        slopes = Slopes(candidate, decisions, len(part))
         with Forward(candidate, decisions, part) as hidden:
             sampled, toward, total = _both_gradients(hidden.states, head, reference, rows, generator)
             kl += total
             if start % (2 * AT_ONCE) == 0:  # curvature only has to be about right: every other batch will do
                 hidden.backward(sampled, columns, again=True)
                 sampled_tokens += part.numel()
-            hidden.backward(toward, slopes)
-            linear += slopes.found.double().sum(1)
-    tokens = count * length
+            hidden.backward(toward, slopes, together=True)
+    tokens, linear = count * length, slopes.found[:, 0].double()
     return kl / tokens, masked(linear / tokens, decisions), masked(columns.found / (2 * sampled_tokens), decisions)
 
 

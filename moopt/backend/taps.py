@@ -71,10 +71,17 @@ class Forward:
             handle.remove()
         self._pass = None  # the graph's hooks lead back here: no garbage collector sees a cycle through them
 
-    def backward(self, gradient: Tensor, look: Look, *, again: bool = False) -> None:
-        """Show the weight gradients for dL/dh = gradient [n, k] of the last hidden states to `look`."""
+    def backward(self, gradient: Tensor, look: Look, *, again: bool = False, together: bool = False) -> None:
+        """Show the weight gradients for dL/dh = gradient [n, k] of the last hidden states to `look`.
+
+        Args:
+            gradient: dL/dh.
+            look: What they are shown to.
+            again: Whether another backward pass follows.
+            together: Whether all sequences count as one, which is faster where their sum is all that matters.
+        """
         assert self._pass is not None, "The forward pass is over."
-        self._look = look
+        self._look, self._together = look, together
         self._pass.backward(gradient.view_as(self._pass.output), again)
 
     def _tap(self, row: int, weight: Weight) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
@@ -98,7 +105,7 @@ class Forward:
 
     @torch.no_grad()
     def _show(self, row: int, weight: Weight, x: Tensor, g: Tensor) -> None:
-        s = len(x)
+        s = 1 if self._together else len(x)
         rows, columns = g.reshape(s, -1, g.shape[-1]), x.reshape(s, -1, x.shape[-1])
         self._look(row, weight, torch.bmm(rows.transpose(1, 2), columns))
 

@@ -89,17 +89,24 @@ def card(found: Card | None) -> dict[str, Any]:
     }
 
 
-def comparison(read: Sequence[tuple[str, Read]]) -> dict[str, Any]:
+def comparison(read: Sequence[tuple[str, Read]], known: str = "") -> dict[str, Any]:
     """Several studies, each with the storage it is in, and the cards that show them side by side.
+
+    Args:
+        read: The storages and the studies.
+        known: The mark of the answer that a browser has: where nothing is new, it gets no more than that mark.
 
     Raises:
         StudyError: they cannot be compared.
     """
     if len(read) < 2:
         raise StudyError("Name two studies or more to compare: tick them in the list of studies.")
+    mark = " ".join(str(each.mark) for _, each in read)
+    if mark == known:
+        return {"mark": mark}
     found = views.comparison([each.history for _, each in read])
     named = [{"place": place, "name": each.history.name} for place, each in read]
-    return {"studies": named, "cards": [card(each) for each in found]}
+    return {"mark": mark, "studies": named, "cards": [card(each) for each in found]}
 
 
 def figure(found: go.Figure) -> Any:

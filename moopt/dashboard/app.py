@@ -122,8 +122,9 @@ class Asked:
 
     async def compare(self, request: Request) -> Response:
         """The cards of several studies in one."""
-        wanted = [study.partition(":") for study in request.query_params.getlist("study")]
-        return await told(lambda: answers.comparison([(at, self._library.read(at, name)) for at, _, name in wanted]))
+        wanted, known = request.query_params.getlist("study"), request.query_params.get("mark", "")
+        named = [(place, name) for place, _, name in (study.partition(":") for study in wanted)]
+        return await told(lambda: answers.comparison([(at, self._library.read(at, name)) for at, name in named], known))
 
     async def _since(self, request: Request, what: str, tell: Callable[[Read], Any]) -> Response:
         """What is new in an answer to a browser that has the one of a tag."""

@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import moopt
+from moopt.dashboard.library import key
 from moopt.testing.landscapes import Landscape
 from tests.dashboard.watched import at, drawn, watched
 
@@ -47,6 +49,24 @@ def test_after_updates_a_page_equals_a_fresh_one(browser: Any, served: Callable[
             old = shown(page, trials)
             fresh.goto(at(address, path, "live"))
             assert old == shown(fresh, trials)
+
+
+def test_a_comparison_follows_the_studies_that_go_on(browser: Any, served: Callable[..., str], tmp_path: Path) -> None:
+    path = str(tmp_path / "s.journal")
+    for name in ("one", "two"):
+        moopt.Study(name, Landscape(), "random", path, seed=len(name)).run(trials=5)
+    address = served(path)
+    url = f"{address}/compare?{urlencode([('study', f'{key(path)}:{name}') for name in ('one', 'two')])}"
+    with watched(browser, address) as page, watched(browser, address) as fresh:
+        page.goto(url)
+        drawn(page)
+        before = page.evaluate(SHOWN)
+        moopt.Study("two", Landscape(), "random", path, seed=3).run(trials=40)
+        fresh.goto(url)
+        drawn(fresh)
+        expected = fresh.evaluate(SHOWN)
+        assert before != expected
+        page.wait_for_function(f"(expected) => JSON.stringify(({SHOWN})()) === JSON.stringify(expected)", arg=expected)
 
 
 def test_a_storage_that_vanishes_is_said_and_is_shown_when_it_is_back(
