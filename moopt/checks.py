@@ -24,6 +24,8 @@ def name(value: object) -> None:
             f"The study's name has {len(value)} characters{', one of them NUL' if chr(0) in value else ''}; expected "
             f"at most {LONGEST}, and no NUL."
         )
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise StudyError(f"The study's name {value!r} has bytes in it that are no UTF-8; expected text.")
 
 
 def whole(name: str, value: Any, least: int) -> int:

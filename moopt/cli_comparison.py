@@ -9,7 +9,7 @@ import typer
 
 from moopt import cli_options as given
 from moopt.cli_output import print_json, print_table
-from moopt.errors import StudyError
+from moopt.errors import ReportError, StudyError
 
 if TYPE_CHECKING:
     from moopt.history import History
@@ -35,6 +35,8 @@ def compare(
     from moopt.report import write_cards
     from moopt.views import comparison
 
+    if out.suffix != ".html":
+        raise ReportError(f"Got the path {out}; a comparison is one HTML file: expected a path that ends in .html.")
     histories = _chosen(storages, names)
     cards = comparison(histories)
     write_cards(cards, out, "Studies compared")
@@ -50,7 +52,7 @@ def _chosen(storages: list[str], names: list[str] | None) -> list[History]:
     """The studies of those names, or all, in the order of the storages.
 
     Raises:
-        StudyError: a name is in none of the storages.
+        StudyError: a name is in none of the storages, or there are fewer than two studies.
     """
     from moopt.storage import Storage
 
@@ -64,6 +66,7 @@ def _chosen(storages: list[str], names: list[str] | None) -> list[History]:
             found += [] if stored is None else [stored.history()]
     if missing := [name for name in names or () if name not in there]:
         raise StudyError(f"There is no study {', '.join(missing)}; there are {', '.join(there) or 'none'}.")
-    if not found:
-        raise StudyError(f"{', '.join(storages)} has no moopt study in it.")
+    if len(found) < 2:
+        has = ", ".join(repr(each.name) for each in found) or "no study"
+        raise StudyError(f"Got {has} in {', '.join(storages)}; expected two studies or more to compare.")
     return found

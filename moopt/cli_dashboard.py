@@ -51,6 +51,10 @@ def dashboard(
                 studies.append(study := chosen(each, None))
                 each = study.storage.location or ""
             locations.append(each)
+    if exports is not None and not studies:
+        raise StudyError("--exports needs the file of a study, FILE.py: what is exported is made from its problem.")
+    if exports is not None and exports.exists() and not exports.is_dir():
+        raise StudyError(f"--exports is {exports}, which is a file; expected a folder.")
     if not all(locations):
         raise StudyError("A study that is kept in memory alone cannot be shown; give it a storage.")
     serve(list(dict.fromkeys(locations)), host, port, say, studies, exports)

@@ -24,6 +24,10 @@ LEAST = 1e-12
 """What a value on a logarithmic scale counts as at least, where an objective says nothing else."""
 
 
+TAKEN = frozenset({"trial", "baseline", "role", "state", "seconds", "tokens", "best"})
+"""Columns that tables of trials have beside objectives and constraints."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """One number to minimise or maximise.
@@ -315,3 +319,7 @@ def plain(value: Any) -> Any:
 def _named(name: object, what: str) -> None:
     if not isinstance(name, str) or not name:
         raise ProblemError(f"An {what} is named {name!r}; expected a non-empty string.")
+    if name in TAKEN:
+        raise ProblemError(
+            f"An {what} is named {name!r}, as a column of every table of trials is; choose another name."
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -13,7 +13,7 @@ from moopt.executors.base import WorkerState
 from moopt.history import Event, Trial
 from moopt.history import TrialState as State
 from moopt.jobs import Failure, Job, Outcome
-from moopt.problem import Evaluation, Fidelity, Objective
+from moopt.problem import Evaluation, Fidelity, Objective, is_finite
 from moopt.space import Float, Integer, Space
 
 STATES: Mapping[TrialState, State] = {
@@ -73,14 +73,17 @@ def stored_trial(frozen: FrozenTrial, objectives: list[Objective]) -> tuple[Tria
     events.append(Event(issue["seq"], job))
     if result is not None and frozen.state.is_finished():
         end = told(job, result)
-        events.append(end)
         trial.seconds, trial.tokens = end.seconds, end.tokens
         trial.ended = frozen.datetime_complete and frozen.datetime_complete.astimezone()
         if isinstance(end.outcome, Evaluation):
-            trial.evaluation = end.outcome
-            trial.values = {**frozen.user_attrs["moopt:known"], **end.outcome.values}
-            trial.values |= dict(zip((o.name for o in objectives), frozen.values or (), strict=False))
-            trial.violations = dict(frozen.constraints)
+            values = {**frozen.user_attrs["moopt:known"], **end.outcome.values}
+            values |= dict(zip((o.name for o in objectives), frozen.values or (), strict=False))
+            if bad := [f"{o.name} = {values.get(o.name)}" for o in objectives if not is_finite(values.get(o.name))]:
+                end = replace(end, outcome=Failure("nonfinite", f"The storage has {', '.join(bad)}, no finite number."))
+                trial.state = "failed"
+        events.append(end)
+        if isinstance(end.outcome, Evaluation):
+            trial.evaluation, trial.values, trial.violations = end.outcome, values, dict(frozen.constraints)
         else:
             trial.failure = end.outcome
     return trial, events

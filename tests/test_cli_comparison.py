@@ -48,4 +48,10 @@ def test_what_cannot_be_compared_is_refused(storages: list[str], tmp_path: Path)
     unknown = CliRunner().invoke(app, ["compare", storages[0], "--study", "nobody", *out])
     assert unknown.exit_code == 2
     assert "There is no study nobody; there are nsga2-0, nsga2-1." in unknown.stderr
-    assert not (tmp_path / "c.html").exists()
+    one = CliRunner().invoke(app, ["compare", storages[1], *out])
+    assert one.exit_code == 2
+    assert "expected two studies or more" in one.stderr
+    ending = CliRunner().invoke(app, ["compare", *storages[:2], "--out", str(tmp_path / "c.pdf")])
+    assert ending.exit_code == 2
+    assert "ends in .html" in ending.stderr
+    assert list(tmp_path.iterdir()) == []

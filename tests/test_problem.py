@@ -196,3 +196,11 @@ def test_factors_count_on_a_logarithmic_scale() -> None:
     assert counted(values, (Objective("a"), Objective("b"), Objective("c"))) is values
     with pytest.raises(ProblemError, match="scale 'sqrt'"):
         Objective("loss", scale="sqrt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["trial", "seconds", "best"])
+def test_a_name_that_a_column_of_every_table_has_is_refused(name: str):
+    with pytest.raises(ProblemError, match="choose another name"):
+        moopt.Objective(name)
+    with pytest.raises(ProblemError, match="choose another name"):
+        moopt.Constraint(name, 1.0)

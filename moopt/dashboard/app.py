@@ -108,7 +108,7 @@ class Asked:
         """Export a candidate."""
         try:
             wanted = json.loads(await request.body())
-        except ValueError:
+        except (ValueError, RecursionError):
             wanted = None
         return await told(lambda: self._writing.write(*named(request), wanted))
 
@@ -116,7 +116,7 @@ class Asked:
         """The trials whose figures are in ranges."""
         try:
             ranges = json.loads(request.query_params.get("ranges", ""))
-        except ValueError:
+        except (ValueError, RecursionError):
             ranges = None
         return await self.study(request, lambda read: answers.within(read, ranges))
 

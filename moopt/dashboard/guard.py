@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from http.cookies import SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse
@@ -23,7 +22,8 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
-COOKIE = "moopt-token"
+COOKIE = "moopt-token-{port}"
+"""A host's cookies are the same at all its ports: two dashboards would overwrite each other's."""
 
 
 class Guard:
@@ -64,23 +64,26 @@ class Guard:
             await PlainTextResponse("Requests that change something come from this server's own pages.", 403)(
                 scope, receive, guarded
             )
-        elif self._token is not None and not self._knows(headers):
-            given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        elif self._token is not None and not self._knows(headers, cookie := COOKIE.format(port=scope["server"][1])):
+            asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            given = dict(asked).get("token", "")
             if not hmac.compare_digest(given.encode(), self._token.encode()):
                 told = "Open the address that moopt dashboard printed: it ends in a token."
                 await PlainTextResponse(told, 401)(scope, receive, guarded)
                 return
-            answer = RedirectResponse(scope["path"], 303)
-            answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
+            rest = urlencode([(key, value) for key, value in asked if key != "token"])
+            answer = RedirectResponse(f"/{scope['path'].lstrip('/')}{f'?{rest}' if rest else ''}", 303)
+            answer.set_cookie(cookie, self._token, httponly=True, samesite="lax")  # a link in a message has to open
             await answer(scope, receive, guarded)
         else:
             await self._app(scope, receive, guarded)
 
-    def _knows(self, headers: Headers) -> bool:
-        """Whether a request has the cookie."""
+    def _knows(self, headers: Headers, cookie: str) -> bool:
+        """Whether a request has the cookie, among those of whatever else is on this host."""
         assert self._token is not None
-        cookie: SimpleCookie = SimpleCookie(headers.get("cookie", ""))
-        return COOKIE in cookie and hmac.compare_digest(cookie[COOKIE].value.encode(), self._token.encode())
+        pairs = (each.strip().partition("=") for each in headers.get("cookie", "").split(";"))
+        values = [value for name, _, value in pairs if name == cookie]
+        return any(hmac.compare_digest(value.encode(), self._token.encode()) for value in values)
 
 
 def name(address: str) -> str:

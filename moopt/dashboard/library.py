@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from moopt.dashboard.sent import Sent
 from moopt.errors import MooptError, StorageError
 from moopt.history import History
 from moopt.storage import Storage
-from moopt.views import Card, View, views
+from moopt.views import Card, views
 from moopt.views.axes import axes
 
 THUMBNAIL = 60
@@ -26,8 +26,6 @@ PATIENCE = 0.3
 """Seconds that a list waits for a storage that is being read for the first time."""
 GONE = -1
 """The number of no file."""
-
-logger = logging.getLogger("moopt")
 
 
 class Missing(KeyError):
@@ -120,7 +118,7 @@ class Read:
             raise Missing(name)
         with self.locks.setdefault(name, threading.Lock()):
             if name not in self.cards:
-                self.cards[name] = _drawn(name, view, self.history)
+                self.cards[name] = view(self.history)
             return self.cards[name]
 
 
@@ -206,11 +204,13 @@ class Library:
     def _entry(self, place: str, name: str) -> dict[str, Any]:
         try:
             with reading(self._shelves[place].storage.shown, name):
-                return entry(self.read(place, name))
+                found = entry(self.read(place, name))
+                json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # what cannot be told is its alone
+                return found
         except Missing:
-            return {"name": name, "error": "It was removed."}
+            return {"name": _printable(name), "error": "It was removed."}
         except MooptError as error:
-            return {"name": name, "error": str(error)}
+            return {"name": _printable(name), "error": _printable(str(error))}
 
 
 @contextmanager
@@ -228,13 +228,9 @@ def reading(shown: str, study: str = "") -> Iterator[None]:
         raise StorageError(f"{what} cannot be read ({why}). Another version of moopt may have written it.") from error
 
 
-def _drawn(name: str, view: View, history: History) -> Card | None:
-    """A card; one that fails says so in its place, and the others are shown all the same."""
-    try:
-        return view(history)
-    except Exception as error:
-        logger.warning("The view %r of %r failed.", name, history.name, exc_info=error)
-        return Card(name, "", reason=f"This card cannot be drawn: {type(error).__name__}: {error}.")
+def _printable(text: str) -> str:
+    """Text that UTF-8 has: a name from the bytes of a shell need not be."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def key(location: str) -> str:

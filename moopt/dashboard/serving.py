@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -10,6 +11,9 @@ from pathlib import Path
 from moopt.dashboard.app import LOOPBACK, create
 from moopt.errors import StorageError
 from moopt.study import Study
+
+EVERYWHERE = ("0.0.0.0", "::")
+"""Addresses to listen at that nobody can open."""
 
 
 def serve(
@@ -31,6 +35,8 @@ def serve(
     """
     import uvicorn
 
+    if not host:
+        raise StorageError("Got an empty --host; expected an address, such as 127.0.0.1 or 0.0.0.0 for all.")
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -39,9 +45,11 @@ def serve(
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise StorageError(f"Cannot listen at {host}, port {port}: {error.strerror}. Give another --port.") from error
+        other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise StorageError(f"Cannot listen at {host}, port {port}: {error.strerror}. Give another {other}.") from error
     names = LOOPBACK if token is None else None
-    shown = f"[{host}]" if ":" in host else host
+    reached = socket.gethostname() if host in EVERYWHERE else host
+    shown = f"[{reached}]" if ":" in reached else reached
     address = f"http://{shown}:{listening.getsockname()[1]}/{f'?token={token}' if token else ''}"
     say(f"The dashboard is at {address}  (Ctrl-C ends it)")
     config = uvicorn.Config(create(locations, names, token, studies, exports), log_level="warning", access_log=False)

@@ -55,7 +55,17 @@ def views(history: History) -> dict[str, View]:
     own = [*VIEWS, *OF_ALGORITHM.get(algorithm, ())]
     plugged = sorted(entry_points(group=GROUP), key=lambda point: point.name)
     found: dict[str, View] = {view.__name__.removesuffix("_card"): view for view in own}
-    return found | {f"plugin-{point.name}": partial(_from_plugin, point) for point in plugged} | {"run": run_card}
+    found |= {f"plugin-{point.name}": partial(_from_plugin, point) for point in plugged} | {"run": run_card}
+    return {name: partial(_drawn, name, view) for name, view in found.items()}
+
+
+def _drawn(name: str, view: View, history: History) -> Card | None:
+    """A card; one that fails says so in its place, and the others are shown all the same."""
+    try:
+        return view(history)
+    except Exception as error:
+        logger.warning("The view %r of %r failed.", name, history.name, exc_info=error)
+        return Card(name, "", reason=f"This card cannot be drawn: {type(error).__name__}: {error}.")
 
 
 def _from_plugin(point: EntryPoint, history: History) -> Card | None:

@@ -106,6 +106,7 @@ def _front_figure(history: History, places: Axes) -> go.Figure:
     _uniform(figure, history, places, [t for t in feasible if is_uniform(t)])
     figure.update_layout(
         height=500,
+        showlegend=True,
         meta={"axes": {"x": places.x.name, "y": places.y.name}},
         xaxis=look.axis(places.x, (t.values[places.x.name] for t in complete)),
         yaxis=look.axis(places.y, (t.values[places.y.name] for t in complete)),
@@ -186,7 +187,8 @@ def _front_coloured(
     marker = {"size": 11, "color": values, "coloraxis": "coloraxis", "line": {"width": 1, "color": look.FRONT}}
     if front:
         at, bars = _at(history, places, front), _intervals(history, places, front)
-        figure.add_scatter(**at, **bars, mode="markers", name="front", marker=marker)
+        figure.add_scatter(**at, **bars, mode="markers", name="front", marker=marker, showlegend=False)
+        figure.add_scatter(**look.key("front"))
     bar = {"title": {"text": escape(colour.label), "side": "right"}, "len": 0.9}
     figure.update_layout(coloraxis={"colorscale": look.ORDERED, "colorbar": bar})
 

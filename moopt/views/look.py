@@ -22,6 +22,8 @@ INFEASIBLE = "#c4526b"
 
 ORDERED = ["#3d1b69", "#6a1f7d", "#a52c78", "#dc4a5f", "#f67d45", "#fdb547", "#fbe886"]
 """Dark to bright, evenly to the eye: values that have an order."""
+THIN = ["#3f7ae0", "#8a63d8", "#c2559f", "#d9603f"]
+"""Values that have an order, where they colour thin lines: each is seen on light and on dark paper."""
 UNORDERED = [
     "#3f7ae0",
     "#e0782f",
@@ -87,9 +89,15 @@ TEMPLATES = {
 """Text, grid and background, for whoever shows a figure to choose from."""
 
 
-def ramp(n: int) -> list[str]:
-    """The colours of n ordered values, dark to bright."""
-    return list(sample_colorscale(ORDERED, [i / max(n - 1, 1) for i in range(n)]))
+def ramp(n: int, colours: list[str] = ORDERED) -> list[str]:
+    """The colours of n ordered values, from the first of some colours to the last."""
+    return list(sample_colorscale(colours, [i / max(n - 1, 1) for i in range(n)]))
+
+
+def key(name: str) -> dict[str, Any]:
+    """What stands in a legend for points whose colours are their values."""
+    marker = {"size": 11, "color": ORDERED[2], "line": {"width": 1, "color": FRONT}}
+    return {"x": [None], "y": [None], "mode": "markers", "name": name, "marker": marker, "hoverinfo": "skip"}
 
 
 def number(value: float, digits: int = 4) -> str:

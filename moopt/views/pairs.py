@@ -56,13 +56,16 @@ def _figure(history: History) -> go.Figure:
             for trials, name, style in ((front, "front", marker), (uniform, "uniform", diamond)):
                 if trials:
                     figure.add_scatter(
-                        **_at(trials, x, y, hovers), name=name, legendgroup=name, showlegend=first, marker=style,
+                        **_at(trials, x, y, hovers), name=name, showlegend=first and name != "front", marker=style,
                         mode="markers", row=row, col=col,
                     )  # fmt: skip
             figure.update_xaxes(**_axis(front, x, named=row == side), row=row, col=col)
             figure.update_yaxes(**_axis(front, y, named=col == 1), row=row, col=col)
+    figure.add_scatter(**look.key("front"), row=1, col=1)
     bar = {"title": {"text": escape(places.x.label), "side": "right"}, "len": 0.9}
-    figure.update_layout(coloraxis={"colorscale": look.ORDERED, "colorbar": bar}, height=80 + 210 * side)
+    figure.update_layout(
+        showlegend=True, coloraxis={"colorscale": look.ORDERED, "colorbar": bar}, height=80 + 210 * side
+    )
     return figure
 
 

@@ -43,7 +43,7 @@ def _figure(history: History) -> go.Figure:
     shown = evenly(front, MOST_LINES)
     uprights = [_Upright.of(objective, [trial.values[objective.name] for trial in front]) for objective in objectives]
     figure = go.Figure()
-    for trial, colour in zip(shown, look.ramp(len(shown)), strict=True):
+    for trial, colour in zip(shown, look.ramp(len(shown), look.THIN), strict=True):
         heights = [
             upright.height(trial.values[objective.name])
             for upright, objective in zip(uprights, objectives, strict=True)

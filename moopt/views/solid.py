@@ -92,18 +92,19 @@ def _figure(history: History, places: Axes, shown: Sequence[Objective]) -> go.Fi
                 _stems(figure, at, turn, row)
                 flat = seen(at, turn)
                 figure.add_scatter(
-                    x=flat[:, 0].tolist(), y=flat[:, 1].tolist(), mode="markers", name=name, legendgroup=name,
-                    showlegend=row == 1, marker=marker, customdata=[t.number for t in trials], hoverinfo="text",
-                    hovertext=[look.hover(history, t) for t in trials], row=row, col=1,
+                    x=flat[:, 0].tolist(), y=flat[:, 1].tolist(), mode="markers", name=name,
+                    showlegend=row == 1 and name != "front", marker=marker, customdata=[t.number for t in trials],
+                    hovertext=[look.hover(history, t) for t in trials], hoverinfo="text", row=row, col=1,
                 )  # fmt: skip
         _name_edges(figure, edges, turn, row)
         figure.update_yaxes(scaleanchor=f"x{row if row > 1 else ''}", scaleratio=1, range=[-0.88, 0.8], row=row, col=1)
+    figure.add_scatter(**look.key("front"), row=1, col=1)
     figure.update_xaxes(visible=False, range=[-0.95, 0.95])
     figure.update_yaxes(visible=False)
     bar: dict[str, Any] = {"title": {"text": escape(shown[1].label), "side": "top"}, "orientation": "h"}
     bar |= {"y": 0.0, "yanchor": "top", "len": 0.8}
     figure.update_layout(coloraxis={"colorscale": look.ORDERED, "colorbar": bar}, height=60 + 400 * len(TURNS))
-    figure.update_layout(margin={"l": 44, "t": 28})
+    figure.update_layout(showlegend=True, margin={"l": 44, "t": 28})
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -126,12 +127,27 @@ def test_another_address_needs_the_token(served: Callable[..., str], storage: st
     address = served(storage, hosts=None, token="secret-of-this-test")
     assert get(f"{address}/api/studies")[0] == 401
     assert get(f"{address}/?token=wrong")[0] == 401
-    assert get(f"{address}/api/studies", cookie="moopt-token=wrong")[0] == 401
-    assert get(f"{address}/api/studies", cookie="moopt-token=secret-of-this-test", host="any.example")[0] == 200
+    cookie = f"moopt-token-{address.rpartition(':')[2]}"
+    assert get(f"{address}/api/studies", cookie=f"{cookie}=wrong")[0] == 401
+    others = f"a/b=c; {cookie}=wrong; x,y; {cookie}=secret-of-this-test"  # a host's other servers have cookies too
+    assert get(f"{address}/api/studies", cookie=others, host="any.example")[0] == 200
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     with opener.open(f"{address}/?token=secret-of-this-test") as answer:  # keeps the cookie, and goes on without it
         assert answer.status == 200
         assert "token" not in answer.url
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    with opener.open(f"{address}/study?place=a%20b&token=secret-of-this-test&study=s%26t") as answer:
+        assert answer.url == f"{address}/study?place=a+b&study=s%26t"
+
+
+def test_a_token_never_leads_to_another_host(served: Callable[..., str], storage: str) -> None:
+    address = served(storage, hosts=None, token="secret-of-this-test")
+    connection = http.client.HTTPConnection(address.removeprefix("http://"))
+    connection.request("GET", "//evil.example/?token=secret-of-this-test")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["location"]) == (303, "/evil.example/")
+    assert "samesite=lax" in answer.headers["set-cookie"].lower()
+    connection.close()
 
 
 def test_a_storage_that_vanishes_is_said(served: Callable[..., str], storage: str, tmp_path: Path) -> None:
@@ -143,6 +159,19 @@ def test_a_storage_that_vanishes_is_said(served: Callable[..., str], storage: st
     status, _, body = get(at(address, str(copy), "plain", "page"))
     assert status == 503
     assert b"cannot be read any more" in body
+
+
+def test_the_command_refuses_options_that_would_do_nothing(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.txt"
+    plain.write_text("mine")
+    for given, expected in (
+        (["x.journal", "--exports", str(tmp_path)], "--exports needs the file of a study"),
+        (["x.journal", "--host", ""], "empty --host"),
+        (["x.journal", "--host", "192.0.2.1"], "Give another --host"),
+    ):
+        found = CliRunner().invoke(app, ["dashboard", *given])
+        assert found.exit_code == 2
+        assert expected in found.stderr
 
 
 def test_the_command_refuses_a_port_that_is_taken(address: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import moopt
+from moopt.report import write_report
 from moopt.study import load_history
 from moopt.testing.landscapes import Landscape
 from tests.dashboard.test_answers import at as asked
@@ -141,6 +142,42 @@ def test_values_that_are_no_numbers_are_shown_or_explained(
     page.locator(".candidate h2, .problem").first.wait_for()
     assert "Traceback" not in page.content()
     page.close()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+def test_a_value_that_is_no_number_is_a_failure_everywhere(
+    served: Callable[..., str], tmp_path: Path, value: float | None
+) -> None:
+    path = tmp_path / "s.journal"
+    moopt.Study("study", Landscape(known=True), "random", str(path), seed=0).run(trials=20)
+    best = load_history(str(path)).front()[0].number
+
+    def change(entry: dict[str, Any]) -> None:
+        if entry.get("trial_id") == best and entry.get("values"):
+            entry["values"] = [value for _ in entry["values"]]
+        if entry.get("trial_id") == best and results(entry):
+            results(entry)["values"] = {name: value for name in results(entry)["values"]}
+
+    altered(path, change)
+    history = load_history(str(path))
+    assert history.trials[best].state == "failed"
+    assert "no finite number" in history.trials[best].failure.message
+    assert best not in {trial.number for trial in history.front()}
+    (listed,) = told(f"{served(str(path))}/api/studies")["studies"]
+    assert listed["failed"] == 1
+    report = write_report(history, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "cannot be drawn" not in report
+
+
+def test_a_study_that_cannot_be_told_leaves_the_others_listed(served: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "s.journal"
+    for name in ("good", "bad"):
+        moopt.Study(name, Landscape(), "random", str(path), seed=0).run(trials=3)
+    path.write_text(path.read_text().replace('"bad"', '"bad\\udcff"'))
+    listed = told(f"{served(str(path))}/api/studies")["studies"]
+    assert [each["name"] for each in listed if "error" not in each] == ["good"]
+    (bad,) = (each for each in listed if "error" in each)
+    assert bad["name"] == "bad\\udcff"
 
 
 @pytest.mark.parametrize("field", ["seq", "tokens", "values"])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,45 @@ def test_a_path_that_cannot_be_written_is_named(history: moopt.History, tmp_path
     with pytest.raises(StorageError, match=f"Cannot write {tmp_path}"):
         write_report(history, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "plain.txt/x.html", "a" * 300 + ".html"])
+def test_what_is_no_place_for_a_file_is_refused_in_a_line(
+    history: moopt.History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plain.txt").write_text("mine")
+    with pytest.raises(StorageError, match=r"Cannot write .*Give another path"):
+        write_report(history, name)
+    assert [each.name for each in tmp_path.iterdir()] == ["plain.txt"]
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_into(history: moopt.History, tmp_path: Path) -> None:
+    target, link, pipe = (tmp_path / name for name in ("target.html", "link.html", "pipe.html"))
+    link.symlink_to(target)
+    write_report(history, link)
+    assert link.is_symlink()
+    assert target.read_text(encoding="utf-8").startswith("<!doctype html>")
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    write_report(history, pipe)
+    reader.join(10)
+    assert read == [target.read_bytes()]
+    assert pipe.is_fifo()
+
+
+def test_a_card_that_fails_says_so_and_leaves_the_others(
+    history: moopt.History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing_card(history: moopt.History) -> None:
+        raise ZeroDivisionError("nothing there")
+
+    monkeypatch.setattr("moopt.views.VIEWS", (*moopt.views.VIEWS, failing_card))
+    page = write_report(history, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "This card cannot be drawn: ZeroDivisionError: nothing there." in page
+    assert "What to ship" in page
 
 
 def test_the_csv_holds_the_front_with_its_decisions_and_held_out_figures(

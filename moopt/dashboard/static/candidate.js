@@ -4,20 +4,22 @@ import { ask } from "./ask.js";
 import { el, number, problem } from "./dom.js";
 import { table } from "./table.js";
 
+let [turn, shown] = [0, null]; // the newest question, and what was answered to the one before
+
 export async function showCandidate(place, at, trial, close) {
-  if (trial === null) {
-    place.replaceChildren();
-    place.hidden = true;
-    return;
-  }
-  place.hidden = false;
+  const mine = ++turn;
+  place.hidden = trial === null;
+  if (trial === null) return place.replaceChildren((shown = ""));
   let told;
   try {
-    told = await ask(at(`trials/${trial}`));
+    told = await ask(at(`trials/${encodeURIComponent(trial)}`));
   } catch (error) {
-    place.replaceChildren(problem(error));
+    if (mine === turn) place.replaceChildren(problem(error));
+    shown = null;
     return;
   }
+  if (mine !== turn || JSON.stringify(told) === shown) return;
+  shown = JSON.stringify(told);
   const role = told.on_front ? "on the front" : !told.feasible && told.state === "complete" ? "infeasible" : told.state;
   place.replaceChildren(...[
     el("button", { class: "close", onclick: close, "aria-label": "Close the candidate" }, "×"),

@@ -5,6 +5,8 @@ import { following } from "./ask.js";
 import { draw, listen } from "./figure.js";
 import { table } from "./table.js";
 
+const AGAIN = 3000; // milliseconds from a question without an answer to the same question
+
 export class Cards {
   // `at` gives a card's address; `select` gets a trial, `choose` the axes of a picture and the range chosen on it.
   constructor(list, at, { select, choose }) {
@@ -52,6 +54,7 @@ export class Cards {
       each.told = told;
     } catch (error) {
       if (!each.told) fillIn(each.section, { reason: error.message }, this);
+      setTimeout(() => { each.asked = null; this.work(); }, AGAIN);
     }
   }
 }

@@ -15,9 +15,12 @@ async function load() {
   return templates;
 }
 
+// A circle of 8 pixels around 0, 0: as its own kind of shape, plotly squashes it on logarithmic axes.
+const CIRCLE = "M8,0C8,4.42 4.42,8 0,8C-4.42,8 -8,4.42 -8,0C-8,-4.42 -4.42,-8 0,-8C4.42,-8 8,-4.42 8,0Z";
+
 function ring(axes, x, y) {
   return {
-    type: "circle", ...axes, xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y, x0: -8, x1: 8, y0: -8, y1: 8,
+    type: "path", path: CIRCLE, ...axes, xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: y,
     line: { color: PINK, width: 2.5 },
   };
 }

@@ -21,7 +21,7 @@ export async function showStudy(content, query) {
   head.append(back(), el("h1", {}, name));
   content.replaceChildren(head, trouble, candidate, ranges.bar, list);
 
-  let selected = null;
+  let [selected, known] = [null, null]; // the trial, and what was known when it was asked for
   function go(changes) {
     const now = new URLSearchParams(location.search);
     for (const [key, value] of Object.entries(changes)) {
@@ -35,13 +35,15 @@ export async function showStudy(content, query) {
   async function restore() {
     // What the address says is selected and chosen.
     const now = new URLSearchParams(location.search);
-    const trial = now.has("trial") ? Number(now.get("trial")) : null;
+    const trial = /^\d{1,9}$/.test(now.get("trial") ?? "") ? Number(now.get("trial")) : null;
     if (trial !== selected) {
       selected = trial;
       mark(trial);
       if (trial !== null) say(`Trial ${trial} is selected.`);
-      showCandidate(candidate, at, trial, () => go({ trial: null }));
+      known = null;
     }
+    if (known !== cards.mark) showCandidate(candidate, at, trial, () => go({ trial: null }));
+    known = cards.mark;
     await limited(now.get("ranges"));
   }
 
@@ -90,13 +92,21 @@ export async function showStudy(content, query) {
   }
 
   await refresh();
-  const events = new EventSource(at("events"));
-  events.onmessage = (event) => {
-    const { error, mark: now, running } = JSON.parse(event.data);
-    if (error) trouble.replaceChildren(problem(new Error(error)));
-    else if (now !== cards.mark || running !== was || trouble.hasChildNodes()) refresh();
-  };
-  events.onerror = () => trouble.replaceChildren(problem(new Error("The dashboard does not answer; this is what it said last.")));
+  let events = null;
+  function listen() {
+    // Only while the page is seen: a browser holds six connections to a host, whatever the number of its tabs.
+    events?.close();
+    events = document.hidden ? null : new EventSource(at("events"));
+    if (!events) return;
+    events.onmessage = (event) => {
+      const { error, mark: now, running } = JSON.parse(event.data);
+      if (error) trouble.replaceChildren(problem(new Error(error)));
+      else if (now !== cards.mark || running !== was || trouble.hasChildNodes()) refresh();
+    };
+    events.onerror = () => trouble.replaceChildren(problem(new Error("The dashboard does not answer; this is what it said last.")));
+  }
+  document.addEventListener("visibilitychange", listen);
+  listen();
 }
 
 function back() {
