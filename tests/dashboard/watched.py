@@ -24,7 +24,7 @@ def watched(browser: Any, address: str, **how: Any) -> Iterator[Any]:
     said: list[str] = []
 
     def complained(message: Any) -> None:
-        if message.type in ("error", "warning") and not any(a in message.text for a in ADVICE):
+        if message.type in ("error", "warning", "trace") and not any(a in message.text for a in ADVICE):
             said.append(message.text)
 
     found.on("console", complained)
