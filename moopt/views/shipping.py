@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -85,14 +86,16 @@ def wanted(history: History) -> Objective:
 
 
 def choices(history: History) -> Iterator[Choice]:
-    """The knee, then the best point within each budget."""
+    """The knee, then the best point within each budget; budgets beside each other that have the same one are one."""
     x, knee = axes(history).x, history.knee()
     yield Choice(KNEE if wanted(history) is not x else "the best", knee, _rival(history, knee.values[x.name]))
     side, operator = ("most", "<=") if x.direction == "min" else ("least", ">=")
-    for budget in budgets(history):
-        trial = history.pick(f"{x.name} {operator} {budget:.12g}")
-        wish = f"{'' if x.unit else look.plain(x) + ' '}at {side} {look.amount(budget, x.unit)}"
-        yield Choice(wish, trial, _rival(history, budget))
+    picked = ((history.pick(f"{x.name} {operator} {b:.12g}"), _rival(history, b), b) for b in budgets(history))
+    for _, same in groupby(picked, key=lambda each: (each[0].number, each[1] and each[1].number)):
+        found = list(same)
+        (trial, rival, _), (low, high) = found[0], sorted([found[0][2], found[-1][2]])
+        span = look.amount(high, x.unit) if low == high else f"{look.number(low)} to {look.amount(high, x.unit)}"
+        yield Choice(f"{'' if x.unit else look.plain(x) + ' '}at {side} {span}", trial, rival)
 
 
 def budgets(history: History) -> list[float]:

@@ -19,6 +19,15 @@ def test_each_budget_gets_what_pick_gives(bits: History) -> None:
     assert len(table) == 1 + len(budgets(bits))
 
 
+def test_budgets_with_the_same_point_are_one_line(builder: Callable) -> None:
+    build = builder()
+    for kl, size in ((0.9, 70.0), (0.1, 95.0), (0.01, 140.0)):
+        build.add({"kl": kl, "size_mb": size})
+    table = shipping_data(build.history)
+    assert table[WANTED].tolist() == [KNEE, "at most 70 to 90 MB", "at most 100 to 130 MB", "at most 140 MB"]
+    assert table["trial"].tolist()[1:] == [0, 1, 2]
+
+
 def test_nothing_feasible_within_a_budget_is_better(bits: History) -> None:
     table = shipping_data(bits)
     feasible = {trial.number: trial for trial in bits.trials if trial.feasible}
@@ -83,8 +92,8 @@ def test_a_maximised_objective_is_bounded_from_below(builder: Callable) -> None:
         build.add({"accuracy": accuracy, "ms": ms})
     assert budgets(build.history) == [90, 85, 80, 75, 70]
     table = shipping_data(build.history).set_index(WANTED)
-    assert table.loc["at least 85 %", "trial"] == 0
-    assert table.loc["at least 80 %", "trial"] == 1
+    assert table.loc["at least 85 to 90 %", "trial"] == 0
+    assert table.loc["at least 75 to 80 %", "trial"] == 1
     assert table["trial"].tolist()[-1] == 2
 
 
@@ -100,7 +109,7 @@ def test_any_number_of_objectives_has_the_card(objectives: int) -> None:
     study = Study("s", Landscape(objectives=objectives), "random", seed=3).run(trials=30)
     card = shipping_card(study.history)
     assert set(card.table["trial"]) <= {t.number for t in study.history.front()}
-    assert len(card.table) == 1 if objectives == 1 else len(card.table) > 3
+    assert len(card.table) == 1 if objectives == 1 else len(card.table) > 1
 
 
 def test_before_anything_is_feasible_the_card_says_so(builder: Callable) -> None:
