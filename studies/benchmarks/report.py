@@ -64,8 +64,8 @@ def holds(browser, path, what, most):
     first, last, size = min(first), min(last), path.stat().st_size
     kept = size < MOST_BYTES and last < most and not any(said)
     print(
-        f"{'PASS' if kept else 'FAIL'} {what}: {size:,} bytes (under {MOST_BYTES:,}), first figure after {first:.2f} s, "
-        f"all after {last:.2f} s (under {most:g})"
+        f"{'PASS' if kept else 'FAIL'} {what}: {size:,} bytes (under {MOST_BYTES:,}), "
+        f"first figure after {first:.2f} s, all after {last:.2f} s (under {most:g})"
     )
     print(*dict.fromkeys(line for lines in said for line in lines), sep="\n", end="")
     return kept
