@@ -97,7 +97,7 @@ class BitAllocation(Benched[Workbench]):
         context: int = 512,
         held_out: int = 6144,
         sensitivities: str | None = "default",
-        sensitivity_tokens: int = 18_432,
+        sensitivity_tokens: int = 6144,
         draw: int = 0,
         calibration_tokens: int = 32_768,
         external: Mapping[str, str] | None = None,
