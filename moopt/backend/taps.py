@@ -192,11 +192,13 @@ class ColumnSquares:
         self.found = torch.zeros(len(decisions), widest(decisions), dtype=torch.float64)
 
     def __call__(self, row: int, weight: Weight, gradients: Tensor) -> None:
+        options = self._decisions[row].options
+        deltas = changes(self._candidate, weight, options).view(-1, *gradients.shape[1:])
         outputs, products = gradients.new_ones(1, gradients.shape[1]), torch.empty_like(gradients)
-        for column, option in enumerate(self._decisions[row].options):
-            delta = changes(self._candidate, weight, [option]).view(gradients.shape[1:])
-            along = outputs @ torch.mul(gradients, delta, out=products)  # a product with ones is faster than a sum
-            self.found[row, column] += along.float().square().sum().double().cpu()
+        squares = []
+        for delta in deltas:  # a product with ones is faster than a sum
+            squares.append((outputs @ torch.mul(gradients, delta, out=products)).float().square().sum())
+        self.found[row, : len(options)] += torch.stack(squares).double().cpu()
 
 
 def changes(candidate: Candidate, weight: Weight, options: Sequence[Option]) -> Tensor:
