@@ -170,14 +170,15 @@ def decisions(history: History, found: Trial) -> list[dict[str, Any]]:
 
 
 def nearest(history: History, found: Trial) -> dict[str, Any] | None:
-    """The baseline whose known figures are nearest, and how much better each figure is than its."""
+    """The baseline whose known figures are nearest, in relation to their size, and how much better each figure is."""
     known = [o for o in history.objectives if o.known] or list(history.objectives[:1])
     others = [t for t in history.baselines() if t.number != found.number]
     if not others:
         return None
 
     def apart(other: Trial) -> float:
-        return sum(abs(other.values[o.name] - found.values[o.name]) for o in known)
+        pairs = ((other.values[o.name], found.values[o.name]) for o in known)
+        return sum(abs(theirs - own) / (abs(theirs) + abs(own) or 1.0) for theirs, own in pairs)
 
     best = min(others, key=apart)
     compared = []

@@ -37,7 +37,7 @@ function figures(told) {
   const where = ["search", "validation", "held-out"].filter((name) => told.figures.some((f) => name in f));
   const rows = told.figures.map((f) => [f.name + (f.unit ? ` in ${f.unit}` : ""), ...where.map((name) => number(f[name]))]);
   for (const c of told.constraints) {
-    rows.push([`${c.name} (at most ${number(c.bound)} ${c.unit})${c.holds ? "" : ", broken"}`, number(c.value)]);
+    rows.push([`${c.name} (at most ${`${number(c.bound)} ${c.unit}`.trim()})${c.holds ? "" : ", broken"}`, number(c.value)]);
   }
   return table("Figures", ["", ...where], rows);
 }
