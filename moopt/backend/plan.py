@@ -120,8 +120,9 @@ class _Trial:
         few = self._part[: max(1, len(self._part) // BLOCKS)]
 
         def fisher(decisions: list[Decision]) -> float:
+            head = evaluator.head()
             return _seconds(
-                lambda: sensitivity.sampled_fisher(evaluator.candidate, decisions, evaluator.head(), ids, seed=0)
+                lambda: sensitivity.sampled_fisher(evaluator.candidate, decisions, head, ids, seed=0, by="columns")
             )
 
         fisher(few)  # the first pass of a process is slow

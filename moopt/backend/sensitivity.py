@@ -44,16 +44,14 @@ def sampled_fisher(
         by: Whether the slope along a whole change is squared, or that along each of its columns.
     """
     squares = torch.zeros(len(decisions), widest(decisions), dtype=torch.float64)
-    columns = ColumnSquares(candidate, decisions)
     generator = torch.Generator(candidate.device).manual_seed(seed)
     with candidate.differentiable():
         for part in ids.to(candidate.device).split(AT_ONCE):
-            slopes = Slopes(candidate, decisions, len(part))
+            look = ColumnSquares(candidate, decisions) if by == "columns" else Slopes(candidate, decisions, len(part))
             with Forward(candidate, decisions, part) as hidden:
-                toward = sampled_gradient(hidden.states, head, generator)
-                hidden.backward(toward, columns if by == "columns" else slopes)
-            squares += slopes.found.double().square().sum(1)
-    return masked((columns.found + squares) / (2 * ids.shape[1] * len(ids)), decisions)
+                hidden.backward(sampled_gradient(hidden.states, head, generator), look)
+            squares += look.found if isinstance(look, ColumnSquares) else look.found.double().square().sum(1)
+    return masked(squares / (2 * ids.shape[1] * len(ids)), decisions)
 
 
 def gradient(

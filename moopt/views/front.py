@@ -187,7 +187,9 @@ def _front_coloured(
     marker = {"size": 11, "color": values, "coloraxis": "coloraxis", "line": {"width": 1, "color": look.FRONT}}
     if front:
         at, bars = _at(history, places, front), _intervals(history, places, front)
-        figure.add_scatter(**at, **bars, mode="markers", name="front", marker=marker, showlegend=False)
+        figure.add_scatter(
+            **at, **bars, mode="markers", name="front", legendgroup="front", marker=marker, showlegend=False
+        )
         figure.add_scatter(**look.key("front"))
     bar = {"title": {"text": escape(colour.label), "side": "right"}, "len": 0.9}
     figure.update_layout(coloraxis={"colorscale": look.ORDERED, "colorbar": bar})

@@ -97,7 +97,8 @@ def ramp(n: int, colours: list[str] = ORDERED) -> list[str]:
 def key(name: str) -> dict[str, Any]:
     """What stands in a legend for points whose colours are their values."""
     marker = {"size": 11, "color": ORDERED[2], "line": {"width": 1, "color": FRONT}}
-    return {"x": [None], "y": [None], "mode": "markers", "name": name, "marker": marker, "hoverinfo": "skip"}
+    shown = {"x": [None], "y": [None], "mode": "markers", "name": name, "marker": marker, "hoverinfo": "skip"}
+    return {**shown, "legendgroup": name}  # a click on it hides the points of that group
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -56,8 +56,8 @@ def _figure(history: History) -> go.Figure:
             for trials, name, style in ((front, "front", marker), (uniform, "uniform", diamond)):
                 if trials:
                     figure.add_scatter(
-                        **_at(trials, x, y, hovers), name=name, showlegend=first and name != "front", marker=style,
-                        mode="markers", row=row, col=col,
+                        **_at(trials, x, y, hovers), name=name, legendgroup=name, marker=style, mode="markers",
+                        showlegend=first and name != "front", row=row, col=col,
                     )  # fmt: skip
             figure.update_xaxes(**_axis(front, x, named=row == side), row=row, col=col)
             figure.update_yaxes(**_axis(front, y, named=col == 1), row=row, col=col)

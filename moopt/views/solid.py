@@ -92,7 +92,7 @@ def _figure(history: History, places: Axes, shown: Sequence[Objective]) -> go.Fi
                 _stems(figure, at, turn, row)
                 flat = seen(at, turn)
                 figure.add_scatter(
-                    x=flat[:, 0].tolist(), y=flat[:, 1].tolist(), mode="markers", name=name,
+                    x=flat[:, 0].tolist(), y=flat[:, 1].tolist(), mode="markers", name=name, legendgroup=name,
                     showlegend=row == 1 and name != "front", marker=marker, customdata=[t.number for t in trials],
                     hovertext=[look.hover(history, t) for t in trials], hoverinfo="text", row=row, col=1,
                 )  # fmt: skip
