@@ -237,6 +237,13 @@ def test_a_damaged_line_is_named(path: Path):
         moopt.load_history(path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\udc80", 2**70])
+def test_what_python_writes_and_no_json_has_is_read(path: Path, value: object):
+    run(path, Landscape(), 3)
+    as_optuna_has_it(path).set_user_attr("theirs", value)
+    assert len(run(path, Landscape(), 5).history.trials) == 5
+
+
 @pytest.mark.parametrize("location", [5, b"x", "", "a\0b"])
 def test_what_is_no_place_is_refused(location: object):
     with pytest.raises(StorageError, match="expected a path, a database URL, or None"):

@@ -99,7 +99,7 @@ def measured(folder):
             for when in ("at once", "read before"):
                 page, took = looked(browser, address, query)
                 for what, seconds in took.items():
-                    kept += [seconds < MOST[what]] if when == "read before" else []
+                    kept.append(seconds < MOST[what])
                     print(f"{when}: {what} {1000 * seconds:.0f} ms (under {1000 * MOST[what]:.0f})")
             whole, tags = cards(address, place, {})
             search(path, TRIALS + MORE)
