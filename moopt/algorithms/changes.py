@@ -25,8 +25,41 @@ class Changes:
     def __init__(self, costs: IntArray) -> None:
         self._possible = costs >= 0
         self._weights: FloatArray = np.zeros((len(costs), 1))
+        self._sensitivities: FloatArray | None = None
         self.table: FloatArray = np.zeros(costs.shape)
         """The average, centred in each decision; 0 where nothing is known."""
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """The decisions of which anything is known, [decisions]."""
+        return self._weights[:, 0] > 0
+
+    def around(self, choice: IntArray) -> FloatArray:
+        """What each change of a choice [decisions] does; only staying is possible where nothing is known."""
+        rows = np.arange(len(choice))
+        found = self.table - self.table[rows, choice][:, None]
+        found[~self.known] = np.inf
+        found[rows, choice] = 0.0
+        return found
+
+    def begin(self, sensitivities: FloatArray, weight: float) -> None:
+        """Average a table of sensitivities in, which is what an original loses by each option."""
+        self._sensitivities = sensitivities
+        self.learn(sensitivities, weight)
+
+    def learn_around(self, choice: IntArray, linear: FloatArray, curvature: FloatArray) -> None:
+        """Average in what was found around a choice [decisions].
+
+        The curvature is averaged with what the sensitivities say of it, which come of more samples around another
+        place: the errors of two options of one decision are nearly independent, so that the step from one to the other
+        is curved by about the sum of what each costs from the original.
+        """
+        if self._sensitivities is not None:
+            rows = np.arange(len(choice))
+            expected = self._sensitivities + self._sensitivities[rows, choice][:, None]
+            expected[rows, choice] = 0
+            curvature = (curvature + expected) / 2
+        self.learn(linear + curvature)
 
     def learn(self, table: FloatArray, weight: float = 1.0) -> None:
         """Average a table in; it tells nothing of a decision one of whose options it does not know."""

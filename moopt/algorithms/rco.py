@@ -11,11 +11,11 @@ import numpy.typing as npt
 from moopt.algorithms.base import positive, share
 from moopt.algorithms.budgeted import Budgeted, Budgets
 from moopt.algorithms.changes import Changes
+from moopt.algorithms.linearisation import Linearisation
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError
-from moopt.jobs import Failure, Job, Outcome
+from moopt.jobs import Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem
-from moopt.relaxation import Relaxation, regret
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
@@ -68,22 +68,18 @@ class RCO(Budgeted):
         super().start(problem, seed)
         self._left = sorted(self._allowed(), reverse=True)
         self._changes = Changes(self._costs)
-        self._budget: int | None = None
-        self._place, self._step = 0, 0
-        self._asked: set[int] = set()
-        self._found: dict[int, Outcome] = {}
+        self._linearisation: Linearisation | None = None
+        self._gradients = 0
         self._decided: list[Config] = list(self._ends)
         self._best: dict[int, int] = {}
-        self._relaxation: Relaxation | None = None
 
     def ask(self, n: int) -> list[Job]:
         decided = [config for config in self._decided if not self.seen(config)]
         if decided:
             return self.jobs(decided[:n])
-        budget = self._budget or self._next_budget()
-        if budget:
-            left = [sample for sample in range(self.samples) if sample not in self._asked]
-            return [self._linearising(budget, sample) for sample in left[:n]]
+        near = self._linearisation or self._next_linearisation()
+        if near is not None:
+            return [self._linearising(near, place, sample) for place, sample in enumerate(near.left[:n])]
         best = self.archive.least_violating(list(self._best.values()))
         return self._variations(n, [self.archive.jobs[place].config for place in best])
 
@@ -95,17 +91,17 @@ class RCO(Budgeted):
         super().issued(jobs)
         for job in jobs:
             if job.kind == "gradient":
-                self._asked.add(int(job.note["sample"]))
-                if self._budget is None:
-                    self._budget = int(job.note["budget"])
-                    self._left.remove(self._budget)
-                    self._relaxation = self._relaxed(self._budget)
+                if self._linearisation is None:
+                    self._linearisation = self._near(int(job.note["budget"]))
+                    self._left.remove(self._linearisation.budget)
+                self._linearisation.issued(int(job.note["sample"]))
+                self._gradients += 1
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         for job, outcome in outcomes:
             super().tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
-                self._changes.learn(np.array(outcome.attributes["table"]), PRIOR)
+                self._changes.begin(np.array(outcome.attributes["table"]), PRIOR)
             elif job.kind == "gradient":
                 self._linearised(job, outcome)
             elif job.kind == "evaluate" and isinstance(outcome, Evaluation) and self.archive.broken[-1] <= 0:
@@ -125,46 +121,30 @@ class RCO(Budgeted):
         nearest = [budget for budget, place in known.items() if place in preferred]
         return next(iter(nearest or self._left), None)
 
-    def _relaxed(self, budget: int) -> Relaxation:
-        """The relaxation at a budget: the present one, or one that would begin."""
-        return self._relaxation or Relaxation(self._costs, budget, self._logits(budget))
+    def _near(self, budget: int) -> Linearisation:
+        return Linearisation(self._costs, budget, self.samples, self._changes)
 
-    def _logits(self, budget: int) -> FloatArray:
-        """What the changes say at the present temperature, in the unit of what a second-best option costs."""
-        temperature = self.hot * (self.cold / self.hot) ** (self._step / self.steps)
-        table = self._changes.table
-        found: FloatArray = -table / (temperature * regret(table, self._costs, budget))
-        return found
+    def _next_linearisation(self) -> Linearisation | None:
+        budget = self._next_budget()
+        return None if budget is None else self._near(budget)
 
-    def _noise(self, sample: int) -> np.random.Generator:
-        """The noise of a candidate of the present step: the same whenever asked."""
-        return np.random.default_rng([self.seed, self._place, self._step, sample])
-
-    def _linearising(self, budget: int, sample: int) -> Job:
-        batch = (self._place * self.steps + self._step) * self.samples + sample
-        choice = self._relaxed(budget).draw(self._noise(sample))
-        note = {"budget": budget, "step": self._step, "sample": sample}
-        return Job(-1, self._configuration(choice), "gradient", Fidelity(self.tokens, batch), note=note)
+    def _linearising(self, near: Linearisation, place: int, sample: int) -> Job:
+        temperature = self.hot * (self.cold / self.hot) ** (near.steps / self.steps)
+        config = self._configuration(near.draw(sample, temperature, [self.seed]))
+        note = {"budget": near.budget, "sample": sample}
+        return Job(-1, config, "gradient", Fidelity(self.tokens, self._gradients + place), note=note)
 
     def _linearised(self, job: Job, outcome: Outcome) -> None:
         """Once every candidate of a step is known, the step is taken."""
-        assert self._relaxation is not None
-        self._found[int(job.note["sample"])] = outcome
-        if len(self._found) < self.samples:
+        near = self._linearisation
+        assert near is not None
+        if not near.tell(int(job.note["sample"]), self._choice(job.config), outcome):
             return
-        for _, found in sorted(self._found.items()):
-            if not isinstance(found, Failure):
-                self._changes.learn(np.array(found.attributes["linear"]) + np.array(found.attributes["curvature"]))
-        self._step += 1
-        self._asked, self._found = set(), {}
-        if self._step % max(self.steps // self.decisions, 1) == 0 or self._step == self.steps:
-            self._decide(self._relaxation.budget)
-        if self._step == self.steps:
-            self._relaxation, self._budget = None, None
-            self._place, self._step = self._place + 1, 0
+        if near.steps % max(self.steps // self.decisions, 1) == 0 or near.steps == self.steps:
+            self._decide(near.budget)
+        if near.steps == self.steps:
+            self._linearisation = None
             self._changes.weigh(PRIOR)
-        else:
-            self._relaxation.move(self._logits(self._relaxation.budget))
 
     def _decide(self, budget: int) -> None:
         """Have the best choice by the averages evaluated."""

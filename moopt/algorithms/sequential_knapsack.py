@@ -1,8 +1,9 @@
-"""Sequential knapsack: linearise the loss at a candidate, allocate exactly, measure, repeat, at several budgets.
+"""Sequential knapsack: linearise the loss near a candidate, allocate exactly, measure, repeat, at several budgets.
 
-A discrete Gauss-Newton step with a trust region. Around a candidate J, `problem.gradient` gives for every change of
-one decision a linear and a curvature term; an exact knapsack on their sum, plus a penalty for every decision that
-leaves J, proposes candidates of the same cost for several radii. All are measured, the best becomes the next J.
+A discrete Gauss-Newton step with a trust region. Near the best choice by all that is known, `problem.gradient` gives
+for every change of one decision a linear and a curvature term, around a few drawn candidates that are averaged (see
+`Linearisation`). Exact knapsacks on the average, with penalties for every decision that leaves the best candidate J,
+propose candidates of the same cost for several radii. All are measured, the best becomes the next J.
 Before that, knapsacks on the sensitivities a study opens with fill the front: they take no gradient.
 """
 
@@ -18,18 +19,26 @@ import numpy.typing as npt
 
 from moopt.algorithms.base import positive, switch
 from moopt.algorithms.budgeted import Budgeted, Budgets
+from moopt.algorithms.changes import Changes
+from moopt.algorithms.linearisation import Linearisation
 from moopt.algorithms.qnehvi import QNEHVI
 from moopt.budgets import Knapsack
 from moopt.errors import AlgorithmError, BudgetError
-from moopt.jobs import Failure, Job, Outcome
+from moopt.jobs import Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-RADII = (3, 7, 14)
-"""How many decisions a step may change, about: small steps are the ones that pay."""
+SAMPLES = 8
+"""Gradients of a step."""
+HALF = 8
+"""Gradients after which the temperature that candidates are drawn at has halved."""
+PRIOR = 4
+"""Gradients that the sensitivities of an opening count as."""
+RADII = (8, 24)
+"""How many decisions a step may change, about."""
 NEW_A_STEP = 2
 """About how many candidates of a step are new."""
 OPENING = 25
@@ -49,7 +58,7 @@ class Lane:
     """The search at one budget.
 
     Attributes:
-        budget: The cost that candidates may have.
+        near: What is learned near its best choice.
         best: The best candidate within it so far.
         place: The archive's number of that.
         loss: Its loss.
@@ -57,11 +66,10 @@ class Lane:
         before: The loss when the present step began.
         waiting: Candidates of the present step that are not issued yet.
         open: Keys of candidates of the present step that are not told yet.
-        linearising: Whether a gradient is under way.
         vain: Steps from the present best that gained nothing.
     """
 
-    budget: int
+    near: Linearisation
     best: Job | None = None
     place: int = -1
     loss: float = np.inf
@@ -69,13 +77,17 @@ class Lane:
     before: float = np.inf
     waiting: list[Config] = field(default_factory=list)
     open: set[tuple[object, ...]] = field(default_factory=set)
-    linearising: bool = False
     vain: int = 0
+
+    @property
+    def budget(self) -> int:
+        """The cost that candidates may have."""
+        return self.near.budget
 
     @property
     def idle(self) -> bool:
         """Whether a new step may begin."""
-        return self.best is not None and not (self.linearising or self.waiting or self.open)
+        return self.best is not None and not (self.near.under_way or self.waiting or self.open)
 
 
 class SequentialKnapsack(Budgeted):
@@ -103,8 +115,9 @@ class SequentialKnapsack(Budgeted):
         self._predicted: FloatArray | None = None
         self._predicted_best: list[Config] = list(self._ends)
         self._hopes: dict[tuple[object, ...], float] = {}
-        self._steps = 0
-        self._lanes = [Lane(budget) for budget in self._amounts]
+        self._gradients = 0
+        nears = [Linearisation(self._costs, b, SAMPLES, Changes(self._costs)) for b in self._amounts]
+        self._lanes = [Lane(near) for near in nears]
         self._beside = QNEHVI() if self.model else None
         if self._beside is not None:
             self._beside.start(problem, seed)
@@ -115,19 +128,34 @@ class SequentialKnapsack(Budgeted):
         if waiting:
             distinct = list({self.problem.space.key(config): config for config in waiting}.values())
             return [self._foretold(job) for job in self.jobs(distinct[:n])]
-        idle = [lane for lane in self._lanes if lane.idle and lane.vain < (TRIES_BESIDE if self.model else TRIES)]
-        if idle:
-            lane = max(self._preferred(idle), key=self._worth)
-            assert lane.best is not None
-            fidelity, note = Fidelity(self._gradient_tokens(self.problem), self._steps), {"budget": lane.budget}
-            return [Job(lane.best.trial, lane.best.config, "gradient", fidelity, note=note)]
+        lane = self._stepping()
+        if lane is not None:
+            return [self._linearising(lane, place, sample) for place, sample in enumerate(lane.near.left[:n])]
         if self._beside is not None:
             self._beside.archive.region = self.archive.region
             return self._beside.ask(n)
-        return [] if any(lane.linearising or lane.open for lane in self._lanes) else self._variations(n, self._best())
+        return (
+            [] if any(lane.near.under_way or lane.open for lane in self._lanes) else self._variations(n, self._best())
+        )
+
+    def _stepping(self) -> Lane | None:
+        """The lane to linearise at next: one that has begun a step, or the one that promises most."""
+        if begun := [lane for lane in self._lanes if lane.near.under_way and lane.near.left]:
+            return begun[0]
+        idle = [lane for lane in self._lanes if lane.idle and lane.vain < (TRIES_BESIDE if self.model else TRIES)]
+        return max(self._preferred(idle), key=self._worth) if idle else None
+
+    def _linearising(self, lane: Lane, place: int, sample: int) -> Job:
+        """The gradient of a sample, the so-manieth of those that are asked for."""
+        assert lane.best is not None
+        temperature = 1 / (1 + lane.near.steps * SAMPLES / HALF)
+        choice = lane.near.draw(sample, temperature, [self.seed], self._choice(lane.best.config))
+        note = {"budget": lane.budget, "sample": sample}
+        fidelity = Fidelity(self._gradient_tokens(self.problem), self._gradients + place)
+        return Job(-1, self._configuration(choice), "gradient", fidelity, note=note)
 
     def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
-        return {"gradient": (max(0, trials - OPENING) // NEW_A_STEP, self._gradient_tokens(problem))}
+        return {"gradient": (max(0, trials - OPENING) // NEW_A_STEP * SAMPLES, self._gradient_tokens(problem))}
 
     def _gradient_tokens(self, problem: Problem) -> int:
         return self.tokens or problem.gradient_tokens or problem.fidelity.tokens
@@ -139,8 +167,10 @@ class SequentialKnapsack(Budgeted):
         for job in jobs:
             if job.kind == "gradient":
                 lane = self._lane(job)
-                lane.linearising, lane.before = True, lane.loss
-                self._steps += 1
+                if not lane.near.under_way:
+                    lane.before = lane.loss
+                lane.near.issued(int(job.note["sample"]))
+                self._gradients += 1
             elif job.kind == "evaluate":
                 for lane in self._lanes:
                     lane.waiting = [config for config in lane.waiting if not self.seen(config)]
@@ -153,6 +183,8 @@ class SequentialKnapsack(Budgeted):
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
                 self._predicted = np.array(outcome.attributes["table"])
                 self._predicted_best = [*self._ends, *self._knapsacks(self._predicted)]
+                for lane in self._lanes:
+                    lane.near.changes.begin(self._predicted, PRIOR)
             elif job.kind == "gradient":
                 self._linearised(self._lane(job), job, outcome)
             elif job.kind == "evaluate":
@@ -230,32 +262,20 @@ class SequentialKnapsack(Budgeted):
         return lane.expected * float(np.sqrt(self._size(lane.loss)))
 
     def _linearised(self, lane: Lane, job: Job, outcome: Outcome) -> None:
-        lane.linearising = False
-        if not isinstance(outcome, Failure):
-            linear, curvature = (np.array(outcome.attributes[name]) for name in ("linear", "curvature"))
-            choice = self._choice(job.config)
-            table = linear + self._steadied(curvature, choice)
-            candidates = self._hoped(table, self._proposals(table, choice, lane.budget), lane.loss)
-            lane.waiting = [c for c in candidates if not self.seen(c) and self.within_known_bounds(c)]
-            lane.open = {self.problem.space.key(config) for config in lane.waiting}
+        """Once every gradient of a step is known, candidates are proposed."""
+        if not lane.near.tell(int(job.note["sample"]), self._choice(job.config), outcome):
+            return
+        assert lane.best is not None
+        choice = self._choice(lane.best.config)
+        table = lane.near.changes.around(choice)
+        candidates = self._hoped(table, self._proposals(table, choice, lane.budget), lane.loss)
+        lane.waiting = [c for c in candidates if not self.seen(c) and self.within_known_bounds(c)]
+        lane.open = {self.problem.space.key(config) for config in lane.waiting}
         if not lane.open:
             self._stepped(lane)
 
-    def _steadied(self, curvature: FloatArray, choice: IntArray) -> FloatArray:
-        """The curvature, averaged with what the opening's table says of it, which comes of more samples.
-
-        The errors of two options of one decision are nearly independent, so that the step from one to the other is
-        curved by about the sum of what each costs from the original.
-        """
-        if self._predicted is None:
-            return curvature
-        rows = np.arange(len(choice))
-        expected = self._predicted + self._predicted[rows, choice][:, None]
-        expected[rows, choice] = 0
-        return (curvature + expected) / 2
-
     def _proposals(self, table: FloatArray, choice: IntArray, budget: int) -> list[IntArray]:
-        """The exact knapsack at several trust-region radii: about 3, 7 and 14 changed decisions."""
+        """The exact knapsack at several trust-region radii."""
         rows = np.arange(len(choice))
         span = np.where(self._costs < 0, 0, self._costs).max(axis=1)
         leaves = np.ones(table.shape)

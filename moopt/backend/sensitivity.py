@@ -74,13 +74,14 @@ def _gradient(
     kl, sampled_tokens = 0.0, 0
     generator = torch.Generator(candidate.device).manual_seed(seed)
     count, length = reference.ids.shape
-    for start in range(0, count, AT_ONCE):
-        part = reference.ids[start : start + AT_ONCE]
+    at_once = min(AT_ONCE, -(-count // 2))
+    for start in range(0, count, at_once):
+        part = reference.ids[start : start + at_once]
         rows = slice(start * length, (start + len(part)) * length)
         with Forward(candidate, decisions, part) as hidden:
             sampled, toward, total = _both_gradients(hidden.states, head, reference, rows, generator)
             kl += total
-            if start % (2 * AT_ONCE) == 0:  # curvature only has to be about right: every other batch will do
+            if start % (2 * at_once) == 0:  # curvature only has to be about right: every other batch will do
                 hidden.backward(sampled, columns, again=True)
                 sampled_tokens += part.numel()
             hidden.backward(toward, slopes, together=True)

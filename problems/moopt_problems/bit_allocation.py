@@ -152,7 +152,7 @@ class BitAllocation(Benched[Workbench]):
             self.gradient = None  # type: ignore[assignment, method-assign]
 
     exclusive = ("latency",)
-    gradient_tokens = 4608
+    gradient_tokens = 512
     proxy_bench = data.SMOLLM2
     """Measured allocations that `moopt proxies` ranks by."""
 

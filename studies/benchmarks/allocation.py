@@ -76,10 +76,10 @@ smollm2 = partial(BitAllocation, "smollm2-135m", tokens=2_048, held_out=0, valid
 minilm = partial(
     BitAllocation, "minilm-l6", tokens=2_048, context=128, held_out=0, validation=0, sensitivity_tokens=512
 )
-digits = partial(DigitsAllocation, tokens=300, sensitivity_tokens=300)
+digits = partial(DigitsAllocation, tokens=2_700, sensitivity_tokens=2_700)
 SETTINGS = {
-    "digits-mlp": Setting(partial(digits, "mlp"), 43_800, 300, 247),
-    "digits-transformer": Setting(partial(digits, "transformer"), 43_800, 300, 247),
+    "digits-mlp": Setting(partial(digits, "mlp"), 394_200, 2_700, 2_223),
+    "digits-transformer": Setting(partial(digits, "transformer"), 394_200, 2_700, 2_223),
     "minilm": Setting(minilm, 300_000, 512, 16_384, tables=("one-layer", "output-error")),
     "smollm2": Setting(
         smollm2, 300_000, 12_288, 32_768, tables=("fisher", "fisher-diagonal", "fisher-columns", "hawq-v2"),
@@ -108,6 +108,7 @@ def rco(budget, setting, tokens):
 
 METHODS = {
     "auto": Method(lambda budget, setting, tokens: "auto"),
+    "auto, one budget": Method(lambda budget, setting, tokens: SequentialKnapsack(budgets=[budget]), alone=True),
     "sequential-knapsack and a model": Method(lambda budget, setting, tokens: SequentialKnapsack(model=True)),
     "qnehvi": Method(lambda budget, setting, tokens: QNEHVI()),
     "qnehvi, no prior mean": Method(lambda budget, setting, tokens: QNEHVI(prior=False)),
@@ -121,11 +122,20 @@ METHODS = {
     "sequential-knapsack": Method(
         lambda budget, setting, tokens: SequentialKnapsack(budgets=[budget]), True, 220 / 300
     ),
+    "rco": Method(rco, alone=True),
     "rco, a third": Method(rco, True, 1 / 3),
 }
 RIVAL = "evopress, all budgets"
-OURS = {"auto", "sequential-knapsack", "sequential-knapsack and a model", "rco, a third", "evopress, our opening"}
-GRADIENTS = {"sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
+OURS = {
+    "rco",
+    "auto",
+    "auto, one budget",
+    "sequential-knapsack",
+    "sequential-knapsack and a model",
+    "rco, a third",
+    "evopress, our opening",
+}
+GRADIENTS = {"rco", "auto, one budget", "sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
 ABLATIONS = {name for setting in SETTINGS.values() for name in setting.ablations}
 
 

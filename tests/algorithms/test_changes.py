@@ -43,3 +43,21 @@ def test_a_table_tells_nothing_of_a_decision_that_it_does_not_know_whole() -> No
     changes.learn(np.array([[0.0, 2.0], [np.inf, 0.0], [3.0, np.inf]]))
     changes.learn(np.array([[0.0, np.nan], [1.0, 2.0], [0.0, np.inf]]))
     assert changes.table.tolist() == [[-1.0, 1.0], [-0.5, 0.5], [0.0, 0.0]]
+
+
+def test_where_nothing_is_known_staying_is_all_there_is() -> None:
+    changes = Changes(np.array([[1, 2], [1, 2]]))
+    changes.learn(np.array([[0.0, 2.0], [np.inf, 0.0]]))
+    assert changes.known.tolist() == [True, False]
+    assert changes.around(np.array([1, 0])).tolist() == [[-2.0, 0.0], [0.0, np.inf]]
+
+
+def test_a_curvature_counts_half_beside_what_sensitivities_say_of_it() -> None:
+    costs, choice = np.array([[1, 2, 3]]), np.array([1])
+    linear, curvature = np.array([[4.0, 0.0, -2.0]]), np.array([[8.0, 0.0, 6.0]])
+    alone, beside = Changes(costs), Changes(costs)
+    alone.learn_around(choice, linear, curvature)
+    assert alone.around(choice).tolist() == [[12.0, 0.0, 4.0]]
+    beside.begin(np.array([[5.0, 1.0, 0.0]]), 1e-12)
+    beside.learn_around(choice, linear, curvature)
+    assert beside.around(choice) == pytest.approx(np.array([[4 + (8 + 6) / 2, 0.0, -2 + (6 + 1) / 2]]))

@@ -8,6 +8,7 @@ import pytest
 
 import moopt
 from moopt.algorithms import SequentialKnapsack, suggest
+from moopt.algorithms.sequential_knapsack import SAMPLES
 from moopt.errors import AlgorithmError, CapabilityError
 from moopt.jobs import perform
 from moopt.testing.algorithms import drive, evaluated, replays
@@ -55,24 +56,27 @@ def test_replay_at_any_point_asks_the_same(workers: int) -> None:
     replays(SequentialKnapsack, BitToy(8, interaction=1.0), trials=30, workers=workers, every=5)
 
 
-def test_a_gradient_serves_the_budget_it_was_asked_for_in_whatever_order_they_end() -> None:
+def test_a_step_serves_the_budget_it_was_begun_for_in_whatever_order_its_gradients_end() -> None:
     problem, algorithm = BitToy(8), SequentialKnapsack()
     algorithm.start(problem, 0)
     opening = algorithm.jobs(problem.baselines().values())
     algorithm.issued(opening)
     algorithm.tell([(job, perform(problem, job)) for job in opening])
     gradients = []
-    for _ in range(2):
+    for _ in range(2 * SAMPLES):
         gradients += algorithm.ask(1)
         algorithm.issued(gradients[-1:])
-    assert [job.kind for job in gradients] == ["gradient"] * 2
+    assert [job.kind for job in gradients] == ["gradient"] * len(gradients)
+    assert len({job.fidelity for job in gradients}) == len(gradients)
+    for step in (gradients[:SAMPLES], gradients[SAMPLES:]):
+        assert len({job.note["budget"] for job in step}) == 1
     for job in reversed(gradients):
         before = [asked.config for asked in algorithm.ask(9)]
         algorithm.tell([(job, perform(problem, job))])
         at = job.note["budget"] / 8
         new = [asked.config for asked in algorithm.ask(9) if asked.config not in before]
-        assert new
-        assert 0.9 * at < min(costs(problem, new)) <= max(costs(problem, new)) <= at
+        if job in (gradients[0], gradients[SAMPLES]):
+            assert 0.9 * at < min(costs(problem, new)) <= max(costs(problem, new)) <= at
 
 
 def costs(problem: BitToy, configs: list[moopt.Config]) -> list[float]:
@@ -162,7 +166,7 @@ def _is_step(entry: object) -> bool:
 
 
 def test_a_model_goes_on_where_steps_gain_nothing_and_steps_again_from_what_it_finds() -> None:
-    problem = DigitsAllocation("mlp", tokens=300, sensitivity_tokens=300)
+    problem = DigitsAllocation("mlp", tokens=900, sensitivity_tokens=900)
     study = moopt.Study("both", problem, SequentialKnapsack(model=True)).run(trials=70)
     kinds = [event.job.kind for event in study.history.events if event.outcome is not None]
     steps = [place for place, kind in enumerate(kinds) if kind == "gradient"]

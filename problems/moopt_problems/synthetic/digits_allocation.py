@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, pad
 
 import moopt
 from moopt.backend.quantizers import rtn
@@ -29,24 +29,28 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 PASSES = {"fisher": 3, "fisher-columns": 3, "hawq-v2": 9, "one-layer": 1}
-"""What each image of a table costs in forward passes, for every pass it takes; a backward pass counts two."""
-IMAGES_A_DRAW = 4
-"""Images of each of Hutchinson's draws."""
+"""What each token of a table costs in forward passes, for every pass it takes; a backward pass counts two."""
+VIEWS = [(down, right) for down in (0, -1, 1) for right in (0, -1, 1)]
+"""By how many pixels an image is moved: itself first, and its eight neighbours."""
+TOKENS_A_DRAW = 4 * len(VIEWS)
+"""Of each of Hutchinson's draws."""
 SPLITS = {"search": slice(0, 300), "validation": slice(300, 350), "held-out": slice(350, None)}
 """Of the 597 images that the network was not trained on: what it has learned by heart says little of the others."""
 
 
 class DigitsAllocation(moopt.Problem):
-    """The width of every linear of a tiny network; `kl` per image from the original network against `size_kb`.
+    """The width of every linear of a tiny network; `kl` per token from the original network against `size_kb`.
 
-    An image is a sequence of one token. Needs scikit-learn; `DigitsBits` says more of the networks.
+    An image is a sequence of nine tokens: the image, and moved by a pixel to each side and corner. What a search does
+    well on images as they are is mostly luck: there are three hundred for searching, and the network is sure of nearly
+    all. Needs scikit-learn; `DigitsBits` says more of the networks.
 
     Args:
         network: "transformer" (26 decisions) or "mlp" (22).
         bits: The widths to choose from, 1 to 8.
-        tokens: Images of an evaluation.
+        tokens: Of an evaluation, in whole images.
         sensitivities: The method of the table whose knapsacks a study opens with, see `sensitivities`; None for none.
-        sensitivity_tokens: Images they may use.
+        sensitivity_tokens: What they may use.
         draw: Which images and labels sensitivities and gradients are made of.
 
     Raises:
@@ -57,9 +61,11 @@ class DigitsAllocation(moopt.Problem):
         moopt.Objective("kl", unit="nats", scale="log", least=1e-5), moopt.Objective("size_kb", unit="kB", known=True)
     )  # fmt: skip
 
+    gradient_tokens = 360
+
     def __init__(
-        self, network: str = "transformer", bits: Sequence[int] = (2, 3, 4, 6, 8), tokens: int = 128,
-        sensitivities: str | None = "fisher-columns", sensitivity_tokens: int = 256, draw: int = 0,
+        self, network: str = "transformer", bits: Sequence[int] = (2, 3, 4, 6, 8), tokens: int = 1_152,
+        sensitivities: str | None = "fisher-columns", sensitivity_tokens: int = 2_304, draw: int = 0,
     ) -> None:  # fmt: skip
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         if network not in NETWORKS:
@@ -68,7 +74,7 @@ class DigitsAllocation(moopt.Problem):
             raise ProblemError(f"Got the width {wrong[0]!r}; expected whole numbers from 1 to 8.")
         if sensitivities is not None and sensitivities not in PASSES:
             raise ProblemError(f"There is no table {sensitivities!r}; expected one of {', '.join(PASSES)}, or None.")
-        checks.whole(4, tokens=tokens, sensitivity_tokens=sensitivity_tokens)
+        checks.whole(4 * len(VIEWS), tokens=tokens, sensitivity_tokens=sensitivity_tokens)
         checks.whole(0, draw=draw)
         self.network, self.bits, self.draw = network, tuple(bits), draw
         self.shapes = linears(network)
@@ -77,7 +83,10 @@ class DigitsAllocation(moopt.Problem):
         self._costs: IntArray = np.array(
             [rows * (-(-columns * widths // 8) + GROUP_BYTES) for rows, columns in self.shapes.values()]
         )
-        self.fidelity, self.rungs = moopt.Fidelity(tokens), [n for n in (tokens // 16, tokens // 4) if n >= 4]
+        self.fidelity, self.rungs = (
+            moopt.Fidelity(tokens),
+            [n for n in (tokens // 16, tokens // 4) if n >= 4 * len(VIEWS)],
+        )
         if sensitivities is not None:
             self.sensitivity = moopt.Fidelity(sensitivity_tokens, sensitivities)
 
@@ -91,7 +100,7 @@ class DigitsAllocation(moopt.Problem):
         images = self._images(fidelity)
         self._become(config)
         with torch.inference_mode():
-            samples = self._divergences(images).double()
+            samples = self._divergences(images).double().view(-1, len(VIEWS)).mean(1)
         error = float(samples.var()) / len(samples)
         return moopt.Evaluation({"kl": float(samples.mean())}, {"kl": error}, {"kl": samples.tolist()})
 
@@ -120,7 +129,7 @@ class DigitsAllocation(moopt.Problem):
         Args:
             method: "fisher" (sampled labels, along each change), "fisher-columns" (along each of its columns),
                 "hawq-v2" (Hutchinson's trace of the Hessian, times the squared error) or "one-layer" (measured).
-            tokens: Images to use.
+            tokens: What to use, in whole images.
         """
         images = self._drawn(tokens, 1_000_000 + self.draw)
         self._become({})
@@ -177,19 +186,22 @@ class DigitsAllocation(moopt.Problem):
         for name, linear in self._linears.items():
             linear.weight.data = matrices[name, None]
         with torch.inference_mode():
-            images = {split: unseen[part] for split, part in SPLITS.items()}
+            images = {split: _views(unseen[part]) for split, part in SPLITS.items()}
             return {split: (x.clone(), log_softmax(self._network(x), 1)) for split, x in images.items()}
 
     def _images(self, fidelity: moopt.Fidelity) -> tuple[Tensor, Tensor]:
-        """The images of a fidelity: the beginning of a split, for a number above 0 a draw for searching."""
+        """The tokens of a fidelity: the beginning of a split, for a number above 0 a draw for searching."""
         if isinstance(fidelity.batch, int) and fidelity.batch:
             return self._drawn(fidelity.tokens, fidelity.batch)
         images, originals = self._splits[fidelity.batch or "search"]
-        return images[: fidelity.tokens], originals[: fidelity.tokens]
+        most = fidelity.tokens // len(VIEWS) * len(VIEWS)
+        return images[:most], originals[:most]
 
     def _drawn(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         images, originals = self._splits["search"]
-        rows = torch.randint(len(images), (count,), generator=torch.Generator().manual_seed(seed))
+        chosen = (count // len(VIEWS), 1)
+        starts = torch.randint(len(images) // len(VIEWS), chosen, generator=torch.Generator().manual_seed(seed))
+        rows = (starts * len(VIEWS) + torch.arange(len(VIEWS))).reshape(-1)
         return images[rows], originals[rows]
 
     def _become(self, config: moopt.Config) -> None:
@@ -199,7 +211,7 @@ class DigitsAllocation(moopt.Problem):
             linear.weight.data = self._matrices[name, config.get(name)]
 
     def _divergences(self, images: tuple[Tensor, Tensor]) -> Tensor:
-        """The divergence from the original on each image, [n]."""
+        """The divergence from the original at each token, [n]."""
         found: Tensor = (images[1].exp() * (images[1] - log_softmax(self._network(images[0]), 1))).sum(1)
         return found
 
@@ -224,7 +236,7 @@ class DigitsAllocation(moopt.Problem):
             for column, b in enumerate(self.bits):
                 change = self._matrices[name, b] - self._linears[name].weight.data
                 columns = ((slope @ change) * inputs[name]).double()
-                along = columns.view(len(columns), -1, columns.shape[-1]).sum(1)  # [images, inputs]
+                along = columns.view(len(columns), -1, columns.shape[-1]).sum(1)  # [tokens, inputs]
                 parts = along if by_columns else along.sum(1, keepdim=True)
                 table[row, column] = float(parts.square().sum(1).mean() / 2 if sampled else parts.mean())
         return table
@@ -255,7 +267,7 @@ class DigitsAllocation(moopt.Problem):
         for weight in weights:
             weight.requires_grad_(True)
         try:
-            parts = list(zip(images[0].split(IMAGES_A_DRAW), images[1].split(IMAGES_A_DRAW), strict=True))
+            parts = list(zip(images[0].split(TOKENS_A_DRAW), images[1].split(TOKENS_A_DRAW), strict=True))
             for part in parts:
                 slopes = torch.autograd.grad(self._divergences(part).mean(), weights, create_graph=True)
                 signs = [torch.randint(0, 2, w.shape, generator=generator).float() * 2 - 1 for w in weights]
@@ -280,3 +292,10 @@ class DigitsAllocation(moopt.Problem):
 
     def _choice(self, config: moopt.Config) -> IntArray:
         return self.space.encode(config).astype(np.int64)
+
+
+def _views(images: Tensor) -> Tensor:
+    """Each of images [n, 64] moved by a pixel, [n * views, 64]; what comes in from the edge is empty."""
+    padded = pad(images.view(-1, 8, 8), (1, 1, 1, 1))
+    moved = [padded[:, 1 + down : 9 + down, 1 + right : 9 + right] for down, right in VIEWS]
+    return torch.stack(moved, 1).reshape(-1, 64)

@@ -21,7 +21,7 @@ def problem(request: pytest.FixtureRequest) -> DigitsAllocation:
 
 def test_fewer_images_are_the_first_of_more_and_draws_are_others(problem: DigitsAllocation) -> None:
     config = dict.fromkeys(problem.space.names, 3)
-    few, many, drawn = (problem.evaluate(config, moopt.Fidelity(*f)) for f in ((8, 0), (64, 0), (8, 5)))
+    few, many, drawn = (problem.evaluate(config, moopt.Fidelity(*f)) for f in ((72, 0), (576, 0), (72, 5)))
     assert few.samples is not None
     assert many.samples is not None
     assert few.samples["kl"] == pytest.approx(many.samples["kl"][:8], rel=1e-4, abs=1e-7)
@@ -29,15 +29,15 @@ def test_fewer_images_are_the_first_of_more_and_draws_are_others(problem: Digits
     assert many.values["kl"] == pytest.approx(np.mean(many.samples["kl"]))
     assert many.variances is not None
     assert many.variances["kl"] == pytest.approx(np.var(many.samples["kl"], ddof=1) / 64)
-    again = pickle.loads(pickle.dumps(problem)).evaluate(config, moopt.Fidelity(8, 5))
+    again = pickle.loads(pickle.dumps(problem)).evaluate(config, moopt.Fidelity(72, 5))
     assert again.samples == drawn.samples
 
 
 def test_slopes_equal_finite_differences(problem: DigitsAllocation) -> None:
     config = dict.fromkeys(problem.space.names, 4)
-    fidelity = moopt.Fidelity(64, 3)
+    fidelity = moopt.Fidelity(576, 3)
     values, linear, curvature = problem.gradient(config, fidelity)
-    images, step = problem._drawn(64, 1003), 0.02
+    images, step = problem._drawn(576, 1003), 0.02
     assert (linear[:, 2] == 0).all()
     assert (curvature >= 0).all()
     measured = []
@@ -59,17 +59,29 @@ def test_slopes_equal_finite_differences(problem: DigitsAllocation) -> None:
 def test_sampled_fisher_tells_large_changes_from_small_ones_as_measuring_does(
     problem: DigitsAllocation, method: str
 ) -> None:
-    estimated, measured = (problem.sensitivities(each, 256) for each in (method, "one-layer"))
+    estimated, measured = (problem.sensitivities(each, 2_304) for each in (method, "one-layer"))
     assert estimated.shape == measured.shape == problem.costs().shape
     ranks = [np.argsort(np.argsort(each.ravel())) for each in (estimated, measured)]
     assert np.corrcoef(*ranks)[0, 1] > 0.8
 
 
 def test_traces_weigh_errors_that_fall_with_the_width(problem: DigitsAllocation) -> None:
-    table = problem.sensitivities("hawq-v2", 256)
+    table = problem.sensitivities("hawq-v2", 2_304)
     assert (table >= 0).all()
     assert (np.diff(table, axis=1) <= 0).all()
     assert (table[:, 0] > 0).mean() > 0.5
+
+
+def test_an_image_is_nine_tokens_and_what_is_left_over_of_one_is_not_used(problem: DigitsAllocation) -> None:
+    config = dict.fromkeys(problem.space.names, 3)
+    whole, rest = (problem.evaluate(config, moopt.Fidelity(tokens)) for tokens in (90, 95))
+    assert whole.samples is not None
+    assert len(whole.samples["kl"]) == 10
+    assert whole.samples == rest.samples
+    images = problem._splits["search"][0][:9].view(9, 8, 8)
+    down, right = images[0, :-1], images[0, :, :-1]
+    assert any((moved[1:] == down).all() and (moved[0] == 0).all() for moved in images)
+    assert any((moved[:, 1:] == right).all() and (moved[:, 0] == 0).all() for moved in images)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -77,4 +89,4 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ProblemError, match="xpected"):
             DigitsAllocation(**settings)  # type: ignore[arg-type]
     with pytest.raises(ProblemError, match="no table 'guess'"):
-        DigitsAllocation("mlp").sensitivities("guess", 16)
+        DigitsAllocation("mlp").sensitivities("guess", 144)
