@@ -44,7 +44,9 @@ class Genetic(Algorithm):
 
     A generation is counted from issued trials: its offspring are a function of the seed and of what was told when its
     first trial is asked for. The first population is spread over the levels of the ordinal variables if an objective is
-    known; the trials a study opens with belong to it.
+    known; the trials a study opens with belong to it. There, if all is discrete, mates are near each other in what is
+    known: of two that differ much, the children's levels have what neither was selected for (as Ishibuchi and Shibata
+    found of knapsacks in 2003). Numbers that are crossed would hardly move so.
 
     Args:
         population_size: Trials in a generation.
@@ -65,6 +67,8 @@ class Genetic(Algorithm):
         self._bred = False
         self._plan: tuple[tuple[int, int], _Generation] | None = None
         self._variation = Variation(problem)
+        known = [place for place, objective in enumerate(problem.objectives) if objective.known]
+        self._sorted_by = known[0] if known and problem.space.discrete.all() else None
 
     def ask(self, n: int) -> list[Job]:
         queue = self._queue or self._generation().offspring
@@ -112,5 +116,12 @@ class Genetic(Algorithm):
         order = np.unique(survivors.fitness, axis=0, return_inverse=True)[1].reshape(-1)
         pairs = (self.population_size + 1) // 2
         while True:
-            parents = tournaments(order, 2 * pairs, rng).reshape(2, pairs)
+            parents = self._paired(tournaments(order, 2 * pairs, rng), survivors.places, rng)
             yield from self._variation.configs(self._variation.crossed(codes[parents], rng), rng)
+
+    def _paired(self, winners: IntArray, places: IntArray, rng: np.random.Generator) -> IntArray:
+        """Mates [2, n], from as many as 2n winners of `places`."""
+        if self._sorted_by is None:
+            return winners.reshape(2, -1)
+        amounts = [self.archive.values[place][self._sorted_by] for place in places[winners]]
+        return rng.permutation(winners[np.argsort(amounts, kind="stable")].reshape(-1, 2)).T

@@ -116,3 +116,25 @@ def test_it_beats_random_search(problem: moopt.Problem):
     reference = {"loss": 0.1, "size": 1200.0} if isinstance(problem, BitToy) else None
     nsga2, random = (moopt.Study("s", problem, a).run(400).hypervolume(reference) for a in (NSGA2(20), Random()))
     assert nsga2 > 1.1 * random
+
+
+class Apart(NSGA2):
+    """Mates whoever won."""
+
+    def start(self, problem: moopt.Problem, seed: int) -> None:
+        super().start(problem, seed)
+        self._sorted_by = None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mates_of_about_one_size_come_nearer_to_the_front(seed: int):
+    near, apart = (
+        moopt.Study("toy", BitToy(30), make(50), seed=seed).run(1_500).hypervolume() for make in (NSGA2, Apart)
+    )
+    assert near > apart
+
+
+def test_what_is_no_list_of_levels_or_has_no_known_objective_is_mated_as_ever():
+    for problem in (PymooFunction("zdt1", 8), Landscape(LEVELS)):
+        near, apart = NSGA2(8), Apart(8)
+        assert drive(near, problem, 40) == drive(apart, problem, 40)
