@@ -49,7 +49,7 @@ FIRST_EXPECTATION = 0.1
 """The relative gain that a budget without a step is taken to promise."""
 PATIENCE = 0.3
 """What is left of a budget's expectation after a step that gained nothing."""
-TRIES, TRIES_BESIDE = 3, 1
+TRIES, TRIES_BESIDE = 3, 2
 """Steps in a row that may gain nothing before a budget rests until it has a better candidate: alone, with a model."""
 
 
