@@ -108,7 +108,6 @@ def rco(budget, setting, tokens):
 
 METHODS = {
     "auto": Method(lambda budget, setting, tokens: "auto"),
-    "auto, one budget": Method(lambda budget, setting, tokens: SequentialKnapsack(budgets=[budget]), alone=True),
     "sequential-knapsack and a model": Method(lambda budget, setting, tokens: SequentialKnapsack(model=True)),
     "qnehvi": Method(lambda budget, setting, tokens: QNEHVI()),
     "qnehvi, no prior mean": Method(lambda budget, setting, tokens: QNEHVI(prior=False)),
@@ -129,13 +128,12 @@ RIVAL = "evopress, all budgets"
 OURS = {
     "rco",
     "auto",
-    "auto, one budget",
     "sequential-knapsack",
     "sequential-knapsack and a model",
     "rco, a third",
     "evopress, our opening",
 }
-GRADIENTS = {"rco", "auto, one budget", "sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
+GRADIENTS = {"rco", "sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
 ABLATIONS = {name for setting in SETTINGS.values() for name in setting.ablations}
 
 
