@@ -268,8 +268,7 @@ class SequentialKnapsack(Budgeted):
         assert lane.best is not None
         choice = self._choice(lane.best.config)
         table = lane.near.changes.around(choice)
-        known = lane.loss if lane.near.steps > 1 else np.nan  # what was drawn first is far off, and foretells too much
-        candidates = self._hoped(table, self._proposals(table, choice, lane.budget), known)
+        candidates = self._hoped(table, self._proposals(table, choice, lane.budget), lane.loss)
         lane.waiting = [c for c in candidates if not self.seen(c) and self.within_known_bounds(c)]
         lane.open = {self.problem.space.key(config) for config in lane.waiting}
         if not lane.open:
