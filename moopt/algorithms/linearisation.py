@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -11,9 +9,7 @@ from moopt.algorithms.changes import Changes
 from moopt.jobs import Failure, Outcome
 from moopt.relaxation import Relaxation, regret
 
-FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
 
 SURE = 1e6
 """The logit of what is drawn for certain."""
@@ -49,7 +45,7 @@ class Linearisation:
         """The samples of the step that were not asked for."""
         return [sample for sample in range(self.samples) if sample not in self._asked]
 
-    def draw(self, sample: int, temperature: float, seed: Sequence[int], at: IntArray | None = None) -> IntArray:
+    def draw(self, sample: int, temperature: float, seed: int, at: IntArray | None = None) -> IntArray:
         """The choice [decisions] that a sample of the step is linearised around: the same whenever asked.
 
         Args:
@@ -63,7 +59,7 @@ class Linearisation:
             unknown = ~self.changes.known
             logits[unknown, at[unknown]] = SURE
         relaxation = Relaxation(self._costs, self.budget, logits)
-        return relaxation.draw(np.random.default_rng([*seed, self.budget, self.steps, sample]))
+        return relaxation.draw(np.random.default_rng([seed, self.budget, self.steps, sample]))
 
     def issued(self, sample: int) -> None:
         """The gradient of a sample was asked for."""

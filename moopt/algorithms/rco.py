@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from moopt.algorithms.base import positive, share
 from moopt.algorithms.budgeted import Budgeted, Budgets
@@ -17,8 +16,6 @@ from moopt.errors import AlgorithmError
 from moopt.jobs import Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem
 from moopt.space import Config
-
-FloatArray = npt.NDArray[np.float64]
 
 OPENING = 15
 """About how many trials come before the first step."""
@@ -130,7 +127,7 @@ class RCO(Budgeted):
 
     def _linearising(self, near: Linearisation, place: int, sample: int) -> Job:
         temperature = self.hot * (self.cold / self.hot) ** (near.steps / self.steps)
-        config = self._configuration(near.draw(sample, temperature, [self.seed]))
+        config = self._configuration(near.draw(sample, temperature, self.seed))
         note = {"budget": near.budget, "sample": sample}
         return Job(-1, config, "gradient", Fidelity(self.tokens, self._gradients + place), note=note)
 

@@ -33,8 +33,6 @@ IntArray = npt.NDArray[np.int64]
 
 SAMPLES = 8
 """Gradients of a step."""
-HALF = 8
-"""Gradients after which the temperature that candidates are drawn at has halved."""
 PRIOR = 4
 """Gradients that the sensitivities of an opening count as."""
 RADII = (8, 24)
@@ -112,7 +110,6 @@ class SequentialKnapsack(Budgeted):
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
-        self._predicted: FloatArray | None = None
         self._predicted_best: list[Config] = list(self._ends)
         self._hopes: dict[tuple[object, ...], float] = {}
         self._gradients = 0
@@ -134,9 +131,9 @@ class SequentialKnapsack(Budgeted):
         if self._beside is not None:
             self._beside.archive.region = self.archive.region
             return self._beside.ask(n)
-        return (
-            [] if any(lane.near.under_way or lane.open for lane in self._lanes) else self._variations(n, self._best())
-        )
+        if any(lane.near.under_way or lane.open for lane in self._lanes):
+            return []
+        return self._variations(n, self._best())
 
     def _stepping(self) -> Lane | None:
         """The lane to linearise at next: one that has begun a step, or the one that promises most."""
@@ -148,8 +145,8 @@ class SequentialKnapsack(Budgeted):
     def _linearising(self, lane: Lane, place: int, sample: int) -> Job:
         """The gradient of a sample, the so-manieth of those that are asked for."""
         assert lane.best is not None
-        temperature = 1 / (1 + lane.near.steps * SAMPLES / HALF)
-        choice = lane.near.draw(sample, temperature, [self.seed], self._choice(lane.best.config))
+        temperature = 1 / (1 + lane.near.steps)
+        choice = lane.near.draw(sample, temperature, self.seed, self._choice(lane.best.config))
         note = {"budget": lane.budget, "sample": sample}
         fidelity = Fidelity(self._gradient_tokens(self.problem), self._gradients + place)
         return Job(-1, self._configuration(choice), "gradient", fidelity, note=note)
@@ -181,10 +178,10 @@ class SequentialKnapsack(Budgeted):
             if self._beside is not None:
                 self._beside.tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
-                self._predicted = np.array(outcome.attributes["table"])
-                self._predicted_best = [*self._ends, *self._knapsacks(self._predicted)]
+                table = np.array(outcome.attributes["table"])
+                self._predicted_best = [*self._ends, *self._knapsacks(table)]
                 for lane in self._lanes:
-                    lane.near.changes.begin(self._predicted, PRIOR)
+                    lane.near.changes.begin(table, PRIOR)
             elif job.kind == "gradient":
                 self._linearised(self._lane(job), job, outcome)
             elif job.kind == "evaluate":

@@ -125,15 +125,8 @@ METHODS = {
     "rco, a third": Method(rco, True, 1 / 3),
 }
 RIVAL = "evopress, all budgets"
-OURS = {
-    "rco",
-    "auto",
-    "sequential-knapsack",
-    "sequential-knapsack and a model",
-    "rco, a third",
-    "evopress, our opening",
-}
 GRADIENTS = {"rco", "sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
+OURS = GRADIENTS | {"auto", "evopress, our opening"}
 ABLATIONS = {name for setting in SETTINGS.values() for name in setting.ablations}
 
 

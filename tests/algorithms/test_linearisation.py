@@ -26,17 +26,17 @@ def told(table: np.ndarray) -> Evaluation:
 
 def test_draws_keep_the_budget_and_depend_on_seed_step_and_sample_alone() -> None:
     near = known()
-    draws = [near.draw(sample, 1.0, [0]) for sample in range(3)]
+    draws = [near.draw(sample, 1.0, 0) for sample in range(3)]
     assert all(COSTS[np.arange(12), choice].sum() <= BUDGET for choice in draws)
     again = known()
-    assert all((again.draw(sample, 1.0, [0]) == draws[sample]).all() for sample in (2, 0, 1))
-    assert any((known().draw(sample, 1.0, [1]) != draws[sample]).any() for sample in range(3))
+    assert all((again.draw(sample, 1.0, 0) == draws[sample]).all() for sample in (2, 0, 1))
+    assert any((known().draw(sample, 1.0, 1) != draws[sample]).any() for sample in range(3))
 
 
 def test_the_colder_the_nearer_to_the_best_choice() -> None:
-    best = Linearisation(COSTS, BUDGET, 1, known().changes).draw(0, 1e-9, [0])
+    best = Linearisation(COSTS, BUDGET, 1, known().changes).draw(0, 1e-9, 0)
     hot, cold = (
-        np.mean([(known().draw(sample, heat, [0]) != best).sum() for sample in range(20)]) for heat in (1.0, 0.1)
+        np.mean([(known().draw(sample, heat, 0) != best).sum() for sample in range(20)]) for heat in (1.0, 0.1)
     )
     assert cold < hot
 
@@ -72,4 +72,4 @@ def test_decisions_of_which_nothing_is_known_stay_where_they_are() -> None:
     partly[3] = np.inf
     changes.begin(partly, 1)
     at = np.full(12, 1)
-    assert {int(Linearisation(COSTS, BUDGET, 1, changes).draw(s, 1.0, [0], at)[3]) for s in range(20)} == {1}
+    assert {int(Linearisation(COSTS, BUDGET, 1, changes).draw(s, 1.0, 0, at)[3]) for s in range(20)} == {1}

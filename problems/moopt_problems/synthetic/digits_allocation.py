@@ -83,10 +83,8 @@ class DigitsAllocation(moopt.Problem):
         self._costs: IntArray = np.array(
             [rows * (-(-columns * widths // 8) + GROUP_BYTES) for rows, columns in self.shapes.values()]
         )
-        self.fidelity, self.rungs = (
-            moopt.Fidelity(tokens),
-            [n for n in (tokens // 16, tokens // 4) if n >= 4 * len(VIEWS)],
-        )
+        self.fidelity = moopt.Fidelity(tokens)
+        self.rungs = [n for n in (tokens // 16, tokens // 4) if n >= 4 * len(VIEWS)]
         if sensitivities is not None:
             self.sensitivity = moopt.Fidelity(sensitivity_tokens, sensitivities)
 
