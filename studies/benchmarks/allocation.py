@@ -108,6 +108,7 @@ def rco(budget, setting, tokens):
 
 METHODS = {
     "auto": Method(lambda budget, setting, tokens: "auto"),
+    "auto, one budget": Method(lambda budget, setting, tokens: SequentialKnapsack(budgets=[budget]), alone=True),
     "sequential-knapsack and a model": Method(lambda budget, setting, tokens: SequentialKnapsack(model=True)),
     "qnehvi": Method(lambda budget, setting, tokens: QNEHVI()),
     "qnehvi, no prior mean": Method(lambda budget, setting, tokens: QNEHVI(prior=False)),
@@ -125,7 +126,7 @@ METHODS = {
     "rco, a third": Method(rco, True, 1 / 3),
 }
 RIVAL = "evopress, all budgets"
-GRADIENTS = {"rco", "sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
+GRADIENTS = {"auto, one budget", "rco", "sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
 OURS = GRADIENTS | {"auto", "evopress, our opening"}
 ABLATIONS = {name for setting in SETTINGS.values() for name in setting.ablations}
 
