@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, Objective, Resources, is_finite
 from moopt.space import Choice, Config, Float, Simplex, Space, Variable
+from moopt_problems import checks
 from moopt_problems.benched import Benched
 
 FloatArray = npt.NDArray[np.float64]
@@ -74,18 +75,30 @@ class ModelMerge(Benched[MergeWorkbench]):
         gradient_examples: int = 100,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
+        checks.whole(0, seed=seed)
+        checks.whole(1, gradient_examples=gradient_examples)
+        checks.switch(distance=distance, validation=validation, held_out=held_out)
+        if architecture is not None and not callable(architecture):
+            raise ProblemError(f"Got architecture={architecture!r}; expected a function that makes the network.")
+        if base is not None and (not isinstance(base, str) or not base):
+            raise ProblemError(
+                f"Got base={base!r}; expected the folder or the id of the model that all were tuned from."
+            )
         self.models, self.base, self.per, self.seed = _named(models), base, per, seed
         self.methods = _methods(method, base, len(self.models))
         if not isinstance(tasks, Iterable):
             raise ProblemError(f"Got tasks={tasks!r}; expected a list of tasks.")
         self.tasks = tuple(map(as_task, tasks))
         self.architecture, self.gradient_tokens = architecture, gradient_examples
-        self.groups = tuple(dict.fromkeys(recipe.group(name, per) for name in self._tensor_names()))
+        names = Merger(self.models, base).names  # refuses what does not fit before a search begins
+        self.groups = tuple(dict.fromkeys(recipe.group(name, per) for name in names))
         self.simplex = weights == "simplex"
         self.scale = scale
         thins = any(METHODS[name].thins for name in self.methods)
         kept = (LEAST_DENSITY, 1.0) if densities is None else densities
         self.density = kept if thins else 1.0
+        if isinstance(scale, bool) or isinstance(kept, bool):
+            raise ProblemError(f"Got scale={scale!r} and densities={densities!r}; expected numbers, not yes or no.")
         if is_finite(self.density) and not 0 <= self.density <= 1:  # type: ignore[operator]
             raise ProblemError(
                 f"Got densities={densities!r}; expected a number, or the least and the most, within 0 and 1."
@@ -199,9 +212,6 @@ class ModelMerge(Benched[MergeWorkbench]):
         """Whether there is a slope towards each model: merges lie in the models' hull, and every task has a loss."""
         return self.simplex and self.methods == ("linear",) and all(isinstance(task, HasLoss) for task in self.tasks)
 
-    def _tensor_names(self) -> Sequence[str]:
-        return ("",) if self.per == "model" else Merger.names_of(next(iter(self.models.values())))
-
     def _variables(self, weights: tuple[float, float] | str) -> Iterator[tuple[str, Variable | Simplex]]:
         if len(self.methods) > 1:
             yield "method", Choice(*self.methods)
@@ -280,6 +290,3 @@ def _range(name: str, given: Any, least: float, most: float) -> tuple[float, flo
 
 def _identity(place: str) -> str:
     return models.file_identity(Path(place)) if place.endswith(".safetensors") else models.identity(place)
-
-
-assert set(get_args(recipe.Per)) == {"model", "block", "module"}

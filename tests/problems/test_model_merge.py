@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,12 @@ def test_a_task_that_fails_fails_the_trial(models: dict[str, str]):
         ({"models": "a"}, ProblemError, "expected folders in a list"),
         ({"models": {"a": 3}}, ProblemError, "Got a model 'a': 3"),
         ({"models": ["x/a", "y/a"]}, ProblemError, "the same last part"),
+        ({"base": 3}, ProblemError, "Got base=3; expected the folder or the id"),
+        ({"architecture": "vit"}, ProblemError, "Got architecture='vit'; expected a function"),
+        ({"scale": True}, ProblemError, "Got scale=True .*; expected numbers"),
+        ({"seed": -1}, ProblemError, "Got seed=-1; expected a whole number from 0"),
+        ({"gradient_examples": 0}, ProblemError, "Got gradient_examples=0; expected a whole number above 0"),
+        ({"held_out": 64}, ProblemError, "Got held_out=64; expected True or False"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -246,9 +253,18 @@ def test_what_is_missing_is_said_before_anything_is_searched(make: Any, models: 
     short = [Classification("short", partial(points, 0, only="search"))]
     with pytest.raises(MergeError, match="no 'validation' data; it has search"):
         ModelMerge([models["a"], models["b"]], short, method="linear", architecture=network).setup(moopt.Resources())
-    gone = ModelMerge({"a": models["a"], "b": "nowhere.safetensors"}, TASKS, method="linear", architecture=network)
     with pytest.raises(ModelNotFound, match=r"no file nowhere\.safetensors"):
-        gone.setup(moopt.Resources())
+        ModelMerge({"a": models["a"], "b": "nowhere.safetensors"}, TASKS, method="linear", architecture=network)
+
+
+def test_models_that_do_not_fit_are_refused_where_they_are_named(models: dict[str, str], tmp_path: Path):
+    tensors = load_file(models["b"])
+    name = next(iter(tensors))
+    tensors[name] = torch.zeros(2, 3)
+    save_file(tensors, tmp_path / "other.safetensors")
+    given = {"a": models["a"], "other": str(tmp_path / "other.safetensors")}
+    with pytest.raises(MergeError, match=rf"'{re.escape(name)}' has the shape \(2, 3\) in other"):
+        ModelMerge(given, TASKS, method="linear", architecture=network)
 
 
 @pytest.mark.parametrize("variety", VARIETIES)

@@ -140,11 +140,6 @@ class Merger:
                 row[member] += float((gradient * shards[name].to(gradient)).sum()) - at
         return found
 
-    @staticmethod
-    def names_of(place: str) -> tuple[str, ...]:
-        """The tensors of a model, from its files' headers."""
-        return tuple(_opened(place))
-
     def _shape(self, name: str) -> tuple[int, ...]:
         return (self.base or next(iter(self.members.values()))).places[name].shape
 
