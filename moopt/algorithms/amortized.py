@@ -30,8 +30,8 @@ FloatArray = npt.NDArray[np.float64]
 
 POPULATION, GENERATIONS = 100, 25
 """Of NSGA-III on the models, as in the paper."""
-PICKS = 20
-"""Candidates that a round evaluates with two objectives."""
+PICKS = 10
+"""Candidates that a round evaluates with two objectives: few, as what they tell corrects the models of the next."""
 WORST = 1e100
 """What stands for the values of a candidate that nothing is known of."""
 FEWEST = 3
@@ -54,7 +54,7 @@ class MAP(Rounds):
 
     Args:
         samples: Trials before the first model; None: twice the coefficients.
-        picks: Candidates of the models' front that a round evaluates; None: 20 with two objectives, twice as many with
+        picks: Candidates of the models' front that a round evaluates; None: 10 with two objectives, twice as many with
             every further one.
     """
 
