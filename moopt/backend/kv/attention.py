@@ -41,6 +41,11 @@ def attention(
     return out.transpose(1, 2).contiguous(), None
 
 
+def replaceable(model: Any) -> bool:
+    """Whether a model lets its attention be replaced, and loses nothing by PyTorch's own: a softcap, or sinks."""
+    return all(getattr(model, name, False) for name in ("_supports_attention_backend", "_supports_sdpa"))
+
+
 def register() -> None:
     """Make the attention, and the masks that it takes, known to transformers by name."""
     AttentionInterface.register(NAME, attention)

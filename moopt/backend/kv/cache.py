@@ -40,8 +40,9 @@ def packed_cache(
         pairs: The widths of each layer, such as ["K8V4", (4, 2), 4]; or one for all; or a preset, with its scheme.
         scheme: "kivi", "per-token", or how else they are packed.
         room: Tokens to have room for from the beginning; more may come.
-        fused: Whether attention reads the packed codes; "auto": where the model lets its attention be replaced. Else
-            it gets them dequantized: the same values, and more memory while it runs.
+        fused: Whether attention reads the packed codes; "auto": where the model's attention can be replaced by
+            PyTorch's own, so not where it has a softcap or sinks. Else it gets them dequantized: the same values, and
+            more memory while it runs.
         offload: Whether layers are on the CPU while they are not needed.
 
     Raises:
@@ -55,9 +56,11 @@ def packed_cache(
         pairs, scheme = pairs.pairs, pairs.scheme
     widths = _of_layers(pairs, len(layers))
     how = scheme_of(scheme)
-    replaceable = bool(getattr(model, "_supports_attention_backend", False))
+    replaceable = attention.replaceable(model)
     if fused is True and not replaceable:
-        raise BackendError(f"{type(model).__name__} does not let its attention be replaced; say fused=False.")
+        raise BackendError(
+            f"{type(model).__name__} does not let its attention be replaced by PyTorch's own; say fused=False."
+        )
     fuses = replaceable if fused == "auto" else bool(fused)
     found: list[Any] = []
     for number, (layer, pair) in enumerate(zip(layers, widths, strict=True)):

@@ -210,6 +210,23 @@ def test_layers_that_forget_are_left_alone() -> None:
     assert cache.nbytes > 0
 
 
+@pytest.mark.parametrize("config", [
+    transformers.Gemma2Config(**SMALL, head_dim=16, attn_logit_softcapping=2.0, layer_types=["full_attention"] * 2),
+    transformers.GptOssConfig(
+        **SMALL, head_dim=16, num_local_experts=4, num_experts_per_tok=2, layer_types=["full_attention"] * 2
+    ),
+], ids=["softcap", "sinks"])  # fmt: skip
+def test_attention_that_is_not_pytorchs_own_stays(config: Any) -> None:
+    torch.manual_seed(0)
+    other = transformers.AutoModelForCausalLM.from_config(config).eval()
+    before = other.config._attn_implementation
+    exact = run(other, DynamicCache(config=config))
+    assert torch.allclose(run(other, packed_cache(other, 16), steps=(60, 30)), exact, atol=1e-5)
+    assert other.config._attn_implementation == before
+    with pytest.raises(BackendError, match="does not let its attention be replaced by PyTorch's own; say fused=False"):
+        packed_cache(other, 4, fused=True)
+
+
 def test_other_attention_says_how_to_go_on(model: Any) -> None:
     cache = packed_cache(model, PAIRS)
     model.set_attn_implementation("sdpa")
