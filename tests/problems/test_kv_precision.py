@@ -193,6 +193,8 @@ def test_layers_that_look_at_a_window_stay_as_they_are(tmp_path: Path, byte_toke
     assert problem.pairs(chosen)[0] == problem.pairs(chosen)[2] == Pair(16, 16)
     found = problem.evaluate(chosen, problem.fidelity)
     assert np.isfinite(found.values["kl"])
+    timed = KVCachePrecision(str(tmp_path), groups="layers", objectives=("kl", "decode_ms"), **SMALL)
+    assert timed.evaluate(timed.baselines()["uniform-KV4"], timed.measurements["latency"]).values["decode_ms"] > 0
     packed = problem.scheme.layer_bytes(problem.pairs(chosen)[1], 128, 2, 16)
     assert problem.bytes(chosen) == packed + 2 * 2 * 39 * 2 * 16 * 2
     with pytest.raises(BackendError, match="Layer 0 is none whose cache can be packed"):
