@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,12 +109,16 @@ class PackedLayer(BaseQuantizedLayer):
             kv_select(self.held, torch.arange(self.held.key_window.shape[0]).repeat_interleave(repeats))
 
     def offload(self) -> None:
-        if self.held is not None:
-            kv_move(self.held, torch.device("cpu"))
+        self._move(torch.device("cpu"))
 
     def prefetch(self) -> None:
+        self._move(self.device)
+
+    def _move(self, device: torch.device) -> None:
+        """Be on another device; a handle keeps what it has, as a layer is offloaded before attention reads it."""
         if self.held is not None:
-            kv_move(self.held, self.device)
+            self.held = replace(self.held, keys=replace(self.held.keys), values=replace(self.held.values))
+            kv_move(self.held, device)
 
     def _quantize(self, tensor: Tensor) -> Any:
         raise NotImplementedError("kv_append packs keys and values together")
