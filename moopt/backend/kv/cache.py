@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from moopt.backend.kv import attention
@@ -43,12 +44,19 @@ def packed_cache(
         fused: Whether attention reads the packed codes; "auto": where the model's attention can be replaced by
             PyTorch's own, so not where it has a softcap or sinks. Else it gets them dequantized: the same values, and
             more memory while it runs.
-        offload: Whether layers are on the CPU while they are not needed.
+        offload: Whether layers are on the CPU while they are not needed; the model is on a GPU.
 
     Raises:
-        BackendError: there is not a pair for each layer, or a layer's attention is none that looks at all tokens.
+        BackendError: there is not a pair for each layer, a layer's attention is none that looks at all tokens, or what
+            else is asked for cannot be had of this model.
         QuantizationError: a width or a scheme that there is none of.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise BackendError(f"{type(model).__name__} has an encoder; a packed cache is for decoders alone.")
+    if type(room) is not int or room < 0:
+        raise BackendError(f"Got room={room!r}; expected a whole number of tokens from 0.")
+    if offload and model.device.type != "cuda":
+        raise BackendError(f"Got offload=True for a model on {model.device}; only what is on a GPU can be offloaded.")
     layers = DynamicCache(config=model.config).layers
     if not layers:
         raise BackendError(f"{type(model).__name__} says of no layers what they cache; a packed cache needs that.")
@@ -95,4 +103,11 @@ def _is_one(pairs: Sequence[Any]) -> bool:
 def _bytes(layer: Any) -> int:
     if isinstance(layer, PackedLayer):
         return layer.nbytes
-    return sum(each.nbytes for each in (layer.keys, layer.values) if each is not None)
+    return sum(_tensor_bytes(each) for name, each in vars(layer).items() if not name.startswith("_"))
+
+
+def _tensor_bytes(found: Any) -> int:
+    """The bytes of a tensor, or of those in a list or a dictionary; other things have none."""
+    if isinstance(found, (list, tuple, dict)):
+        return sum(map(_tensor_bytes, found.values() if isinstance(found, dict) else found))
+    return found.nbytes if isinstance(found, Tensor) else 0

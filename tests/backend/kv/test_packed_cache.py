@@ -227,6 +227,39 @@ def test_attention_that_is_not_pytorchs_own_stays(config: Any) -> None:
         packed_cache(other, 4, fused=True)
 
 
+def test_what_other_layers_keep_is_counted() -> None:
+    config = transformers.Qwen3NextConfig(
+        **SMALL, head_dim=16, num_experts=4, num_experts_per_tok=2, linear_num_value_heads=4, linear_num_key_heads=2,
+        linear_key_head_dim=16, linear_value_head_dim=16, layer_types=["linear_attention", "full_attention"],
+    )  # fmt: skip
+    mixed = transformers.AutoModelForCausalLM.from_config(config).eval()
+    cache = packed_cache(mixed, ["KV16", "KV4"])
+    assert cache.nbytes == 0
+    run(mixed, cache)
+    first, second = cache.layers
+    states = (*first.conv_states.values(), *first.recurrent_states.values())
+    assert cache.nbytes == second.nbytes + sum(state.nbytes for state in states)
+
+
+def test_an_encoder_beside_the_decoder_is_refused() -> None:
+    config = transformers.T5Config(
+        d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, vocab_size=320, decoder_start_token_id=0
+    )
+    with pytest.raises(BackendError, match="T5ForConditionalGeneration has an encoder"):
+        packed_cache(transformers.AutoModelForSeq2SeqLM.from_config(config), 4)
+
+
+def test_a_handle_keeps_what_it_has_while_its_layer_moves(model: Any) -> None:
+    layer = packed_cache(model, PAIRS, SHORT).layers[0]
+    keys, values = torch.randn(2, 3, 2, 90, 16, generator=torch.Generator().manual_seed(0))
+    handle, _ = layer.update(keys, values)
+    layer.device = torch.device("meta")  # stands for a GPU
+    layer.prefetch()
+    assert layer.held.keys.codes.is_meta
+    assert layer.held.value_window.is_meta
+    assert handle.cache.keys.codes.device == handle.cache.value_window.device == torch.device("cpu")
+
+
 def test_other_attention_says_how_to_go_on(model: Any) -> None:
     cache = packed_cache(model, PAIRS)
     model.set_attn_implementation("sdpa")
@@ -262,3 +295,8 @@ def test_bad_arguments_are_refused(model: Any) -> None:
         packed_cache(model, [4, 4, 4])
     with pytest.raises(QuantizationError, match="Got the scheme 'kvi'; expected one of kivi, per-token"):
         packed_cache(model, 4, "kvi")
+    for room in (-1, 1.5, None, True):
+        with pytest.raises(BackendError, match="expected a whole number of tokens from 0"):
+            packed_cache(model, 4, room=room)  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match="Got offload=True for a model on cpu"):
+        packed_cache(model, 4, offload=True)
