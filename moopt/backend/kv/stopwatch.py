@@ -31,7 +31,8 @@ def decode_ms(model: Any, pairs: Sequence[Pair], scheme: Scheme, context: int) -
     with alone(model.device), pinned(model.device), torch.inference_mode():
         cache = packed_cache(model, list(pairs), scheme, room=context + 1)
         fill(cache, model, context)
-        cache.activate_past_recording()  # so that layers that look at a window can forget a token again
+        # so that layers that look at a window can forget a token again
+        cache.activate_past_recording()  # type: ignore[no-untyped-call]
 
         def decode() -> None:
             model(input_ids=ids, past_key_values=cache, use_cache=True)
