@@ -30,6 +30,9 @@ class Needle:
         seed: Of the numbers.
         text: What surrounds them, by the name of a source.
         when: "every" makes it an objective of the search; "finalists" measures only the front, at the end.
+
+    Raises:
+        MetricError: a number is none that there can be.
     """
 
     context: int = 2048
@@ -40,6 +43,9 @@ class Needle:
     name: str = "needle"
     direction: Literal["min", "max"] = "max"
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self.seed, context=self.context, count=self.count)
 
     def measure(self, model: nn.Module, tokenizer: Any) -> float:
         """The mean share of digits, from the left, that come out right.
@@ -80,6 +86,9 @@ class Copy:
         asked: Tokens that are to be copied of each.
         seed: Of the tokens.
         when: "every" makes it an objective of the search; "finalists" measures only the front, at the end.
+
+    Raises:
+        MetricError: a number is none that there can be.
     """
 
     context: int = 2048
@@ -90,6 +99,9 @@ class Copy:
     name: str = "copy"
     direction: Literal["min", "max"] = "max"
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self.seed, context=self.context, count=self.count, asked=self.asked)
 
     def measure(self, model: nn.Module, tokenizer: Any) -> float:
         """The share of the tokens asked for that come out right.
@@ -110,6 +122,13 @@ class Copy:
     def describe(self) -> dict[str, Any]:
         """JSON for a study's identity."""
         return asdict(self)
+
+
+def _check(seed: int, **counts: int) -> None:
+    """Refuse what would fail only when a search has ended and finalists are measured."""
+    for name, value, least in (("seed", seed, 0), *((name, value, 1) for name, value in counts.items())):
+        if type(value) is not int or value < least:
+            raise MetricError(f"Got {name}={value!r}; expected a whole number from {least}.")
 
 
 def _parts(secret: str) -> tuple[str, str]:

@@ -66,6 +66,15 @@ def test_the_same_prompts_come_again(byte_tokenizer: Any) -> None:
     assert len({tuple(np.array(prompt)[:50]) for prompt in heard[0]}) == 3
 
 
+def test_numbers_that_cannot_be_are_refused_before_a_search() -> None:
+    for task in (Needle, Copy):
+        for bad in ({"context": 0}, {"context": 2048.0}, {"count": 0}, {"seed": -1}):
+            with pytest.raises(MetricError, match="expected a whole number from"):
+                task(**bad)
+    with pytest.raises(MetricError, match="Got asked=0; expected a whole number from 1"):
+        Copy(asked=0)
+
+
 def test_too_short_a_context_is_refused(byte_tokenizer: Any) -> None:
     with pytest.raises(MetricError, match="Got a context of 50 tokens; the needle alone takes"):
         Needle(context=50).measure(Remembering(10), byte_tokenizer)
