@@ -47,8 +47,12 @@ def modelopt(
             numbers: losses have to be measured again there.
 
     Raises:
-        BackendError: ModelOpt has nothing like a pair, or `approximate` was not said.
+        BackendError: ModelOpt has nothing like a pair, `names` no place for a number, or `approximate` was not said.
     """
+    if not isinstance(names, str) or names.count("{}") != 1:
+        raise BackendError(
+            f"Got names={names!r}; expected such as 'model.layers.{{}}.self_attn', {{}} a layer's number."
+        )
     algorithms = _named(preset, MODELOPT, "ModelOpt")
     _other_numbers(algorithms, approximate, "ModelOpt's formats of keys and values are FP8 and NVFP4")
     kinds = set(algorithms.values())

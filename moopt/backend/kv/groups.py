@@ -79,12 +79,14 @@ def cluster(
         layers: The layers to group; None: all.
 
     Raises:
-        BackendError: the pairs are of other layers, or not in the profile.
+        BackendError: the pairs are of other layers or not in the profile, or `eps` or `clusters` is none.
     """
     if len(pruned) != len(profile):
         raise BackendError(f"Got the pairs of {len(pruned)} layers; the profile has {len(profile)}.")
     if missing := [pair for pairs in pruned for pair in pairs if pair not in profile.pairs]:
         raise BackendError(f"Got the pair {missing[0]}; the profile has {', '.join(map(str, profile.pairs))}.")
+    if not isinstance(eps, (int, float)) or not eps >= 0:
+        raise BackendError(f"Got eps={eps!r}; expected a number from 0.")
     if clusters not in ("dbscan", "none"):
         raise BackendError(f"Got clusters={clusters!r}; expected 'dbscan' or 'none'.")
     alike: dict[tuple[Pair, ...], list[int]] = {}
@@ -123,7 +125,7 @@ def of_mapping(groups: Mapping[str, Sequence[Any]] | Sequence[Any]) -> list[Grou
         BackendError: a name or its pairs are no such thing.
     """
     if not isinstance(groups, Mapping):
-        if all(isinstance(group, Group) for group in groups):
+        if isinstance(groups, (list, tuple)) and all(isinstance(group, Group) for group in groups):
             return list(groups)
         raise BackendError(
             f"Got the groups {groups!r}; expected Groups, or pairs by layers: {{'0-3': ['KV8', 'KV4']}}."
@@ -131,7 +133,7 @@ def of_mapping(groups: Mapping[str, Sequence[Any]] | Sequence[Any]) -> list[Grou
     found = []
     for name, pairs in groups.items():
         parts = [part.partition("-") for part in str(name).split(",")]
-        if not all(a.isdigit() and (not dash or b.isdigit()) for a, dash, b in parts) or not isinstance(
+        if not all(a.isdecimal() and (not dash or b.isdecimal()) for a, dash, b in parts) or not isinstance(
             pairs, list | tuple
         ):
             raise BackendError(f"Got the group {name!r}: {pairs!r}; expected such as '0-3,7': ['KV8', 'KV4'].")

@@ -135,6 +135,6 @@ def scheme_of(named: Any) -> Scheme:
     """
     if isinstance(named, Scheme):
         return named
-    if named not in SCHEMES:
+    if not isinstance(named, str) or named not in SCHEMES:
         raise QuantizationError(f"Got the scheme {named!r}; expected one of {', '.join(SCHEMES)}, or a Scheme.")
     return SCHEMES[named]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moopt.backend.kv.pairs import Pair, Scheme
+from moopt.backend.kv.pairs import Pair, Scheme, scheme_of
 from moopt.errors import BackendError
 from moopt.whole import whole_file
 
@@ -22,10 +22,20 @@ class Preset:
     Attributes:
         pairs: The pair of each layer.
         scheme: How they are packed.
+
+    Raises:
+        BackendError: there is no list of pairs, or nothing in it.
+        QuantizationError: a pair or the scheme is none.
     """
 
     pairs: tuple[Pair, ...]
     scheme: Scheme
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pairs, (list, tuple)) or not self.pairs:
+            raise BackendError(f"Got the pairs {self.pairs!r}; expected a list with the pair of each layer.")
+        object.__setattr__(self, "pairs", tuple(map(Pair.of, self.pairs)))
+        object.__setattr__(self, "scheme", scheme_of(self.scheme))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as JSON, whole or not at all."""
@@ -50,7 +60,7 @@ def load_preset(path: str | os.PathLike[str]) -> Preset:
     if not isinstance(found, dict) or found.get("kind") != KIND or found.get("version") != 1:
         raise BackendError(f"{os.fspath(path)} is no preset of this version; expected what `save` wrote.")
     try:
-        scheme, pairs = Scheme(**found["scheme"]), found["pairs"]
-        return Preset(tuple(Pair.of(pair) for pair in pairs), scheme)
+        scheme = {**found["scheme"]}
+        return Preset(found["pairs"], Scheme(scheme.pop("group_size"), scheme.pop("residual_length"), **scheme))
     except (KeyError, TypeError) as error:
         raise BackendError(f"{os.fspath(path)} is a preset with something missing or too much: {error}") from error

@@ -36,6 +36,9 @@ def test_modelopt_reads_layers_by_name() -> None:
     }
     assert modelopt(preset("KV8 KV16"), "h.{}.attn", approximate=True)["kv_cache_quant_algo"] == "FP8"
     assert modelopt(preset("KV16"))["kv_cache_quant_algo"] is None
+    for names in ("h.attn", "h.{}.{}", True):
+        with pytest.raises(BackendError, match="a layer's number"):
+            modelopt(preset("KV8 KV4"), names, approximate=True)  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="FP8 and NVFP4, not the integers that were measured"):
         modelopt(preset("KV8"))
     with pytest.raises(BackendError, match="Layer 1 has the pair K4V8; ModelOpt has only KV8, KV4, K8V4 and KV16"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,9 @@ def test_layers_that_are_alike_are_together_and_each_is_somewhere() -> None:
         cluster(table, everything[:2])
     with pytest.raises(BackendError, match="Got the pair KV8; the profile has KV2, K2V4"):
         cluster(table, [(Pair(8, 8),)] * 5)
+    for eps in (-0.1, "0.2", float("nan"), None):
+        with pytest.raises(BackendError, match="expected a number from 0"):
+            cluster(table, everything, eps=eps)  # type: ignore[arg-type]
     with pytest.raises(BackendError, match="Got clusters='k-means'"):
         cluster(table, everything, clusters="k-means")  # type: ignore[arg-type]
 
@@ -131,9 +135,19 @@ def test_groups_are_written_by_their_names() -> None:
     assert [group.name for group in found] == ["0", "1-3,5", "4"]
     assert found[0].pairs == (Pair(4, 4), Pair(8, 8))
     assert of_mapping(found) == found
-    for bad in ({"a": ["KV4"]}, {"0-": ["KV4"]}, {"0": "KV4"}, {"0": []}, {"3-1": ["KV4"]}, ["KV4"]):
+    for bad in (
+        {"a": ["KV4"]},
+        {"0-": ["KV4"]},
+        {"0": "KV4"},
+        {"0": []},
+        {"3-1": ["KV4"]},
+        {"²": ["KV4"]},
+        ["KV4"],
+        None,
+        5,
+    ):
         with pytest.raises(BackendError, match="expected"):
-            of_mapping(bad)
+            of_mapping(bad)  # type: ignore[arg-type]
 
 
 def test_a_preset_is_what_was_saved_and_makes_a_cache(tmp_path: Path) -> None:
@@ -142,9 +156,14 @@ def test_a_preset_is_what_was_saved_and_makes_a_cache(tmp_path: Path) -> None:
     cache = packed_cache(make_model("llama"), kept)
     assert cache.pairs == kept.pairs
     assert cache.layers[0].scheme == kept.scheme
+    whole = json.loads((tmp_path / "p.json").read_text())
     for text, message in (
         ("{", "cannot be read"), ("[]", "no preset of this version"), ('{"kind": "x"}', "no preset of this version"),
-        ((tmp_path / "p.json").read_text().replace("residual_length", "length"), "something missing or too much"),
+        (json.dumps(whole | {"scheme": {"group_size": None}}), "something missing or too much: 'residual_length'"),
+        (json.dumps(whole | {"scheme": {**whole["scheme"], "axis": 1}}), "something missing or too much"),
+        (json.dumps(whole | {"scheme": "kivi"}), "something missing or too much"),
+        (json.dumps(whole | {"pairs": "KV4"}), "Got the pairs 'KV4'; expected a list"),
+        (json.dumps(whole | {"pairs": []}), "expected a list with the pair of each layer"),
     ):  # fmt: skip
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(BackendError, match=message):
@@ -154,6 +173,13 @@ def test_a_preset_is_what_was_saved_and_makes_a_cache(tmp_path: Path) -> None:
         load_preset(tmp_path / "bad.json")
     with pytest.raises(BackendError, match="cannot be read"):
         load_preset(tmp_path / "none.json")
+
+
+def test_a_preset_is_written_in_many_ways() -> None:
+    kept = Preset(["K8V4", 2], "kivi")  # type: ignore[arg-type]
+    assert kept == Preset((Pair(8, 4), Pair(2, 2)), KIVI)
+    with pytest.raises(QuantizationError, match="expected one of kivi, per-token"):
+        Preset((Pair(8, 4),), ["kivi"])  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_profiled_is_refused() -> None:
