@@ -83,6 +83,17 @@ def test_a_backward_pass_knows_what_single_layers_lose(tiny: Path) -> None:
     assert 0.3 < np.exp(np.log(ratio).mean()) < 3
 
 
+def test_a_damaged_profile_is_made_again(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOOPT_CACHE", str(tmp_path))
+    whole = KVCachePrecision(str(tiny), groups="pruned", **SMALL).fingerprint()
+    (kept,) = (tmp_path / "kv-profiles").iterdir()
+    before = kept.read_text()
+    for damaged in (before[:100], ""):
+        kept.write_text(damaged)
+        assert KVCachePrecision(str(tiny), groups="pruned", **SMALL).fingerprint() == whole
+        assert kept.read_text() == before
+
+
 def test_groups_of_ones_own_say_their_widths(tiny: Path) -> None:
     problem = KVCachePrecision(str(tiny), bits=(4, 8), groups={"0": ["KV16", "K2V4"], "1": ["KV16", "KV8"]}, **SMALL)
     assert list(problem.baselines()) == ["uniform-KV16", "largest", "smallest"]

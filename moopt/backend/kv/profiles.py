@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ def profiled(
     """
     described = [*ERRORS, models.identity(model), text.identity, tokens, context, str(scheme), *map(str, pairs)]
     place = cache.folder() / "kv-profiles" / f"{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:24]}.json"
-    if not place.exists():
+    kept = _kept(place)
+    if kept is None:
         if loaded is None:
             device = choose_device("auto")
             original = models.load_model(model).to(device=device, dtype=choose_type(device))
@@ -44,6 +46,13 @@ def profiled(
         kept = {"pairs": [str(pair) for pair in found.pairs], **{name: found.of(name).tolist() for name in ERRORS}}
         with whole_file(place) as temporary:
             temporary.write_text(json.dumps(kept))
-    read = json.loads(place.read_text())
-    errors = (np.array(read[name]) for name in ERRORS)
-    return Profile(tuple(map(Pair.of, read["pairs"])), *errors)
+    return Profile(tuple(map(Pair.of, kept["pairs"])), *(np.array(kept[name]) for name in ERRORS))
+
+
+def _kept(place: Path) -> dict[str, Any] | None:
+    """What is in a file; None where there is none, or one that is damaged and made again."""
+    try:
+        found: dict[str, Any] = json.loads(place.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
