@@ -15,6 +15,7 @@ from scipy import stats
 
 import moopt
 from moopt.backend.kv import Pair, Scheme, load_preset, packed_cache
+from moopt.backend.kv.shape import shape_of
 from moopt.backend.metrics import CallableMetric
 from moopt.errors import BackendError, MetricError, MooptError, ProblemError, StudyMismatch, TextError
 from moopt.problem import Fidelity
@@ -245,6 +246,13 @@ def test_bad_arguments_are_refused(tiny: Path, arguments: dict[str, Any], error:
 def test_text_too_short_is_said_before_any_trial(tiny: Path) -> None:
     with pytest.raises(TextError, match="too short"):
         KVCachePrecision(str(tiny), groups="layers", **{**SMALL, "tokens": 10**7}).setup(moopt.Resources())
+
+
+def test_heads_of_several_sizes_are_refused() -> None:
+    types = ["sliding_attention", "full_attention"]
+    config = transformers.Gemma4TextConfig(**TINY, head_dim=16, global_head_dim=32, layer_types=types)
+    with pytest.raises(BackendError, match="heads of several sizes"):
+        shape_of(config)
 
 
 def test_an_encoder_caches_nothing() -> None:

@@ -39,11 +39,14 @@ def shape_of(config: Any) -> Shape:
     """The shape of a model's caches.
 
     Raises:
-        BackendError: a layer caches something else than keys and values.
+        BackendError: a layer caches something else than keys and values, or layers have heads of several sizes.
     """
     own = config.get_text_config()
-    heads = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
-    size = getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads
+    try:
+        heads = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
+        size = getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads
+    except RuntimeError as error:  # what transformers says of numbers that are a layer's own
+        raise BackendError("The model's layers have heads of several sizes; expected the same for all.") from error
     windows: list[int | None] = []
     for number, layer in enumerate(DynamicCache(config=config).layers):
         if type(layer) is DynamicLayer:
