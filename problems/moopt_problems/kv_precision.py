@@ -97,6 +97,15 @@ class KVCachePrecision(Benched[KVWorkbench]):
         checks.whole(0, held_out=held_out, validation=validation)
         self.model, self.scheme, self.batch, self.context = model, scheme_of(scheme), batch, context
         self.profile_tokens, self.text = profile_tokens, Text(text)
+        self.is_profiled = groups in ("pruned", "kvtuner")
+        counts = {"tokens": tokens, "held_out": held_out, "validation": validation}
+        if self.is_profiled or sensitivities is not None:
+            counts["profile_tokens"] = profile_tokens
+        for name, count in counts.items():
+            if 0 < count < context:
+                raise ProblemError(f"Got {name}={count} for a context of {context}; expected at least one sequence.")
+        if not self.scheme.packed(context):
+            raise ProblemError(f"{self.scheme} packs none of {context} tokens; expected a context that is longer.")
         self._config = models.load_config(model)
         if not models.generates(self._config):
             raise ProblemError(f"{model} generates no text, so it caches no keys and values.")
@@ -104,7 +113,6 @@ class KVCachePrecision(Benched[KVWorkbench]):
         if not self.shape.packable:
             raise ProblemError(f"{model} has no layer whose cache can be packed: all of them look at a window only.")
         self.bits = _widths(bits)
-        self.is_profiled = groups in ("pruned", "kvtuner")
         self.decided = self._decided(groups, error, eps)
         self.metrics = tuple(metrics)
         if commands := [metric.name for metric in self.metrics if isinstance(metric, user.CommandMetric)]:

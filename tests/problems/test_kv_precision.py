@@ -77,7 +77,7 @@ def test_sensitivities_fall_with_the_width(problem: KVCachePrecision, method: st
 
 
 def test_a_backward_pass_knows_what_single_layers_lose(tiny: Path) -> None:
-    problem = KVCachePrecision(str(tiny), scheme=Scheme(8, 8), groups="layers", **{**SMALL, "context": 256})
+    problem = KVCachePrecision(str(tiny), scheme=Scheme(8, 8), groups="layers", **{**SMALL, "context": 256, "profile_tokens": 256})
     measured, expected = (problem.sensitivities(method, 2048) for method in ("one-layer", "fisher"))
     assert stats.spearmanr(measured[:, :2].ravel(), expected[:, :2].ravel()).statistic > 0.9
     ratio = (expected[:, :2] / measured[:, :2]).ravel()
@@ -235,6 +235,10 @@ def test_a_pickled_problem_holds_no_weights(problem: KVCachePrecision) -> None:
     ({"error": "e_x"}, BackendError, "expected one of e_k"),
     ({"context": 0}, ProblemError, "Got context=0"),
     ({"tokens": -1}, ProblemError, "Got tokens=-1"),
+    ({"tokens": 127}, ProblemError, "Got tokens=127 for a context of 128; expected at least one sequence"),
+    ({"profile_tokens": 127}, ProblemError, "Got profile_tokens=127"),
+    ({"validation": 127}, ProblemError, "Got validation=127"),
+    ({"context": 63}, ProblemError, "packs none of 63 tokens"),
     ({"batch": 1.5}, ProblemError, r"Got batch=1\.5"),
     ({"metrics": (CallableMetric("kl", lambda model: 0.0),)}, ProblemError, "give it another"),
 ])  # fmt: skip
