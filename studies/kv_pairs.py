@@ -39,6 +39,8 @@ print(f"{len(groups)} groups of layers; see {asked.out / 'steps.html'}")
 # 3. The search: bytes of the cache at 2,048 tokens against the KL divergence from the original.
 study = moopt.Study("kv-pairs", problem, storage=asked.out / "study.journal")
 study.run(trials=asked.trials)
+if study.stopped:
+    raise SystemExit("Stopped. Run it again, and it goes on from here.")
 print(study.front().to_string())
 report.write_report(study.history, asked.out / "report.html")
 report.front_csv(study.history, asked.out / "front.csv")

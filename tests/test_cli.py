@@ -154,7 +154,7 @@ def test_a_preference_bounds_and_weighs(moopt: Moopt) -> None:
 def test_an_export_that_cannot_be_is_one_clear_line(moopt: Moopt, folder: Path) -> None:
     moopt("run", "toy.py:study", "--trials", "4")
     for arguments, says in (
-        (["--trial", "1", "--format", "moopt"], "moopt holds quantized models; Toy decides no widths"),
+        (["--trial", "1", "--format", "moopt"], "moopt holds quantized models; Toy decides no weights"),
         (["--trial", "1", "--format", "onnx"], "There is no format 'onnx'"),
         (["--trial", "99", "--format", "moopt"], "no completed trial 99"),
         (["--format", "moopt"], "Say which candidate: --trial with its number, or --pick with a bound"),

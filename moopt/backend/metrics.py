@@ -157,9 +157,10 @@ def of_finalist(metric: Metric, model: Any, tokenizer: Any, attributes: dict[str
     """What a metric finds, by its name; nothing where it fails, which is logged and noted in attributes."""
     try:
         return {metric.name: metric.measure(model, tokenizer)}
-    except MetricError as error:  # the other figures are good
-        logger.warning("%s was not measured: %s", metric.name, error)
-        attributes[f"{metric.name} failed"] = str(error)
+    except Exception as error:  # whatever a user's metric raises, the other figures are good
+        why = str(error) if isinstance(error, MetricError) else f"{type(error).__name__}: {error}"
+        logger.warning("%s was not measured: %s", metric.name, why)
+        attributes[f"{metric.name} failed"] = why
         return {}
 
 

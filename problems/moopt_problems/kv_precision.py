@@ -47,9 +47,9 @@ class KVCachePrecision(Benched[KVWorkbench]):
         model: "smollm2-135m", a local folder or a Hugging Face id: a causal language model.
         bits: What keys and values choose from, among 2, 4, 8 and 16; groups of your own say it themselves.
         objectives: Among kl, perplexity, top1_agreement, decode_ms, kv_bytes, kv_bits and kv_bits_effective. kv_bytes
-            are those of the cache at `context` tokens and `batch` sequences; kv_bits do not count scales and tokens
-            that are not packed, kv_bits_effective do. decode_ms is predicted from uniform caches during the search,
-            and measured for the finalists.
+            are those of the cache at `context` tokens and `batch` sequences of a model in 16 bits; kv_bits do not count
+            scales and tokens that are not packed, kv_bits_effective do. decode_ms is predicted from uniform caches
+            during the search, and measured for the finalists.
         scheme: "kivi", "per-token", or a `moopt.backend.kv.Scheme`.
         groups: What is decided. "layers": keys and values of every layer. "pruned": for every layer one of the pairs
             that a profile leaves. "kvtuner": the same for layers together that are alike (Li et al. 2025,

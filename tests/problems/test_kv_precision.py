@@ -77,7 +77,9 @@ def test_sensitivities_fall_with_the_width(problem: KVCachePrecision, method: st
 
 
 def test_a_backward_pass_knows_what_single_layers_lose(tiny: Path) -> None:
-    problem = KVCachePrecision(str(tiny), scheme=Scheme(8, 8), groups="layers", **{**SMALL, "context": 256, "profile_tokens": 256})
+    problem = KVCachePrecision(
+        str(tiny), scheme=Scheme(8, 8), groups="layers", **{**SMALL, "context": 256, "profile_tokens": 256}
+    )
     measured, expected = (problem.sensitivities(method, 2048) for method in ("one-layer", "fisher"))
     assert stats.spearmanr(measured[:, :2].ravel(), expected[:, :2].ravel()).statistic > 0.9
     ratio = (expected[:, :2] / measured[:, :2]).ravel()
@@ -157,14 +159,21 @@ def test_generation_in_a_metric_packs_keys_and_values(tiny: Path) -> None:
     def broken(model: Any) -> float:
         raise MetricError("no")
 
-    metrics = (CallableMetric("length", generate), CallableMetric("broken", broken, when="finalists"))
+    def careless(model: Any) -> float:
+        raise KeyError("nothing")
+
+    metrics = (
+        CallableMetric("length", generate), CallableMetric("broken", broken, when="finalists"),
+        CallableMetric("careless", careless, when="finalists"),
+    )  # fmt: skip
     problem = KVCachePrecision(str(tiny), groups="layers", metrics=metrics, **{**SMALL, "held_out": 128})
     assert [o.name for o in problem.objectives] == ["kl", "kv_bytes", "length"]
     config = problem.baselines()["uniform-K8V4"]
     assert problem.evaluate(config, problem.fidelity).values["length"] > 3
     assert seen[-1] == (Pair(8, 4), Pair(8, 4))
     final = problem.evaluate(config, problem.measurements["held-out"])
-    assert "no" in str(final.attributes["broken failed"])
+    assert final.attributes["broken failed"] == "no"
+    assert "KeyError: 'nothing'" in str(final.attributes["careless failed"])
     assert {"kl", "perplexity", "top1_agreement", "length"} == set(final.values)
     plain = problem._ready.evaluator.candidate.model.generate(torch.tensor([[1]]), max_new_tokens=2, pad_token_id=0)
     assert plain.shape[1] > 1
@@ -262,3 +271,16 @@ def test_heads_of_several_sizes_are_refused() -> None:
 def test_an_encoder_caches_nothing() -> None:
     with pytest.raises(ProblemError, match="generates no text"):
         KVCachePrecision("minilm-l6")
+
+
+def test_attention_that_no_profile_knows_is_searched_by_what_each_layer_loses(
+    byte_tokenizer: Any, tmp_path: Path
+) -> None:
+    own = {"head_dim": 16, "attn_logit_softcapping": 5.0, "layer_types": ["full_attention"] * 2}
+    transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**TINY, **own)).save_pretrained(tmp_path)
+    byte_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(BackendError, match=r"no profile knows yet\. Decide layers by themselves .*='one-layer'"):
+        KVCachePrecision(str(tmp_path), **SMALL)
+    problem = KVCachePrecision(str(tmp_path), groups="layers", **{**SMALL, "sensitivities": "one-layer"})
+    history = moopt.Study("gemma", problem, seed=0).run(trials=12).history
+    assert len(history.feasible()) == 12

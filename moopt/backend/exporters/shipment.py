@@ -141,7 +141,8 @@ def raised(
 
 def _ships(problem: Problem, format: str) -> Ships:
     if not isinstance(problem, Ships):
-        raise ExportError(f"{format} holds quantized models; {type(problem).__name__} decides no widths.")
+        others = "; kv-preset and kvtuner hold pairs of keys and values" if hasattr(problem, "pairs") else ""
+        raise ExportError(f"{format} holds quantized models; {type(problem).__name__} decides no weights{others}.")
     return problem
 
 

@@ -53,6 +53,8 @@ def packed_cache(
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise BackendError(f"{type(model).__name__} has an encoder; a packed cache is for decoders alone.")
+    if fused not in (True, False, "auto"):
+        raise BackendError(f"Got fused={fused!r}; expected True, False or 'auto'.")
     if type(room) is not int or room < 0:
         raise BackendError(f"Got room={room!r}; expected a whole number of tokens from 0.")
     if offload and model.device.type != "cuda":

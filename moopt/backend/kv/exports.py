@@ -18,10 +18,16 @@ VLLM = {Pair(8, 8): "int8_per_token_head", Pair(4, 4): "int4_per_token_head"}
 def kvtuner(preset: Preset) -> str:
     """KVTuner's preset, as YAML: {0: {nbits_key: 8, nbits_value: 4}, ...}; how they are packed is said in a comment.
 
+    There, groups of values are of so many channels, too; here a token's values have one scale a head.
+
     Raises:
-        BackendError: a layer is not packed; KVTuner has 2, 4 and 8 bits.
+        BackendError: a layer is not packed, KVTuner has 2, 4 and 8 bits; or the window is no whole number of groups.
     """
     scheme = preset.scheme
+    if scheme.group_size is not None and scheme.residual_length % scheme.group_size:
+        raise BackendError(
+            f"The preset packs by {scheme}; KVTuner's residual_length is a multiple of its q_group_size."
+        )
     for layer, pair in enumerate(preset.pairs):
         if 16 in (pair.k, pair.v):
             raise BackendError(

@@ -135,7 +135,10 @@ def _attended(model: Any, ids: Tensor, head: Head, generator: torch.Generator) -
         scaling: float | None = None, **rest: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
         if strange := [name for name in UNKNOWN if rest.get(name) is not None]:
-            raise BackendError(f"{type(model).__name__}'s attention has a {strange[0]}, which no profile knows yet.")
+            raise BackendError(
+                f"{type(model).__name__}'s attention has a {strange[0]}, which no profile knows yet. Decide layers by "
+                "themselves and measure what each loses: groups='layers', sensitivities='one-layer'."
+            )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         shared = query.shape[1] // key.shape[1]
         k, v = (each.repeat_interleave(shared, 1) for each in (key, value))

@@ -126,7 +126,7 @@ def test_what_a_format_cannot_hold_is_refused_and_leaves_nothing(
         sliced.export(0, "compressed-tensors", tmp_path / "out")
     toy = moopt.Study("toy", BitToy(3), "random").run(trials=3)
     for format, match in (
-        ("moopt", "BitToy decides no widths"),
+        ("moopt", "BitToy decides no weights"),
         ("kvtuner", "BitToy does not decide"),
         ("mergekit", "this is a BitToy"),
         ("onnx", "There is no format 'onnx'; expected one of checkpoint, compressed-tensors, "),

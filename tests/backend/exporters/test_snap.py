@@ -79,7 +79,7 @@ def test_what_cannot_be_raised_is_refused(merging: Path, study: moopt.Study, tmp
     assert not (tmp_path / "out").exists()
     pairs = KVCachePrecision(str(merging), text=textwrap.__file__, tokens=64, context=64, held_out=0, validation=0)
     other = moopt.Study("kv", pairs, "random").run(trials=1)
-    with pytest.raises(ExportError, match="decides no widths"):
+    with pytest.raises(ExportError, match="decides no weights"):
         other.export(0, "gguf", tmp_path / "out", snap="up")
 
 

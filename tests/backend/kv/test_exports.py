@@ -21,6 +21,8 @@ def test_kvtuner_reads_a_mapping_of_layers() -> None:
     assert "q_group_size=-1 axis_key=0" in kvtuner(preset("KV4", PER_TOKEN))
     with pytest.raises(BackendError, match="Layer 1 has the pair K16V4; KVTuner's presets know 2, 4 and 8 bits"):
         kvtuner(preset("KV4 K16V4"))
+    with pytest.raises(BackendError, match="residual_length is a multiple of its q_group_size"):
+        kvtuner(preset("KV4", Scheme(32, 5)))
 
 
 def test_modelopt_reads_layers_by_name() -> None:

@@ -225,6 +225,8 @@ def test_attention_that_is_not_pytorchs_own_stays(config: Any) -> None:
     assert other.config._attn_implementation == before
     with pytest.raises(BackendError, match="does not let its attention be replaced by PyTorch's own; say fused=False"):
         packed_cache(other, 4, fused=True)
+    with pytest.raises(BackendError, match="Got fused='no'; expected True, False or 'auto'"):
+        packed_cache(other, 4, fused="no")  # type: ignore[arg-type]
 
 
 def test_what_other_layers_keep_is_counted() -> None:
