@@ -276,7 +276,7 @@ def test_an_encoder_caches_nothing() -> None:
 def test_attention_that_no_profile_knows_is_searched_by_what_each_layer_loses(
     byte_tokenizer: Any, tmp_path: Path
 ) -> None:
-    own = {"head_dim": 16, "attn_logit_softcapping": 5.0, "layer_types": ["full_attention"] * 2}
+    own = {"head_dim": 16, "final_logit_softcapping": None, "layer_types": ["full_attention"] * 2}
     transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**TINY, **own)).save_pretrained(tmp_path)
     byte_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(BackendError, match=r"no profile knows yet\. Decide layers by themselves .*='one-layer'"):
