@@ -116,11 +116,12 @@ class Budgeted(Algorithm):
     def _cost(self, config: Config) -> int:
         return int(self._costs[np.arange(len(self._names)), self._choice(config)].sum())
 
-    def _variations(self, n: int, parents: Sequence[Config]) -> list[Job]:
-        """Where the algorithm has no candidate of its own to try: variations of what is best, or random ones."""
+    def _variations(self, n: int, parents: Sequence[Config], before: Iterable[Config] = ()) -> list[Job]:
+        """Where the algorithm has no step to take: what is given before, then variations of parents, or random ones."""
         rng, space = self.rng(), self.problem.space
 
         def draws() -> Iterator[Config]:
+            yield from before
             while True:
                 if not parents:
                     yield space.sample(rng)

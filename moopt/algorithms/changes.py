@@ -8,6 +8,9 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+SIDES, EXCHANGES = 200, 200
+"""Changes that are looked at for each side of an exchange of two decisions, and how many exchanges are told."""
+
 
 class Changes:
     """An average of tables of what changes of one decision do to the loss, [decisions, options].
@@ -23,7 +26,7 @@ class Changes:
     """
 
     def __init__(self, costs: IntArray) -> None:
-        self._possible = costs >= 0
+        self._costs, self._possible = costs, costs >= 0
         self._weights: FloatArray = np.zeros((len(costs), 1))
         self._sensitivities: FloatArray | None = None
         self.table: FloatArray = np.zeros(costs.shape)
@@ -41,6 +44,35 @@ class Changes:
         found[~self.known] = np.inf
         found[rows, choice] = 0.0
         return found
+
+    def exchanges(self, choice: IntArray, budget: int) -> tuple[FloatArray, list[IntArray]]:
+        """What is next best within a budget: choices that differ from one in a decision, or in two of which one pays.
+
+        Returns:
+            What each does to the loss by the average, least first, and the choices: some hundreds at most.
+        """
+        table, rows = self.around(choice), np.arange(len(choice))
+        own = self._costs[rows, choice]
+        changed, option = np.nonzero(
+            self._possible & np.isfinite(table) & (np.arange(table.shape[1]) != choice[:, None])
+        )
+        gained, paid = table[changed, option], self._costs[changed, option] - own[changed]
+        room = budget - int(own.sum())
+        alone = np.flatnonzero(paid <= room)
+        better = np.argsort(gained, kind="stable")[:SIDES]
+        cheaper = np.flatnonzero(paid < 0)
+        cheaper = cheaper[np.argsort(gained[cheaper] / -paid[cheaper], kind="stable")][:SIDES]
+        fits = (paid[better][:, None] + paid[cheaper] <= room) & (changed[better][:, None] != changed[cheaper])
+        first, second = np.nonzero(fits)
+        pairs = np.column_stack([better[first], cheaper[second]])
+        every = [*alone[:, None].tolist(), *pairs.tolist()]
+        change = np.concatenate([gained[alone], gained[pairs].sum(axis=1)])
+        best = np.argsort(change, kind="stable")[:EXCHANGES]
+        found = []
+        for place in best:
+            found.append(choice.copy())
+            found[-1][changed[every[place]]] = option[every[place]]
+        return change[best], found
 
     def begin(self, sensitivities: FloatArray, weight: float) -> None:
         """Average a table of sensitivities in, which is what an original loses by each option."""

@@ -9,7 +9,7 @@ Before that, knapsacks on the sensitivities a study opens with fill the front: t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -35,8 +35,8 @@ SAMPLES = 8
 """Gradients of a step."""
 PRIOR = 4
 """Gradients that the sensitivities of an opening count as."""
-RADII = (8, 24)
-"""How many decisions a step may change, about."""
+RADII = (0.55, 1.65)
+"""How many decisions a step may change, about, in square roots of the number of decisions: 8 and 24 of 210."""
 NEW_A_STEP = 2
 """About how many candidates of a step are new."""
 OPENING = 25
@@ -124,7 +124,7 @@ class SequentialKnapsack(Budgeted):
         waiting = [config for configs in proposed for config in configs if not self.seen(config)]
         if waiting:
             distinct = list({self.problem.space.key(config): config for config in waiting}.values())
-            return [self._foretold(job) for job in self.jobs(distinct[:n])]
+            return [self._foretold(job, self._hopes) for job in self.jobs(distinct[:n])]
         lane = self._stepping()
         if lane is not None:
             return [self._linearising(lane, place, sample) for place, sample in enumerate(lane.near.left[:n])]
@@ -133,7 +133,7 @@ class SequentialKnapsack(Budgeted):
             return self._beside.ask(n)
         if any(lane.near.under_way or lane.open for lane in self._lanes):
             return []
-        return self._variations(n, self._best())
+        return self._exchanges(n)
 
     def _stepping(self) -> Lane | None:
         """The lane to linearise at next: one that has begun a step, or the one that promises most."""
@@ -204,18 +204,30 @@ class SequentialKnapsack(Budgeted):
             self._hopes[self.problem.space.key(config)] = loss + float(table[np.arange(len(choice)), choice].sum())
         return configs
 
-    def _foretold(self, job: Job) -> Job:
+    def _foretold(self, job: Job, hopes: Mapping[tuple[object, ...], float]) -> Job:
         """The job with what is expected of its loss in its note: a number, for a table has no interval."""
-        hope = self._hopes.get(self.problem.space.key(job.config), np.nan)
+        hope = hopes.get(self.problem.space.key(job.config), np.nan)
         objective = self.problem.objectives[self._loss]
         if not np.isfinite(hope):
             return job
         return replace(job, note={**job.note, "predicted": {objective.name: float(f"{objective.sign * hope:.6g}")}})
 
-    def _best(self) -> list[Config]:
-        """The best candidates, in the region or nearest to it."""
-        lanes = self._preferred([lane for lane in self._lanes if lane.best is not None])
-        return [lane.best.config for lane in lanes if lane.best is not None]
+    def _exchanges(self, n: int) -> list[Job]:
+        """Once no step gains any more: what by all that is known comes next after the best candidates, then variations.
+
+        The best are those in the region, or nearest to it; what would change most of its loss is first.
+        """
+        parents: list[Config] = []
+        near: list[tuple[float, float, Config]] = []
+        for lane in self._preferred([lane for lane in self._lanes if lane.best is not None]):
+            assert lane.best is not None
+            parents.append(lane.best.config)
+            changes, choices = lane.near.changes.exchanges(self._choice(lane.best.config), lane.budget)
+            for change, choice in zip(changes, choices, strict=True):
+                near.append((change / self._size(lane.loss), lane.loss + change, self._configuration(choice)))
+        near.sort(key=lambda each: each[0])
+        hopes = {self.problem.space.key(config): hope for _, hope, config in near}
+        return [self._foretold(job, hopes) for job in self._variations(n, parents, (config for *_, config in near))]
 
     def _lane(self, gradient: Job) -> Lane:
         """The lane that a gradient was asked for."""
@@ -287,5 +299,6 @@ class SequentialKnapsack(Budgeted):
                 continue
             found[int((proposed != choice).sum())] = proposed
         found.pop(0, None)
-        picked = {min(found, key=lambda changes: abs(np.log(changes / radius))) for radius in RADII} if found else set()
+        radii = np.array(RADII) * np.sqrt(len(choice))
+        picked = {min(found, key=lambda changes: abs(np.log(changes / radius))) for radius in radii} if found else set()
         return [found[changes] for changes in sorted(picked)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -61,3 +63,31 @@ def test_a_curvature_counts_half_beside_what_sensitivities_say_of_it() -> None:
     beside.begin(np.array([[5.0, 1.0, 0.0]]), 1e-12)
     beside.learn_around(choice, linear, curvature)
     assert beside.around(choice) == pytest.approx(np.array([[4 + (8 + 6) / 2, 0.0, -2 + (6 + 1) / 2]]))
+
+
+@given(seed=st.integers(0, 10**6))
+def test_exchanges_are_all_choices_one_or_two_changes_away_within_the_budget_best_first(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    costs = np.sort(rng.integers(1, 50, (4, 3)), axis=1)
+    costs[1:, 2] = np.where(rng.random(3) < 0.5, -1, costs[1:, 2])
+    losses = np.where(costs >= 0, rng.lognormal(0, 2, costs.shape), np.inf)
+    changes, rows, choice = Changes(costs), np.arange(4), rng.integers(0, 2, 4)
+    changes.learn(losses)
+    budget = int(costs[rows, choice].sum() + rng.integers(0, 20))
+    told, found = changes.exchanges(choice, budget)
+    expected = {
+        tuple(map(int, other)): float((losses[rows, other] - losses[rows, choice]).sum())
+        for other in itertools.product(range(3), repeat=4)
+        if (costs[rows, other] >= 0).all() and costs[rows, other].sum() <= budget
+        if (changed := (np.array(other) != choice).sum()) == 1
+        or (changed == 2 and (costs[rows, other] < costs[rows, choice]).any())
+    }
+    assert dict(zip((tuple(map(int, other)) for other in found), told, strict=True)) == pytest.approx(expected)
+    assert list(told) == sorted(told)
+
+
+def test_what_nothing_is_known_of_is_not_exchanged() -> None:
+    changes = Changes(np.array([[1, 2], [1, 2]]))
+    assert changes.exchanges(np.array([0, 1]), 3)[1] == []
+    changes.learn(np.array([[0.0, 1.0], [0.0, np.inf]]))
+    assert [choice.tolist() for choice in changes.exchanges(np.array([0, 0]), 3)[1]] == [[1, 0]]
