@@ -68,6 +68,7 @@ def run(
     storage: Annotated[str | None, typer.Option(help="A file or a database URL; made when it is missing.")] = None,
     algorithm: given.Algorithm = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same trials.")] = None,
+    budgets: given.Budgets = None,
     prefer: given.Prefer = None,
     weights: given.Weights = None,
     workers: Annotated[int, typer.Option(min=1, help="How many candidates are evaluated at a time.")] = 1,
@@ -101,7 +102,7 @@ def run(
 
       moopt run my_study.py --prefer "size_mb <= 80" --weight kl=2 --weight size_mb=1
 
-      moopt run bit-allocation --model smollm2-135m --algorithm "rco@budgets.size_mb=80,88"
+      moopt run bit-allocation --model smollm2-135m --budget size_mb=80 --tokens 300000
 
       moopt run my_study.py:study --set bits=2,4,8 --set group_size=32
 
@@ -110,7 +111,7 @@ def run(
     from moopt.cli_targets import preferred, with_overrides
     from moopt.progress import Display
 
-    study = _study(target, changes, model=model, storage=storage, algorithm=algorithm, seed=seed)
+    study = _study(target, changes, budgets, model=model, storage=storage, algorithm=algorithm, seed=seed)
     if score is not None:
         study = with_overrides(study, {"metrics": _metrics(study, score, metric, direction, when)})
     if preference := preferred(study.problem, prefer or (), weights or ()):
@@ -141,7 +142,8 @@ def run(
 @command
 def plan(
     target: given.Target, trials: given.Trials = 100, model: given.Model = None, algorithm: given.Algorithm = None,
-    changes: given.Changes = None, as_json: given.AsJson = False, debug: given.Debug = False,
+    budgets: given.Budgets = None, changes: given.Changes = None, as_json: given.AsJson = False,
+    debug: given.Debug = False,
 ) -> None:  # fmt: skip
     """What a run will need, before anything runs: memory, disk and minutes, and how each was found.
 
@@ -151,9 +153,9 @@ def plan(
 
       moopt plan my_study.py --model ./my-model --json
 
-      moopt plan bit-allocation --model smollm2-135m --algorithm "rco@budgets.size_mb=80,88"
+      moopt plan bit-allocation --model smollm2-135m --budget size_mb=80,88
     """
-    study = _study(target, changes, model=model, algorithm=algorithm)
+    study = _study(target, changes, budgets, model=model, algorithm=algorithm)
     study.algorithm.start(study.problem, study.seed)  # what it cannot search, such as a budget, is refused here too
     planner = getattr(study.problem, "plan", None)
     if planner is None:
@@ -328,11 +330,12 @@ def main() -> None:
     app(prog_name="moopt")
 
 
-def _study(target: str, changes: Sequence[str] | None, **options: Any) -> Study:
-    """As `chosen`, imported when it is needed."""
-    from moopt.cli_targets import chosen
+def _study(target: str, changes: Sequence[str] | None, budgets: Sequence[str] | None = None, **options: Any) -> Study:
+    """As `chosen`, imported when it is needed, with budgets."""
+    from moopt import cli_targets
 
-    return chosen(target, changes, **options)
+    found = cli_targets.chosen(target, changes, **options)
+    return cli_targets.with_overrides(found, {"budgets": cli_targets.budgets(budgets)}) if budgets else found
 
 
 def _metrics(study: Study, command: str, metric: str, direction: given.Direction, when: given.When) -> tuple[Any, ...]:

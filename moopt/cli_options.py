@@ -38,6 +38,15 @@ Algorithm = Annotated[
         '"rco@steps=50,budgets.size_mb=80,88".'
     ),
 ]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="OBJECTIVE=BOUND",
+        help="Find the best candidate within a bound, not the whole front: --budget size_mb=80. May be repeated, and "
+        "have several bounds with commas between.",
+    ),
+]
 Prefer = Annotated[
     list[str] | None,
     typer.Option(

@@ -121,9 +121,9 @@ def with_overrides(found: Study, changes: Mapping[str, Any]) -> Study:
     if isinstance(arguments["algorithm"], str) and "@" in arguments["algorithm"]:
         arguments["algorithm"] = algorithm(arguments["algorithm"])
     resources = Resources(**{key: asked.pop(key, getattr(found.resources, key)) for key in RESOURCES})
-    preference = asked.pop("preference", found.preference)
+    regions = {key: asked.pop(key, getattr(found, key)) for key in ("preference", "budgets")}
     problem = _rebuilt(found.problem, asked) if asked else found.problem
-    return Study(problem=problem, resources=resources, preference=preference, **arguments)
+    return Study(problem=problem, resources=resources, **regions, **arguments)
 
 
 def preferred(problem: Problem, bounds: Iterable[str], weights: Iterable[str]) -> Preference | None:
@@ -150,6 +150,14 @@ def preferred(problem: Problem, bounds: Iterable[str], weights: Iterable[str]) -
         worst[name] = value
     counts = dict(parse(text) for text in weights)
     return Preference(worst or None, counts or None) if worst or counts else None
+
+
+def budgets(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """Bounds by objective, as a user types them: "size_mb=80,88" and "size_mb=96" are three of them."""
+    found: dict[str, list[Any]] = {}
+    for name, value in map(parse, texts):
+        found.setdefault(name, []).extend(value if isinstance(value, tuple) else [value])
+    return found
 
 
 def parse(text: str) -> tuple[str, Any]:

@@ -27,6 +27,7 @@ from moopt.stopping import Stop
 from moopt.storage import Storage, StoredStudy
 
 if TYPE_CHECKING:
+    from moopt.algorithms.budgeted import Budgets
     from moopt.exporting import Exported
 
 logger = logging.getLogger("moopt")
@@ -44,6 +45,8 @@ class Study:
         seed: The same seed gives the same trials.
         resources: The device and threads evaluations may use.
         preference: The region of the objectives to search; None: all of it.
+        budgets: Upper bounds on known objectives to find the best candidate within, such as {"size_mb": [80, 88]};
+            None: the whole front. For "auto", and algorithms by name that search at budgets.
 
     Attributes:
         asked: The algorithm as it was given.
@@ -66,15 +69,20 @@ class Study:
         seed: int = 0,
         resources: Resources | None = None,
         preference: Preference | None = None,
+        budgets: Budgets = None,
     ) -> None:
         checks.name(name)
         checks.problem(problem)
         self.name, self.problem, self.seed = name, problem, checks.whole("seed", seed, 0)
-        self.preference, self.asked = preference, algorithm
+        self.preference, self.budgets, self.asked = preference, budgets, algorithm
         self.suggestion: Suggestion | None = None
         self._algorithm: Algorithm | None = None
-        if algorithm != "auto":
-            self._algorithm = algorithms.create(algorithm) if isinstance(algorithm, str) else algorithm
+        if algorithm == "auto" and budgets is not None:
+            self.settle()
+        elif algorithm != "auto":
+            if budgets is not None and not isinstance(algorithm, str):
+                raise StudyError(f"Got budgets beside {type(algorithm).__name__}(...); give them to it, or its name.")
+            self._algorithm = algorithms.create(algorithm, budgets) if isinstance(algorithm, str) else algorithm
             checks.algorithm(self._algorithm, problem)
         if not isinstance(preference, Preference | None):
             raise StudyError(f"The preference is {preference!r}; expected a moopt.Preference, or None.")
@@ -104,9 +112,11 @@ class Study:
         """
         if self.asked != "auto":
             return None
-        found = self._begun() or algorithms.suggest(self.problem, trials)
+        bounded = self.budgets is not None
+        found = (None if bounded else self._begun()) or algorithms.suggest(self.problem, trials, bounded)
         if self.suggestion is None or self.suggestion.name != found.name:
-            self.suggestion, self._algorithm = found, algorithms.create(found.name)
+            self.suggestion, self._algorithm = found, algorithms.create(found.name, self.budgets)
+            checks.algorithm(self._algorithm, self.problem)
             logger.info("auto takes %s: %s.", found.name, found.reason)
         return self.suggestion
 

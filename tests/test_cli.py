@@ -140,6 +140,16 @@ def test_options_override_what_the_study_says(moopt: Moopt) -> None:
     assert [(s["study"], s["seed"], s["algorithm"]) for s in found] == [("mine", 7, "Random")]
 
 
+def test_budgets_are_what_is_searched_within(moopt: Moopt) -> None:
+    asked = ["run", "bit-toy", "--trials", "30", "--storage", "toy.journal", "--budget", "size=500,600"]
+    done = moopt(*asked, "--budget", "size=700")
+    assert done.exit_code == 0, done.stderr
+    assert "auto takes sequential-knapsack: budgets are given" in done.stderr
+    settings = load_history("toy.journal").meta["identity"]["algorithm"]
+    assert settings["budgets"] == {"size": [500.0, 600.0, 700.0]}
+    assert "budgets" in refused(moopt(*asked))
+
+
 def test_a_preference_bounds_and_weighs(moopt: Moopt) -> None:
     asked = ["run", "toy.py", "--trials", "6", "--json", "--prefer", "size <= 7", "--prefer", "loss <= 2"]
     done = moopt(*asked, "--weight", "loss=2", "--weight", "size=0.5")
@@ -200,6 +210,9 @@ def test_entries_of_a_mapping_are_set_one_by_one() -> None:
         (["toy.py", "--algorithm", "magic"], "There is no algorithm 'magic'"),
         (["toy.py", "--algorithm", "nsga2@size=3"], "nsga2 has no setting 'size'; it has population_size"),
         (["toy.py", "--algorithm", "rco@budgets.size=two"], "The budgets of 'size' are 'two'; expected numbers"),
+        (["toy.py", "--budget", "size=9"], "random takes no budgets; expected 'auto'"),
+        (["toy.py", "--algorithm", "nsga2", "--budget", "size=9"], "nsga2 takes no budgets"),
+        (["toy.py:Toy", "--budget", "size"], "expected key=value"),
         (["toy.py", "--model", "m"], "has no argument 'model'"),
         (["toy.py", "--set", "threads=abc"], "threads is 'abc'; expected a whole number from 1"),
         (["toy.py", "--storage", ""], "The storage is ''; expected a path"),

@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 import moopt
 from moopt import pareto
-from moopt.algorithms import NSGA2, QNEHVI, OptunaSampler, Random, SequentialKnapsack
-from moopt.errors import AlgorithmError, CapabilityError, NoFeasibleTrial, ProblemError, StudyError, StudyMismatch
+from moopt.algorithms import NSGA2, QNEHVI, EvoPress, OptunaSampler, Random, SequentialKnapsack
+from moopt.errors import (
+    AlgorithmError,
+    CapabilityError,
+    MooptError,
+    NoFeasibleTrial,
+    ProblemError,
+    StudyError,
+    StudyMismatch,
+)
 from moopt.testing.landscapes import LEVELS, MIXED, TINY, Landscape
 from moopt_problems.synthetic import BitToy
 
@@ -467,6 +475,37 @@ def test_auto_goes_on_with_what_the_study_began_with(tmp_path: Path, begun: str)
         assert isinstance(again.algorithm, kind)
     assert "began with it" in again.suggestion.reason
     assert len(again.run(6).history.trials) == 6
+
+
+def test_auto_takes_what_searches_at_budgets(tmp_path: Path):
+    most = {"size": 130}
+    study = moopt.Study("s", BitToy(8), storage=tmp_path / "moopt.journal", budgets=most).run(40)
+    assert isinstance(study.algorithm, SequentialKnapsack)
+    assert study.suggestion.reason == "budgets are given, and the problem has gradients"
+    trials = [trial for trial in study.history.trials if trial.label is None]
+    assert len(trials) > 20
+    assert all(trial.values["size"] <= 130 for trial in trials)
+    with pytest.raises(StudyMismatch, match="budgets"):
+        moopt.Study("s", BitToy(8), storage=tmp_path / "moopt.journal").run(41)
+    again = moopt.Study("s", BitToy(8), storage=tmp_path / "moopt.journal", budgets=most).run(41)
+    assert len(again.history.trials) == 41
+    assert isinstance(moopt.Study("s", BitToy(8, sensitivities=False), budgets=most).algorithm, EvoPress)
+    assert moopt.Study("s", BitToy(8), "rco", budgets=most).algorithm.budgets == {"size": [130.0]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"algorithm": "nsga2"}, AlgorithmError, "nsga2 takes no budgets; expected 'auto', 'sequential-knapsack'"),
+        ({"algorithm": Random()}, StudyError, r"Got budgets beside Random\(\.\.\.\); give them to it, or its name"),
+        ({"budgets": "small"}, AlgorithmError, "budgets is 'small'; expected a list of whole numbers"),
+        ({"budgets": {"size": "small"}}, MooptError, "The budgets of 'size' are 'small'; expected numbers"),
+        ({"problem": Landscape(MIXED)}, CapabilityError, "EvoPress needs what Landscape lacks: costs"),
+    ],
+)
+def test_budgets_that_cannot_be_are_refused_at_once(arguments: dict, error: type[Exception], match: str):
+    with pytest.raises(error, match=match):
+        moopt.Study(**{"name": "s", "problem": BitToy(8), "budgets": {"size": 130}, **arguments})
 
 
 def test_auto_decides_by_the_trials_even_if_it_was_looked_at_before():

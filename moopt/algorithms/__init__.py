@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,14 +84,19 @@ class Suggestion(NamedTuple):
     reason: str
 
 
-def suggest(problem: Problem, trials: int | None = None) -> Suggestion:
+def suggest(problem: Problem, trials: int | None = None, at_budgets: bool = False) -> Suggestion:
     """The algorithm for a problem, and why.
 
     Args:
         problem: What is to be searched.
         trials: How many trials there will be; None: unknown, taken for some hundreds.
+        at_budgets: Whether the best within given budgets is wanted, and not the whole front.
     """
     can, objectives = capabilities(problem), len(problem.objectives)
+    if at_budgets:
+        able = "gradient" in can
+        name = "sequential-knapsack" if able else "evopress"
+        return Suggestion(name, f"budgets are given, and the problem has {'' if able else 'no '}gradients")
     if {"costs", "gradient"} <= can and _has_budgets(problem):
         return Suggestion("sequential-knapsack", "every decision is discrete, and the problem has costs and gradients")
     few = trials is not None and trials <= MODEL_TRIALS_OF_FOUR
@@ -117,17 +123,33 @@ def name_of(settings: Mapping[str, Any]) -> str | None:
     return next((name for name, kind in NAMES.items() if kind == settings["algorithm"]), None)
 
 
-def create(name: str) -> Algorithm:
+def create(name: str, budgets: Any = None) -> Algorithm:
     """The algorithm of that name with its default settings.
 
+    Args:
+        name: One of `NAMES`, or a plug-in's.
+        budgets: What it is to find the best candidate within; None: it is not told.
+
     Raises:
-        AlgorithmError: there is none; lists what there is.
+        AlgorithmError: there is none, and what there is; or it takes no budgets.
     """
+    kind = _named(name)
+    if budgets is None:
+        return kind()
+    if "budgets" not in signature(kind).parameters:
+        raise AlgorithmError(
+            f"{name} takes no budgets; expected 'auto', 'sequential-knapsack', 'evopress' or 'rco'. To search a region "
+            "with it, give a preference."
+        )
+    return kind(budgets=budgets)  # type: ignore[call-arg]
+
+
+def _named(name: str) -> type[Algorithm]:
     if name in NAMES:
-        made: type[Algorithm] = __getattr__(NAMES[name])
-        return made()
+        found: type[Algorithm] = __getattr__(NAMES[name])
+        return found
     plugins = {point.name: point for point in entry_points(group="moopt.algorithms")}
     if name in plugins:
         loaded: type[Algorithm] = plugins[name].load()
-        return loaded()
+        return loaded
     raise AlgorithmError(f"There is no algorithm {name!r}; expected one of {', '.join(sorted({*NAMES, *plugins}))}.")

@@ -108,7 +108,7 @@ def rco(budget, setting, tokens):
 
 METHODS = {
     "auto": Method(lambda budget, setting, tokens: "auto"),
-    "auto, one budget": Method(lambda budget, setting, tokens: SequentialKnapsack(budgets=[budget]), alone=True),
+    "auto, one budget": Method(lambda budget, setting, tokens: "auto", alone=True),
     "sequential-knapsack and a model": Method(lambda budget, setting, tokens: SequentialKnapsack(model=True)),
     "qnehvi": Method(lambda budget, setting, tokens: QNEHVI()),
     "qnehvi, no prior mean": Method(lambda budget, setting, tokens: QNEHVI(prior=False)),
@@ -118,6 +118,7 @@ METHODS = {
     "nsga2": Method(lambda budget, setting, tokens: NSGA2(20)),
     "evopress": Method(lambda budget, setting, tokens: EvoPress([budget]), alone=True),
     "evopress, our opening": Method(lambda budget, setting, tokens: EvoPress([budget]), alone=True),
+    "evopress, 10 times": Method(lambda budget, setting, tokens: EvoPress([budget]), True, 10.0),
     "evopress, all budgets": Method(lambda budget, setting, tokens: EvoPress()),
     "sequential-knapsack": Method(
         lambda budget, setting, tokens: SequentialKnapsack(budgets=[budget]), True, 220 / 300
@@ -171,7 +172,10 @@ def run(name, method, budget, draw, folder):
         tokens = int(how.share * setting.tokens)
         algorithm = how.make(wanted.get(budget), setting, tokens)
         place = folder / f"{name}, {method}, {budget}, {draw}.journal" if name == "smollm2" else None
-        study = moopt.Study(method, problem, algorithm, place, seed=draw, resources=moopt.Resources(threads=1))
+        alone = [wanted[budget]] if how.alone and algorithm == "auto" else None
+        study = moopt.Study(
+            method, problem, algorithm, place, seed=draw, resources=moopt.Resources(threads=1), budgets=alone
+        )
         study.run(tokens=tokens)
         rows, best = searched(study.history, problem, wanted, tokens)
         if max((row["spent"] for row in rows), default=0) < tokens:
