@@ -139,8 +139,12 @@ class SequentialKnapsack(Budgeted):
         """The lane to linearise at next: one that has begun a step, or the one that promises most."""
         if begun := [lane for lane in self._lanes if lane.near.under_way and lane.near.left]:
             return begun[0]
-        idle = [lane for lane in self._lanes if lane.idle and lane.vain < (TRIES_BESIDE if self.model else TRIES)]
+        idle = [lane for lane in self._lanes if lane.idle and lane.vain < self._tries]
         return max(self._preferred(idle), key=self._worth) if idle else None
+
+    @property
+    def _tries(self) -> int:
+        return TRIES_BESIDE if self.model else TRIES
 
     def _linearising(self, lane: Lane, place: int, sample: int) -> Job:
         """The gradient of a sample, the so-manieth of those that are asked for."""
@@ -190,12 +194,28 @@ class SequentialKnapsack(Budgeted):
     def _knapsacks(self, table: FloatArray) -> list[Config]:
         """The best candidates by a table, at the budgets and, unless those were given, between them."""
         knapsack = Knapsack(table, self._costs)
-        budgets = [lane.budget for lane in self._lanes]
-        if self.budgets is None:
-            gaps = pairwise([knapsack.least, *budgets, knapsack.most])
-            budgets = [low + (high - low) * part // PARTS for low, high in gaps for part in range(PARTS)]
-        choices = [knapsack.at(b) for b in budgets if b >= knapsack.least]
+        choices = [knapsack.at(b) for b in (*self._amounts, *self._gaps()) if b >= knapsack.least]
         return [config for config in self._hoped(table, choices, 0.0) if self.within_known_bounds(config)]
+
+    def _gaps(self) -> list[int]:
+        """Costs evenly between the budgets, and beyond them; none where budgets were given."""
+        if self.budgets is not None:
+            return []
+        knapsack = Knapsack(-self._costs, self._costs)
+        gaps = pairwise([knapsack.least, *self._amounts, knapsack.most])
+        return [low + (high - low) * part // PARTS for low, high in gaps for part in range(1, PARTS)]
+
+    def _between(self) -> list[Config]:
+        """The best candidates between the budgets, by what was learned at those next to them."""
+        lanes = [lane for lane in self._lanes if lane.near.changes.known.all()]
+        found = []
+        for cost in self._gaps() if lanes else []:
+            after = sum(lane.budget < cost for lane in lanes)
+            low, high = lanes[max(after - 1, 0)], lanes[min(after, len(lanes) - 1)]
+            share = (cost - low.budget) / (high.budget - low.budget) if high is not low else 0.0
+            table = (1 - share) * low.near.changes.table + share * high.near.changes.table
+            found.append(self._configuration(Knapsack(table, self._costs).at(cost)))
+        return [config for config in found if not self.seen(config) and self.within_known_bounds(config)]
 
     def _hoped(self, table: FloatArray, choices: Sequence[IntArray], loss: float) -> list[Config]:
         """The configurations of choices; what a table of changes from a loss says of each is kept."""
@@ -256,6 +276,8 @@ class SequentialKnapsack(Budgeted):
         gain = (lane.before - lane.loss) / self._size(lane.before) if lane.before < np.inf else 0.0
         lane.expected = max(gain, PATIENCE * lane.expected)
         lane.vain += gain <= 0
+        if not any(each.vain < self._tries for each in self._lanes if each.best is not None):
+            self._predicted_best = self._between()
 
     def _size(self, loss: float) -> float:
         """What gains from a loss are a share of: the loss, or where one is not above 0 the range of all."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -182,3 +184,19 @@ def test_a_model_is_for_whole_fronts() -> None:
         SequentialKnapsack(budgets=[5], model=True)
     with pytest.raises(AlgorithmError, match="model"):
         SequentialKnapsack(model="yes")  # type: ignore[arg-type]
+
+
+class Misled(Tabled):
+    def sensitivities(self, method: str, tokens: int) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = super().sensitivities(method, tokens)[::-1]
+        return found
+
+
+def test_once_steps_gain_nothing_what_they_learned_fills_the_front_between_the_budgets() -> None:
+    problem = Misled(10)
+    history, front = moopt.Study("toy", problem, SequentialKnapsack()).run(60).history, problem.front()
+    uniform = sorted(costs(problem, list(problem.baselines().values())))
+    between = [low + (high - low) * part / 4 for low, high in pairwise(uniform) for part in (1, 2, 3)]
+    least = np.array([front[front[:, 1] <= size][:, 0].min() for size in between])
+    found = np.array([history.pick(f"size <= {size}").values["loss"] for size in between])
+    assert np.median(found / least) < 1.25
