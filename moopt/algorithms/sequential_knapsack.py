@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import ClassVar
 
 import numpy as np
@@ -111,6 +111,7 @@ class SequentialKnapsack(Budgeted):
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
         self._predicted_best: list[Config] = list(self._ends)
+        self._filling: list[Config] = []
         self._hopes: dict[tuple[object, ...], float] = {}
         self._gradients = 0
         nears = [Linearisation(self._costs, b, SAMPLES, Changes(self._costs)) for b in self._amounts]
@@ -233,9 +234,9 @@ class SequentialKnapsack(Budgeted):
         return replace(job, note={**job.note, "predicted": {objective.name: float(f"{objective.sign * hope:.6g}")}})
 
     def _exchanges(self, n: int) -> list[Job]:
-        """Once no step gains any more: what by all that is known comes next after the best candidates, then variations.
+        """Once no step gains any more: in turn what fills the front between budgets, and what comes next to the best.
 
-        The best are those in the region, or nearest to it; what would change most of its loss is first.
+        The best are those in the region, or nearest to it; what gains most of its loss is first. Then variations.
         """
         parents: list[Config] = []
         near: list[tuple[float, float, Config]] = []
@@ -247,7 +248,10 @@ class SequentialKnapsack(Budgeted):
                 near.append((change / self._size(lane.loss), lane.loss + change, self._configuration(choice)))
         near.sort(key=lambda each: each[0])
         hopes = {self.problem.space.key(config): hope for _, hope, config in near}
-        return [self._foretold(job, hopes) for job in self._variations(n, parents, (config for *_, config in near))]
+        fill = [config for config in self._filling if not self.seen(config)]
+        turns = [fill, [config for *_, config in near]][:: 1 if self.next_trial % 2 else -1]
+        before = (config for turn in zip_longest(*turns) for config in turn if config is not None)
+        return [self._foretold(job, hopes) for job in self._variations(n, parents, before)]
 
     def _lane(self, gradient: Job) -> Lane:
         """The lane that a gradient was asked for."""
@@ -277,7 +281,7 @@ class SequentialKnapsack(Budgeted):
         lane.expected = max(gain, PATIENCE * lane.expected)
         lane.vain += gain <= 0
         if not any(each.vain < self._tries for each in self._lanes if each.best is not None):
-            self._predicted_best = self._between()
+            self._filling = self._between()
 
     def _size(self, loss: float) -> float:
         """What gains from a loss are a share of: the loss, or where one is not above 0 the range of all."""
