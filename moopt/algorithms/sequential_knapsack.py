@@ -140,12 +140,8 @@ class SequentialKnapsack(Budgeted):
         """The lane to linearise at next: one that has begun a step, or the one that promises most."""
         if begun := [lane for lane in self._lanes if lane.near.under_way and lane.near.left]:
             return begun[0]
-        idle = [lane for lane in self._lanes if lane.idle and lane.vain < self._tries]
+        idle = [lane for lane in self._lanes if lane.idle and lane.vain < (TRIES_BESIDE if self.model else TRIES)]
         return max(self._preferred(idle), key=self._worth) if idle else None
-
-    @property
-    def _tries(self) -> int:
-        return TRIES_BESIDE if self.model else TRIES
 
     def _linearising(self, lane: Lane, place: int, sample: int) -> Job:
         """The gradient of a sample, the so-manieth of those that are asked for."""
@@ -199,12 +195,13 @@ class SequentialKnapsack(Budgeted):
         return [config for config in self._hoped(table, choices, 0.0) if self.within_known_bounds(config)]
 
     def _gaps(self) -> list[int]:
-        """Costs evenly between the budgets, and beyond them; none where budgets were given."""
+        """The least cost, and costs evenly between the budgets and beyond them; none where budgets were given."""
         if self.budgets is not None:
             return []
         knapsack = Knapsack(-self._costs, self._costs)
         gaps = pairwise([knapsack.least, *self._amounts, knapsack.most])
-        return [low + (high - low) * part // PARTS for low, high in gaps for part in range(1, PARTS)]
+        between = [low + (high - low) * part // PARTS for low, high in gaps for part in range(1, PARTS)]
+        return [knapsack.least, *between]
 
     def _between(self) -> list[Config]:
         """The best candidates between the budgets, by what was learned at those next to them."""
@@ -280,7 +277,7 @@ class SequentialKnapsack(Budgeted):
         gain = (lane.before - lane.loss) / self._size(lane.before) if lane.before < np.inf else 0.0
         lane.expected = max(gain, PATIENCE * lane.expected)
         lane.vain += gain <= 0
-        if not any(each.vain < self._tries for each in self._lanes if each.best is not None):
+        if not self.model and not any(each.vain < TRIES for each in self._lanes if each.best is not None):
             self._filling = self._between()
 
     def _size(self, loss: float) -> float:

@@ -143,6 +143,13 @@ def test_without_baselines_its_budgets_lie_evenly() -> None:
     assert any(event.job.kind == "gradient" for event in study.history.events)
 
 
+def test_without_baselines_the_table_says_what_the_cheapest_is_worth() -> None:
+    problem = Bare(8)
+    problem.sensitivity = moopt.Fidelity(0, "exact")
+    history = moopt.Study("toy", problem, SequentialKnapsack()).run(25).history
+    assert min(trial.values["size"] for trial in history.trials) == problem.costs().min(axis=1).sum() / 8
+
+
 @pytest.mark.parametrize("problem", [Free(8), Two(8), Equal(8)], ids=["nothing measured", "two measured", "one cost"])
 def test_auto_takes_another_where_it_cannot_help(problem: BitToy) -> None:
     assert suggest(problem).name == "qnehvi"
