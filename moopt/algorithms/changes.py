@@ -64,7 +64,7 @@ class Changes:
         cheaper = cheaper[np.argsort(gained[cheaper] / -paid[cheaper], kind="stable")][:SIDES]
         fits = (paid[better][:, None] + paid[cheaper] <= room) & (changed[better][:, None] != changed[cheaper])
         first, second = np.nonzero(fits)
-        pairs = np.column_stack([better[first], cheaper[second]])
+        pairs = np.unique(np.sort(np.column_stack([better[first], cheaper[second]]), axis=1), axis=0)
         every = [*alone[:, None].tolist(), *pairs.tolist()]
         change = np.concatenate([gained[alone], gained[pairs].sum(axis=1)])
         best = np.argsort(change, kind="stable")[:EXCHANGES]

@@ -84,6 +84,7 @@ def test_exchanges_are_all_choices_one_or_two_changes_away_within_the_budget_bes
     }
     assert dict(zip((tuple(map(int, other)) for other in found), told, strict=True)) == pytest.approx(expected)
     assert list(told) == sorted(told)
+    assert len(found) == len(expected)
 
 
 def test_what_nothing_is_known_of_is_not_exchanged() -> None:
