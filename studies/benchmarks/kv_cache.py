@@ -7,7 +7,7 @@ additive     NSGA-II on the sum of single layers' errors, beside the exact front
 correlation  whether that sum ranks random assignments as the model does
 front        the best pairs found within 4.0 and 3.25 bits against uniform ones, on held-out text
 groups       pruned and clustered searches beside searches of single layers, at equal evaluations
-decode       tokens a second after 8,064, of 4-bit weights, from packed and from 16-bit caches
+decode       tokens a second after 8,064, of 4-bit weights, from packed and from 16-bit caches; what `front` found too
 
 SmolLM2-135M, contexts of 2,048 tokens, KIVI's scheme. Prints what we ask of ourselves as PASS or FAIL.
 """
@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ PROMPT, TOKENS, ROUNDS = 8_064, 4, 9
 problem = partial(
     KVCachePrecision, "smollm2-135m", context=2_048, tokens=2_048, profile_tokens=2_048, held_out=0, validation=0
 )
-KV4 = Pair(4, 4)
+KV4, SCHEMES = Pair(4, 4), ("per-token", "kivi")
 SHARES = {4.0: 1.0, 3.25: 0.7}
 """What the best within so many nominal bits may lose: a share of KV4's loss, or of its best uniform rival's."""
 
@@ -112,12 +113,17 @@ def correlation(out, seeds):
 
 def front(out, seeds):
     """The best of a search within 4.0 nominal bits against KV4, and within 3.25 against uniform pairs of its bytes."""
-    ratios = {scheme: _front(out, scheme) for scheme in ("per-token", "kivi")}
+    ratios = {scheme: _front(out, scheme) for scheme in SCHEMES}
     good = True
     for bits, share in SHARES.items():
         scheme = min(ratios, key=lambda name: ratios[name][bits])
         good &= verdict(f"at most {bits} bits: KL over the uniform pair's, {scheme}", ratios[scheme][bits], "<", share)
     return good
+
+
+def preset(out, scheme, bits):
+    """Where the best pairs that a search found within so many bits are kept."""
+    return out / f"{scheme}, {bits} bits.json"
 
 
 def _front(out, scheme):
@@ -140,6 +146,7 @@ def _front(out, scheme):
         fitting = [KV4] if bits == 4.0 else [pair for pair in sizes if sizes[pair] <= size]
         rival = min(fitting, key=lambda pair: losses[pair].mean())
         ratios[bits] = own.mean() / losses[rival].mean()
+        made.save(best.config, preset(out, scheme, bits))
         print(
             f"{scheme}, searched{best.values['kv_bits']:9.3f} bits{size / 1e6:8.3f} MB  KL {own.mean():.5f}: "
             f"{ratios[bits]:.3f} of uniform {rival}'s"
@@ -184,8 +191,9 @@ def decode(out, seeds):
         path = weights.save(weights.baselines()["uniform-4"], Path(folder) / "4.safetensors")
         model = moopt.load(path, device="cpu")
     made = {str(pair): [pair] * 30 for pair in (Pair(16, 16), Pair(8, 8), KV4, Pair(2, 2))}
-    if (out / "preset.json").exists():
-        made["searched"] = list(load_preset(out / "preset.json").pairs)
+    for scheme, bits in product(SCHEMES, SHARES):
+        if (path := preset(out, scheme, bits)).exists():
+            made[f"{scheme}, {bits} bits"] = load_preset(path)
     caches = {name: packed_cache(model, pairs, room=PROMPT + 64) for name, pairs in made.items()}
     caches["transformers"] = StaticCache(model.config, max_cache_len=PROMPT + TOKENS)
     for cache in caches.values():
@@ -206,7 +214,7 @@ def decode(out, seeds):
     speed = {name: 1 / statistics.median(each[1:]) for name, each in times.items()}
     for name, cache in caches.items():
         size = cache.nbytes if name in made else sum(x.keys.nbytes + x.values.nbytes for x in cache.layers)
-        print(f"{name:14}{size / 1e6:8.1f} MB {speed[name]:7.2f} tokens/s of the processor's time")
+        print(f"{name:20}{size / 1e6:8.1f} MB {speed[name]:7.2f} tokens/s of the processor's time")
     best = max(speed["KV16"], speed["transformers"])
     return verdict(f"K4V4 over the better 16-bit cache after {PROMPT:,} tokens", speed["KV4"] / best, ">=", 1.3)
 
