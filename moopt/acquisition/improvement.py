@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 
 from moopt import pareto
 
@@ -113,3 +114,11 @@ def _strips(fronts: FloatArray, reference: FloatArray) -> tuple[FloatArray, Floa
     top = np.hstack([np.full((s, 1), reference[1]), second])
     lower = np.stack([left, np.full(left.shape, -np.inf)], axis=2)
     return lower, np.stack([right, top], axis=2)
+
+
+def expected_improvement(means: FloatArray, deviations: FloatArray, least: float) -> FloatArray:
+    """How far normal numbers are expected to be below a value, [n] (Jones, Schonlau and Welch 1998)."""
+    below = least - means
+    standard = below / np.maximum(deviations, np.finfo(float).tiny)
+    found: FloatArray = below * norm.cdf(standard) + deviations * norm.pdf(standard)
+    return found

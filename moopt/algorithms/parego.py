@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
 from moopt import pareto
+from moopt.acquisition import expected_improvement
 from moopt.algorithms.base import Algorithm, positive, share
 from moopt.algorithms.variation import Variation, spread
 from moopt.errors import SurrogateError
@@ -127,18 +127,9 @@ class ParEGO(Algorithm):
                 process = process.conditioned(
                     Data(np.vstack([data.codes, codes]), np.append(data.values, process.mean(codes)))
                 )
-            promise = _improvement(
-                process, np.array([space.encode(config) for config in drawn]), float(data.values.min())
-            )
+            codes = np.array([space.encode(config) for config in drawn])
+            promise = expected_improvement(process.mean(codes), process.deviations(codes), float(data.values.min()))
         except SurrogateError as error:
             logger.warning("ParEGO fits no Gaussian process to %d trials and goes on at random: %s", len(kept), error)
             return []
         return [drawn[int(np.argmax(promise))]]
-
-
-def _improvement(process: GaussianProcess, codes: FloatArray, least: float) -> FloatArray:
-    """The expected improvement [n] of candidates [n, d] on a value (Jones, Schonlau and Welch 1998)."""
-    deviation = process.deviations(codes)
-    standard = (least - process.mean(codes)) / deviation
-    found: FloatArray = deviation * (standard * norm.cdf(standard) + norm.pdf(standard))
-    return found

@@ -4,26 +4,28 @@ A discrete Gauss-Newton step with a trust region. Near the best choice by all th
 for every change of one decision a linear and a curvature term, around a few drawn candidates that are averaged (see
 `Linearisation`). Exact knapsacks on the average, with penalties for every decision that leaves the best candidate J,
 propose candidates of the same cost for several radii. All are measured, the best becomes the next J.
-Before that, knapsacks on the sensitivities a study opens with fill the front: they take no gradient.
+Before that, knapsacks on the sensitivities a study opens with fill the front: they take no gradient. Once no step gains
+any more, a model of what was measured goes on: over the whole front (`QNEHVI`), or at given budgets (`Exchanges`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from moopt.algorithms.base import positive, switch
+from moopt.algorithms.base import positive
 from moopt.algorithms.budgeted import Budgeted, Budgets
 from moopt.algorithms.changes import Changes
+from moopt.algorithms.exchanges import Exchanges
 from moopt.algorithms.linearisation import Linearisation
 from moopt.algorithms.qnehvi import QNEHVI
 from moopt.budgets import Knapsack
-from moopt.errors import AlgorithmError, BudgetError
+from moopt.errors import BudgetError
 from moopt.jobs import Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem
 from moopt.space import Config
@@ -31,8 +33,9 @@ from moopt.space import Config
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-SAMPLES = 8
-"""Gradients of a step."""
+SAMPLES, FEWEST = 0.55, 4
+"""Gradients of a step, in square roots of the number of decisions (8 for 210 of them), and how many those are at least.
+"""
 PRIOR = 4
 """Gradients that the sensitivities of an opening count as."""
 RADII = (0.55, 1.65)
@@ -47,8 +50,8 @@ FIRST_EXPECTATION = 0.1
 """The relative gain that a budget without a step is taken to promise."""
 PATIENCE = 0.3
 """What is left of a budget's expectation after a step that gained nothing."""
-TRIES, TRIES_BESIDE = 3, 2
-"""Steps in a row that may gain nothing before a budget rests until it has a better candidate: alone, with a model."""
+TRIES = 3
+"""Steps in a row that may gain nothing before a budget rests until it has a better candidate."""
 
 
 @dataclass
@@ -95,52 +98,46 @@ class SequentialKnapsack(Budgeted):
         tokens: Tokens of each gradient; None: as many as the problem says (`problem.gradient_tokens`).
         budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
             `problem.costs()`; None: the costs of the problem's baselines, and between those what the sensitivities say.
-        model: Whether, once no step gains any more, a model of what was measured goes on (see `QNEHVI`), until it finds
-            a budget a better candidate to step from. For a whole front: without `budgets`.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs", "gradient"})
 
-    def __init__(self, tokens: int | None = None, budgets: Budgets = None, model: bool = False) -> None:
+    def __init__(self, tokens: int | None = None, budgets: Budgets = None) -> None:
         super().__init__(budgets)
         self.tokens = None if tokens is None else positive("tokens", tokens)
-        self.model = switch("model", model)
-        if model and budgets is not None:
-            raise AlgorithmError("model=True searches a whole front; leave the budgets out, or the model.")
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
         self._predicted_best: list[Config] = list(self._ends)
-        self._filling: list[Config] = []
         self._hopes: dict[tuple[object, ...], float] = {}
         self._gradients = 0
-        nears = [Linearisation(self._costs, b, SAMPLES, Changes(self._costs)) for b in self._amounts]
+        samples = _samples(len(self._costs))
+        nears = [Linearisation(self._costs, b, samples, Changes(self._costs)) for b in self._amounts]
         self._lanes = [Lane(near) for near in nears]
-        self._beside = QNEHVI() if self.model else None
-        if self._beside is not None:
-            self._beside.start(problem, seed)
+        self._beside = QNEHVI() if self.budgets is None else Exchanges(self._loss, self._costs, nears)
+        self._beside.start(problem, seed)
 
     def ask(self, n: int) -> list[Job]:
         proposed = [self._predicted_best, *(lane.waiting for lane in self._lanes)]
         waiting = [config for configs in proposed for config in configs if not self.seen(config)]
         if waiting:
             distinct = list({self.problem.space.key(config): config for config in waiting}.values())
-            return [self._foretold(job, self._hopes) for job in self.jobs(distinct[:n])]
+            return [self._foretold(job) for job in self.jobs(distinct[:n])]
         lane = self._stepping()
         if lane is not None:
             return [self._linearising(lane, place, sample) for place, sample in enumerate(lane.near.left[:n])]
-        if self._beside is not None:
-            self._beside.archive.region = self.archive.region
-            return self._beside.ask(n)
-        if any(lane.near.under_way or lane.open for lane in self._lanes):
-            return []
-        return self._exchanges(n)
+        beside = self._beside
+        beside.archive.region = self.archive.region
+        known = self._preferred([lane for lane in self._lanes if lane.best is not None])
+        if isinstance(beside, Exchanges):
+            beside.nears = [lane.near for lane in known]
+        return beside.ask(n) or self._variations(n, [lane.best.config for lane in known if lane.best is not None])
 
     def _stepping(self) -> Lane | None:
         """The lane to linearise at next: one that has begun a step, or the one that promises most."""
         if begun := [lane for lane in self._lanes if lane.near.under_way and lane.near.left]:
             return begun[0]
-        idle = [lane for lane in self._lanes if lane.idle and lane.vain < (TRIES_BESIDE if self.model else TRIES)]
+        idle = [lane for lane in self._lanes if lane.idle and lane.vain < TRIES]
         return max(self._preferred(idle), key=self._worth) if idle else None
 
     def _linearising(self, lane: Lane, place: int, sample: int) -> Job:
@@ -153,15 +150,15 @@ class SequentialKnapsack(Budgeted):
         return Job(-1, self._configuration(choice), "gradient", fidelity, note=note)
 
     def extra_jobs(self, problem: Problem, trials: int) -> dict[str, tuple[int, int]]:
-        return {"gradient": (max(0, trials - OPENING) // NEW_A_STEP * SAMPLES, self._gradient_tokens(problem))}
+        steps = max(0, trials - OPENING) // NEW_A_STEP
+        return {"gradient": (steps * _samples(len(problem.space)), self._gradient_tokens(problem))}
 
     def _gradient_tokens(self, problem: Problem) -> int:
         return self.tokens or problem.gradient_tokens or problem.fidelity.tokens
 
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
-        if self._beside is not None:
-            self._beside.issued(jobs)
+        self._beside.issued(jobs)
         for job in jobs:
             if job.kind == "gradient":
                 lane = self._lane(job)
@@ -176,8 +173,7 @@ class SequentialKnapsack(Budgeted):
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         for job, outcome in outcomes:
             super().tell([(job, outcome)])
-            if self._beside is not None:
-                self._beside.tell([(job, outcome)])
+            self._beside.tell([(job, outcome)])
             if job.kind == "sensitivity" and isinstance(outcome, Evaluation):
                 table = np.array(outcome.attributes["table"])
                 self._predicted_best = [*self._ends, *self._knapsacks(table)]
@@ -203,18 +199,6 @@ class SequentialKnapsack(Budgeted):
         between = [low + (high - low) * part // PARTS for low, high in gaps for part in range(1, PARTS)]
         return [knapsack.least, *between]
 
-    def _between(self) -> list[Config]:
-        """The best candidates between the budgets, by what was learned at those next to them."""
-        lanes = [lane for lane in self._lanes if lane.near.changes.known.all()]
-        found = []
-        for cost in self._gaps() if lanes else []:
-            after = sum(lane.budget < cost for lane in lanes)
-            low, high = lanes[max(after - 1, 0)], lanes[min(after, len(lanes) - 1)]
-            share = (cost - low.budget) / (high.budget - low.budget) if high is not low else 0.0
-            table = (1 - share) * low.near.changes.table + share * high.near.changes.table
-            found.append(self._configuration(Knapsack(table, self._costs).at(cost)))
-        return [config for config in found if not self.seen(config) and self.within_known_bounds(config)]
-
     def _hoped(self, table: FloatArray, choices: Sequence[IntArray], loss: float) -> list[Config]:
         """The configurations of choices; what a table of changes from a loss says of each is kept."""
         configs = [self._configuration(choice) for choice in choices]
@@ -222,33 +206,13 @@ class SequentialKnapsack(Budgeted):
             self._hopes[self.problem.space.key(config)] = loss + float(table[np.arange(len(choice)), choice].sum())
         return configs
 
-    def _foretold(self, job: Job, hopes: Mapping[tuple[object, ...], float]) -> Job:
+    def _foretold(self, job: Job) -> Job:
         """The job with what is expected of its loss in its note: a number, for a table has no interval."""
-        hope = hopes.get(self.problem.space.key(job.config), np.nan)
+        hope = self._hopes.get(self.problem.space.key(job.config), np.nan)
         objective = self.problem.objectives[self._loss]
         if not np.isfinite(hope):
             return job
         return replace(job, note={**job.note, "predicted": {objective.name: float(f"{objective.sign * hope:.6g}")}})
-
-    def _exchanges(self, n: int) -> list[Job]:
-        """Once no step gains any more: in turn what fills the front between budgets, and what comes next to the best.
-
-        The best are those in the region, or nearest to it; what gains most of its loss is first. Then variations.
-        """
-        parents: list[Config] = []
-        near: list[tuple[float, float, Config]] = []
-        for lane in self._preferred([lane for lane in self._lanes if lane.best is not None]):
-            assert lane.best is not None
-            parents.append(lane.best.config)
-            changes, choices = lane.near.changes.exchanges(self._choice(lane.best.config), lane.budget)
-            for change, choice in zip(changes, choices, strict=True):
-                near.append((change / self._size(lane.loss), lane.loss + change, self._configuration(choice)))
-        near.sort(key=lambda each: each[0])
-        hopes = {self.problem.space.key(config): hope for _, hope, config in near}
-        fill = [config for config in self._filling if not self.seen(config)]
-        turns = [fill, [config for *_, config in near]][:: 1 if self.next_trial % 2 else -1]
-        before = (config for turn in zip_longest(*turns) for config in turn if config is not None)
-        return [self._foretold(job, hopes) for job in self._variations(n, parents, before)]
 
     def _lane(self, gradient: Job) -> Lane:
         """The lane that a gradient was asked for."""
@@ -277,8 +241,6 @@ class SequentialKnapsack(Budgeted):
         gain = (lane.before - lane.loss) / self._size(lane.before) if lane.before < np.inf else 0.0
         lane.expected = max(gain, PATIENCE * lane.expected)
         lane.vain += gain <= 0
-        if not self.model and not any(each.vain < TRIES for each in self._lanes if each.best is not None):
-            self._filling = self._between()
 
     def _size(self, loss: float) -> float:
         """What gains from a loss are a share of: the loss, or where one is not above 0 the range of all."""
@@ -325,3 +287,8 @@ class SequentialKnapsack(Budgeted):
         radii = np.array(RADII) * np.sqrt(len(choice))
         picked = {min(found, key=lambda changes: abs(np.log(changes / radius))) for radius in radii} if found else set()
         return [found[changes] for changes in sorted(picked)]
+
+
+def _samples(decisions: int) -> int:
+    """The gradients of a step."""
+    return max(FEWEST, round(SAMPLES * float(np.sqrt(decisions))))

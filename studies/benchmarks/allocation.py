@@ -109,7 +109,6 @@ def rco(budget, setting, tokens):
 METHODS = {
     "auto": Method(lambda budget, setting, tokens: "auto"),
     "auto, one budget": Method(lambda budget, setting, tokens: "auto", alone=True),
-    "sequential-knapsack and a model": Method(lambda budget, setting, tokens: SequentialKnapsack(model=True)),
     "qnehvi": Method(lambda budget, setting, tokens: QNEHVI()),
     "qnehvi, no prior mean": Method(lambda budget, setting, tokens: QNEHVI(prior=False)),
     "qnehvi, no trust region": Method(lambda budget, setting, tokens: QNEHVI(trust_region=False)),
@@ -127,7 +126,7 @@ METHODS = {
     "rco, a third": Method(rco, True, 1 / 3),
 }
 RIVAL = "evopress, all budgets"
-GRADIENTS = {"auto, one budget", "rco", "sequential-knapsack", "sequential-knapsack and a model", "rco, a third"}
+GRADIENTS = {"auto, one budget", "rco", "sequential-knapsack", "rco, a third"}
 OURS = GRADIENTS | {"auto", "evopress, our opening"}
 ABLATIONS = {name for setting in SETTINGS.values() for name in setting.ablations}
 
