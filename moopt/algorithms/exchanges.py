@@ -11,6 +11,7 @@ from moopt.acquisition import Beliefs, expected_improvement
 from moopt.algorithms.linearisation import Linearisation
 from moopt.algorithms.modelled import HARDLY, Modelled
 from moopt.jobs import Job
+from moopt.one_thread import one_thread
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -39,6 +40,7 @@ class Exchanges(Modelled):
         self.nears = nears
         self._loss, self._costs = loss, costs
 
+    @one_thread()
     def ask(self, n: int) -> list[Job]:
         """At most n exchanges at the budget whose turn it is; none where all of those were evaluated."""
         beliefs = self.beliefs()

@@ -102,6 +102,20 @@ def points(rows: pd.DataFrame, problem: str, method: str, draw: int) -> FloatArr
     return values[pareto.nondominated(values)] if len(values) else values
 
 
+def room(rows: pd.DataFrame, problem: str, method: str, within: str) -> float | None:
+    """By what share the least loss that anything measured here has is below what a method found within a budget.
+
+    Of the text that searches are measured by, and the median of the method's draws; None if one of both is missing.
+    """
+    own = rows[rows["problem"] == problem]
+    amount = own[(own["method"] == "uniform") & (own["within"] == within)]["cost"].min()
+    fitting = own[(own["kind"] == "evaluate") & (own["cost"] <= amount)]
+    searched = fitting[(fitting["method"] == method) & (fitting["budget"] == within)]
+    if not len(searched):
+        return None
+    return 1 - float(fitting["loss"].min() / searched.groupby("draw")["loss"].min().median())
+
+
 def volumes(rows: pd.DataFrame, problem: str, tokens: Sequence[int]) -> pd.DataFrame:
     """The hypervolumes of whole fronts at some numbers of tokens, a line each: medians, as shares of the best there is.
 

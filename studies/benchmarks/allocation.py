@@ -288,6 +288,9 @@ def report(kept, name, out):
     fronts = allocations.volumes(kept, name, [SETTINGS[name].early, SETTINGS[name].tokens])
     print(f"\n{fronts.to_string(index=False, float_format='{:.4f}'.format)}\n")
     allocations.picture(kept, name, out / f"{name}.html")
+    for within in ("3 bits", "4 bits"):
+        if (left := allocations.room(kept, name, "evopress", within)) is not None:
+            print(f"{within}: the least loss on the search's text that anything had is {left:.3f} below evopress's")
     good = True
     for text, value, low, bound in asks(kept, name):
         held = value >= bound and low > 0

@@ -79,6 +79,16 @@ def test_a_point_is_covered_by_one_that_is_no_worse() -> None:
     assert allocations.dominated(ours, np.array([[1.0, 5.0], [2.0, 5.5], [2.0, 3.0], [4.0, 2.0]])) == 0.75
 
 
+def test_the_room_below_a_search_is_down_to_the_least_that_anything_found_at_its_cost() -> None:
+    uniform = unit("uniform", 0, [1.0])
+    searches = [unit("a", draw, [1.0], [(5, loss), (4, loss + 1)]) for draw, loss in enumerate((3.0, 4.0, 9.0))]
+    other = unit("b", 0, [1.0], [(5, 3.5), (4, 2.0), (6, 0.1)])
+    rows = pd.concat([uniform, *(each.assign(budget="3 bits") for each in searches), other], ignore_index=True)
+    assert allocations.room(rows, "p", "a", "3 bits") == pytest.approx(1 - 2.0 / 4.0)
+    assert allocations.room(rows, "p", "b", "3 bits") is None
+    assert allocations.room(rows[rows["method"] != "uniform"], "p", "a", "3 bits") is None
+
+
 def test_the_table_says_how_far_one_method_is_below_the_others(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     for draw in range(2):
