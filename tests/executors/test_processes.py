@@ -61,7 +61,7 @@ class Meddling(Misbehaving):
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         if config["n"] == 0:
-            for descriptor in range(3, 64):
+            for descriptor in range(3, 4096):  # as many as whoever runs the tests has open
                 with contextlib.suppress(OSError, ValueError):
                     if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                         connection = Connection(os.dup(descriptor))
