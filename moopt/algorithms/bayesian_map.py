@@ -30,9 +30,10 @@ UNCERTAIN = 0.5
 class BayesianMAP(MAP):
     """MAP with samples in rounds: directions in which the models err most are sampled most.
 
-    Half of the samples are spread over the space first. They are sorted into bins by their direction from the lower
-    corner of the space. A bin scores by the mean of the models' squared errors in it and half their standard deviation;
-    an empty one like all bins together. Bins are drawn by a softmax of their scores, and a sample anywhere in one.
+    Three quarters of the samples are spread over the space first. They are sorted into bins by their direction from the
+    lower corner of the space. A bin scores by the mean of the models' squared errors in it and half their standard
+    deviation; an empty one like all bins together. Bins are drawn by a softmax of their scores, and a sample anywhere
+    in one.
 
     Args:
         samples: Trials before the first search of the models; None: twice the coefficients.
@@ -46,7 +47,7 @@ class BayesianMAP(MAP):
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
-        self._first = max(FEWEST, self._count // 2)
+        self._first = max(FEWEST, 3 * self._count // 4)
 
     def sampled(self, left: int, rng: np.random.Generator) -> list[Config]:
         if self.upcoming < self._first or len(self.archive) < FEWEST:
