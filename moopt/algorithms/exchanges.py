@@ -57,15 +57,20 @@ class Exchanges(Modelled):
 
     def _best(self, budget: int) -> list[int]:
         """The best feasible trials within a budget, the best first, as numbers of the archive."""
-        places = [i for i, broken in enumerate(self.archive.broken) if broken <= 0 and self._cost(i) <= budget]
-        return sorted(places, key=lambda i: float(self.archive.values[i][self._loss]))[:PARENTS]
+        codes = np.array(self.archive.codes).reshape(-1, len(self._costs))
+        costs = self._costs[np.arange(len(self._costs)), (codes - self.problem.space.lower).astype(np.int64)].sum(
+            axis=1
+        )
+        places = np.flatnonzero((np.array(self.archive.broken) <= 0) & (costs <= budget))
+        return sorted(places.tolist(), key=lambda i: float(self.archive.values[i][self._loss]))[:PARENTS]
 
     def _beside(self, near: Linearisation, places: Sequence[int]) -> FloatArray:
         """The encoded exchanges [k, d] from some trials, by what tables promise of them, the best first."""
         promised: list[FloatArray] = []
         choices: list[IntArray] = []
         for place in places:
-            change, found = near.changes.exchanges(self._choice(place), near.budget)
+            choice = (self.archive.codes[place] - self.problem.space.lower).astype(np.int64)
+            change, found = near.changes.exchanges(choice, near.budget)
             promised.append(self.archive.values[place][self._loss] + change)
             choices += found
         if not choices:
@@ -82,10 +87,3 @@ class Exchanges(Modelled):
         mean, covariance = surrogate.posterior(np.vstack([self.archive.codes[best], rows]))
         deviations = np.sqrt(np.maximum(np.diag(covariance)[1:], 0.0))
         return expected_improvement(mean[1:], deviations, float(mean[0])) * self._success(rows)
-
-    def _choice(self, place: int) -> IntArray:
-        found: IntArray = (self.archive.codes[place] - self.problem.space.lower).astype(np.int64)
-        return found
-
-    def _cost(self, place: int) -> int:
-        return int(self._costs[np.arange(len(self._costs)), self._choice(place)].sum())

@@ -10,8 +10,10 @@ import pytest
 
 import moopt
 from moopt.algorithms import SequentialKnapsack
-from moopt.algorithms.exchanges import PARENTS
-from moopt.jobs import Failure
+from moopt.algorithms.changes import Changes
+from moopt.algorithms.exchanges import Exchanges
+from moopt.algorithms.linearisation import Linearisation
+from moopt.jobs import Failure, perform
 from moopt_problems.synthetic import BitToy
 
 IntArray = npt.NDArray[np.int64]
@@ -94,9 +96,21 @@ def test_it_keeps_away_from_what_fails() -> None:
     assert sum(failed[-30:]) < 5
 
 
-def test_without_a_model_the_tables_say_what_is_next() -> None:
-    problem = Tabled(3, (2, 3, 4), interaction=3.0)
-    budget = uniform(problem, 3)
-    history = moopt.Study("toy", problem, SequentialKnapsack(budgets=[budget])).run(27).history
-    keys = [problem.space.key(t.config) for t in history.trials]
-    assert len(keys) == len(set(keys)) > PARENTS
+def test_before_there_is_a_model_it_is_what_the_tables_promise_most_of() -> None:
+    problem = Tabled(8, (2, 3, 4), seed=2)  # independent: what tables promise is so
+    budget, start = uniform(problem, 3), problem.baselines()["3 bits"]
+    changes = Changes(problem.costs())
+    changes.begin(problem.sensitivities("exact", 0), 1.0)
+    algorithm = Exchanges(0, problem.costs(), [Linearisation(problem.costs(), budget, 4, changes)])
+    algorithm.start(problem, 0)
+    assert algorithm.ask(1) == []
+    opening = algorithm.jobs([start])
+    algorithm.issued(opening)
+    algorithm.tell([(job, perform(problem, job)) for job in opening])
+
+    every = [problem.space.decode(np.array(codes) + problem.space.lower) for codes in product(range(3), repeat=8)]
+    away = [(choice(problem, config) != choice(problem, start)).sum() for config in every]
+    near = [c for c, far in zip(every, away, strict=True) if 1 <= far <= 2 and cost(problem, c) <= budget]
+    asked = algorithm.ask(3)
+    assert [loss(problem, job.config) for job in asked] == pytest.approx(sorted(loss(problem, c) for c in near)[:3])
+    assert not any("predicted" in job.note for job in asked)

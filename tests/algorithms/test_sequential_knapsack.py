@@ -170,13 +170,13 @@ class Below(BitToy):
 def test_a_loss_below_zero_is_stepped_down_like_one_above(seed: int) -> None:
     logs = [drive(SequentialKnapsack(), make(12, interaction=300.0, seed=seed), 40) for make in (BitToy, Below)]
     above, below = (_steps_before_a_model(log) for log in logs)
-    assert abs(above - below) <= FEWEST < below
+    assert above == below > 1
 
 
 def _steps_before_a_model(log: list[Any]) -> int:
     jobs = [entry[0] for entry in log if isinstance(entry, list)]
     alone = itertools.takewhile(lambda job: not isinstance(predicted(job), list), jobs)
-    return sum(job.kind == "gradient" for job in alone)
+    return sum(job.kind == "gradient" for job in alone) // FEWEST  # the last one may have been cut short
 
 
 def test_a_model_goes_on_where_steps_gain_nothing_and_steps_again_from_what_it_finds() -> None:
@@ -197,7 +197,7 @@ class Misled(Tabled):
         return found
 
 
-def test_once_steps_gain_nothing_what_they_learned_fills_the_front_between_the_budgets() -> None:
+def test_once_steps_gain_nothing_the_front_is_filled_between_the_budgets() -> None:
     problem = Misled(10)
     history, front = moopt.Study("toy", problem, SequentialKnapsack()).run(60).history, problem.front()
     uniform = sorted(costs(problem, list(problem.baselines().values())))
