@@ -12,6 +12,7 @@ from moopt.algorithms.linearisation import Linearisation
 from moopt.algorithms.modelled import HARDLY, Modelled
 from moopt.jobs import Job
 from moopt.one_thread import one_thread
+from moopt.problem import Problem
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -39,6 +40,10 @@ class Exchanges(Modelled):
         super().__init__()
         self.nears = nears
         self._loss, self._costs = loss, costs
+
+    def start(self, problem: Problem, seed: int) -> None:
+        super().start(problem, seed)
+        self._made: dict[tuple[int, int], tuple[FloatArray, tuple[FloatArray, list[IntArray]]]] = {}
 
     @one_thread()
     def ask(self, n: int) -> list[Job]:
@@ -69,8 +74,7 @@ class Exchanges(Modelled):
         promised: list[FloatArray] = []
         choices: list[IntArray] = []
         for place in places:
-            choice = (self.archive.codes[place] - self.problem.space.lower).astype(np.int64)
-            change, found = near.changes.exchanges(choice, near.budget)
+            change, found = self._from(near, place)
             promised.append(self.archive.values[place][self._loss] + change)
             choices += found
         if not choices:
@@ -80,6 +84,15 @@ class Exchanges(Modelled):
         fresh = self._fresh(rows, list(self._pending.values()))
         hardly = self._success(fresh) < HARDLY  # those are the last to be looked at
         return fresh[np.argsort(hardly, kind="stable")][:POOL]
+
+    def _from(self, near: Linearisation, place: int) -> tuple[FloatArray, list[IntArray]]:
+        """The exchanges from one trial: made once for a table, for they take a tenth of a second."""
+        known = self._made.get((near.budget, place))
+        if known is None or known[0] is not near.changes.table:
+            choice = (self.archive.codes[place] - self.problem.space.lower).astype(np.int64)
+            known = near.changes.table, near.changes.exchanges(choice, near.budget)
+            self._made[near.budget, place] = known
+        return known[1]
 
     def _promise(self, beliefs: Beliefs, rows: FloatArray, best: int) -> FloatArray:
         """How far each of rows [k, d] is expected to be below the best, [k], where it can be evaluated."""
