@@ -60,7 +60,11 @@ def problem(found: object) -> None:
     names = [o.name for o in found.objectives]
     if len(set(names)) != len(names):
         raise ProblemError(f"{kind} has objectives of one name: {', '.join(names)}.")
+    if unknown := [name for name in found.first if name not in found.space]:
+        raise ProblemError(f"{kind}.first names {unknown[0]!r}; expected decisions of its space.")
     baselines = found.baselines()
+    if found.first and not baselines:
+        raise ProblemError(f"{kind} has decisions to settle first and no baselines; the first says what others are.")
     if not isinstance(baselines, Mapping):
         raise ProblemError(f"{kind}.baselines gives {baselines!r}; expected configurations by name.")
     for label, config in baselines.items():

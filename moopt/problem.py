@@ -168,6 +168,13 @@ class Problem(ABC):
     """Tokens of a gradient that says something; 0: as many as an evaluation has."""
     sensitivity: Fidelity | None = None
     """With `sensitivities` and `costs`: how the table a study opens with is made; its `batch` is the method."""
+    smooth: bool = False
+    """Whether what is measured changes smoothly with numbers, as in merges: quadratics of them tell much then."""
+    first: Sequence[str] = ()
+    """Decisions to settle before all others, by what is measured, such as a merge before its bits; none: all at once.
+
+    Meanwhile the others are as in the first baseline; `later_baselines` go on from what was found.
+    """
 
     def setup(self, resources: Resources) -> None:  # noqa: B027 - most problems load nothing
         """Load what `evaluate` needs; called once in each worker."""
@@ -186,6 +193,10 @@ class Problem(ABC):
 
     def baselines(self) -> Mapping[str, Config]:
         """Named configurations that every study starts from and every picture shows."""
+        return {}
+
+    def later_baselines(self, config: Config) -> Mapping[str, Config]:
+        """Further baselines, once the decisions that come `first` are settled as in `config`."""
         return {}
 
     def decisions(self) -> list[dict[str, Any]]:

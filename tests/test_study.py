@@ -21,6 +21,7 @@ from moopt.errors import (
     StudyError,
     StudyMismatch,
 )
+from moopt.space import Float, Simplex, Space
 from moopt.testing.landscapes import LEVELS, MIXED, TINY, Landscape
 from moopt_problems.synthetic import BitToy
 
@@ -438,6 +439,16 @@ def test_an_evaluation_that_exits_fails_its_trial_alone():
     assert "enough" in str(history.trials[6].failure)
 
 
+class Smooth(Landscape):
+    """Bowls that say so."""
+
+    smooth = True
+
+
+NUMBERS = Space({f"x{i}": Float(0, 1) for i in range(4)})
+"""Of which a quadratic has 15 coefficients."""
+
+
 @pytest.mark.parametrize(
     ("problem", "trials", "name"),
     [
@@ -448,6 +459,14 @@ def test_an_evaluation_that_exits_fails_its_trial_alone():
         (Landscape(MIXED, 4), 500, "qnehvi"),
         (Landscape(MIXED, 4), None, "nsga3"),
         (Landscape(MIXED, 5), 50, "nsga3"),
+        (Smooth(NUMBERS), 30, "map"),
+        (Smooth(NUMBERS), None, "map"),
+        (Smooth(NUMBERS), 29, "qnehvi"),
+        (Smooth(NUMBERS), 1001, "nsga2"),
+        (Landscape(NUMBERS), 30, "qnehvi"),
+        (Smooth(MIXED), 300, "qnehvi"),
+        (Smooth(NUMBERS, 5), 300, "nsga3"),
+        (Smooth(Space({"share": Simplex("a", "b", "c")})), 300, "qnehvi"),
     ],
 )
 def test_auto_picks_by_the_problem_and_the_trials(problem: moopt.Problem, trials: int | None, name: str):

@@ -13,6 +13,7 @@ import numpy as np
 from moopt.algorithms.base import Algorithm
 from moopt.errors import AlgorithmError
 from moopt.problem import HasCosts, Problem, capabilities
+from moopt.quadratics import terms
 
 _FILES = {
     "BayesianMAP": "bayesian_map",
@@ -62,6 +63,9 @@ NAMES = {
 MODEL_TRIALS, MODEL_TRIALS_OF_FOUR = 1000, 500
 """Up to so many trials a model of what was measured pays; with four objectives its steps take longer."""
 
+SOME = 200
+"""Trials that a run is taken to have at least, where nobody says."""
+
 __all__ = ["NAMES", "Algorithm", "Suggestion", "create", "name_of", "suggest", *_FILES]
 
 
@@ -104,8 +108,16 @@ def suggest(problem: Problem, trials: int | None = None, at_budgets: bool = Fals
         return Suggestion("nsga3", f"with {objectives} objectives nearly everything is on the front")
     if trials is not None and trials > MODEL_TRIALS:
         return Suggestion("nsga2", f"over {trials} trials its quick steps find more than a model of what was measured")
+    if problem.smooth and _few_numbers(problem, SOME if trials is None else trials):
+        return Suggestion("map", "what is measured is smooth in a few numbers, of which a quadratic is soon known")
     prior = ", here with the problem's sensitivities for a start" if "sensitivities" in can else ""
     return Suggestion("qnehvi", f"a model of what was measured saves evaluations{prior}")
+
+
+def _few_numbers(problem: Problem, trials: int) -> bool:
+    """Whether all decisions are free numbers, so few that so many trials tell quadratics of them."""
+    space = problem.space
+    return not space.discrete.any() and not space.simplexes and 2 * terms(len(space)) <= trials
 
 
 def _has_budgets(problem: Problem) -> bool:

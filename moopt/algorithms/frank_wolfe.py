@@ -54,7 +54,7 @@ class FrankWolfeMerge(Algorithm):
     requires: ClassVar[frozenset[str]] = frozenset({"gradient"})
 
     def __init__(
-        self, kind: Literal["hard", "soft"] = "hard", rounds: int = 10, step: float = 1.0, begin: str | None = None,
+        self, kind: Literal["hard", "soft"] = "soft", rounds: int = 10, step: float = 1.0, begin: str | None = None,
         tolerance: float = 0.0, updates: int = 100, rate: float = 0.1, every: int = 20, examples: int | None = None,
     ) -> None:  # fmt: skip
         if kind not in ("hard", "soft"):

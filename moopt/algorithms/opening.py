@@ -1,14 +1,15 @@
-"""How every study opens, whatever its algorithm: the problem's baselines, and exact knapsacks on its sensitivities."""
+"""How every study opens, whatever its algorithm: baselines, what is settled first, and exact knapsacks on a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
 
 from moopt.algorithms.base import Algorithm
+from moopt.algorithms.settling import Settling
 from moopt.budgets import Knapsack
 from moopt.jobs import Failure, Job, Outcome
 from moopt.preference import Preference
@@ -19,8 +20,10 @@ from moopt.space import Config
 class Opening(Algorithm):
     """Baselines first, then the wrapped algorithm, which is told of them like of any other trial.
 
+    Decisions that the problem wants settled `first` are searched by themselves next, and its `later_baselines` follow.
     A problem with `sensitivities` and `costs` gets further baselines: the exact knapsack on its table at the cost of
-    every baseline and half way between neighbours; numbers beside the decisions stay at those of the first baseline.
+    every baseline and half way between neighbours; numbers beside the decisions stay at what was settled, or at those
+    of the first baseline.
 
     Args:
         algorithm: What goes on from there.
@@ -37,8 +40,14 @@ class Opening(Algorithm):
         if self.preference is not None:
             self.algorithm.archive.region = self.preference.region(problem)
         self._table_issued = self._table_told = False
+        self._table: list[list[float]] | None = None
         self._planned: dict[tuple[Any, ...], tuple[str, Config]] = {}
-        self._plan((name, problem.space.validate(config)) for name, config in problem.baselines().items())
+        self._baselines = {name: problem.space.validate(config) for name, config in problem.baselines().items()}
+        self._plan(self._baselines.items())
+        self._settled = next(iter(self._baselines.values()), None)
+        self._settling = self._first()
+        if self._settled is not None and self._settling is None:
+            self._later(self._settled)
 
     def ask(self, n: int) -> list[Job]:
         if self._tabled() and not self._table_issued:
@@ -47,6 +56,8 @@ class Opening(Algorithm):
         if self._planned:
             numbered = enumerate(islice(self._planned.values(), n), self.next_trial)
             return [Job(t, config, fidelity=self.problem.fidelity, label=label) for t, (label, config) in numbered]
+        if self._settling is not None and ((found := self._settling.ask(n)) or self._settling.waiting):
+            return found
         if self._tabled() and not self._table_told:
             return []
         return self.algorithm.ask(n)
@@ -54,6 +65,8 @@ class Opening(Algorithm):
     def issued(self, jobs: Sequence[Job]) -> None:
         super().issued(jobs)
         self.algorithm.issued(jobs)
+        if self._settling is not None:
+            self._settling.issued(jobs)
         for job in jobs:
             self._table_issued |= job.kind == "sensitivity"
             if job.kind == "evaluate":
@@ -61,14 +74,37 @@ class Opening(Algorithm):
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         self.algorithm.tell(outcomes)
+        if self._settling is not None:
+            self._settling.tell(outcomes)
         for job, outcome in outcomes:
             if job.kind == "sensitivity":
                 self._table_told = True
                 if not isinstance(outcome, Failure):
-                    self._plan(knapsack_baselines(self.problem, outcome.attributes["table"]))
+                    self._table = outcome.attributes["table"]
+        if self._settling is not None and self._settling.done:
+            self._settled, self._settling = self._settling.best, None
+            self._later(self._settled)
+        if self._settling is None and self._table is not None:
+            self._plan(knapsack_baselines(self.problem, self._table, self._baselines, self._settled))
+            self._table = None
 
     def settings(self) -> dict[str, Any]:
         return self.algorithm.settings()
+
+    def _first(self) -> Settling | None:
+        """What settles the decisions that come first; None if there are none, or the first baseline may not be."""
+        if not self.problem.first or self._settled is None or not self.within_known_bounds(self._settled):
+            return None
+        found = Settling()
+        found.start(self.problem, self.seed)
+        return found
+
+    def _later(self, settled: Config) -> None:
+        """Take up the baselines that go on from what was settled."""
+        later = self.problem.later_baselines(settled)
+        found = {name: self.problem.space.validate(config) for name, config in later.items()}
+        self._baselines |= found
+        self._plan(found.items())
 
     def _plan(self, baselines: Iterable[tuple[str, Config]]) -> None:
         """Take up baselines: each candidate once, and none that is known to violate a constraint."""
@@ -82,22 +118,26 @@ class Opening(Algorithm):
         return wanted and isinstance(problem, HasSensitivities) and isinstance(problem, HasCosts)
 
 
-def knapsack_baselines(problem: Problem, table: list[list[float]]) -> Iterator[tuple[str, Config]]:
-    """The exact knapsack at the cost of every baseline, and half way between neighbours; extremes left out."""
+def knapsack_baselines(
+    problem: Problem, table: list[list[float]], baselines: Mapping[str, Config], like: Config | None
+) -> Iterator[tuple[str, Config]]:
+    """The exact knapsack at the cost of every baseline, and half way between neighbours; extremes left out.
+
+    Numbers, and decisions that come `first`, stay as they are in `like`.
+    """
     assert isinstance(problem, HasCosts)
-    knapsack, baselines = Knapsack(table, problem.costs()), problem.baselines()
-    names = discrete_names(problem)
+    knapsack, names = Knapsack(table, problem.costs()), discrete_names(problem)
     priced = sorted(
         (knapsack.cost([int(problem.space[n].encode(config[n]) - problem.space[n].lower) for n in names]), name)
         for name, config in baselines.items()
     )
-    like = next(iter(baselines.values()), None)
     budgets = {cost: f"knapsack at {name}" for cost, name in priced}
     for (cost, name), (above, other) in pairwise(priced):
         budgets.setdefault((cost + above) // 2, f"knapsack between {name} and {other}")
+    settled = {} if like is None else {name: like[name] for name in problem.first}
     for budget, label in sorted(budgets.items()):
         if knapsack.least < budget < knapsack.most:
-            yield label, configuration(problem, knapsack.at(budget), like)
+            yield label, {**configuration(problem, knapsack.at(budget), like), **settled}
 
 
 def discrete_names(problem: Problem) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -114,6 +114,7 @@ class Joint(Benched[JointWorkbench]):
         if self.teacher is not None:
             together.check_teacher(self.teacher, self.model)
         self.space = Space(dict(self._variables()))
+        self.first = [name for name in self.space.names if self._merge and name.startswith(f"{self._merge}/")]
         self.fidelity = Fidelity(tokens, 0)
         splits = ((VALIDATION, validation), ("held-out", held_out))
         self.measurements = {split: Fidelity(count, split) for split, count in splits if count}
@@ -229,15 +230,36 @@ class Joint(Benched[JointWorkbench]):
         return found
 
     def baselines(self) -> dict[str, Config]:
-        """Every part's baselines, each with the other parts at the one that loses least; of many of them a few."""
-        plain = {name: _plainest(part) for name, part in self.parts.items()}
-        found = {"plain": self._joined({name: config for name, (_, config) in plain.items()})}
-        for name, part in self.parts.items():
-            for label, config in _few(part).items():
-                if label != plain[name][0]:
-                    rest = {other: each for other, (_, each) in plain.items() if other != name}
-                    found[f"{name}: {label}"] = self._joined({**rest, name: config})
-        return found
+        """Every part's baselines, each with the other parts at the one that loses least; of many of them a few.
+
+        With a merge those of the merge alone: the others' are for the best that was found, see `later_baselines`.
+        """
+        return {"plain": self._plain({}), **self._varied([self._merge] if self._merge else self.parts, {})}
+
+    def later_baselines(self, config: Config) -> dict[str, Config]:
+        """The baselines of bits and cache for the merge in a configuration."""
+        merge = self._merge
+        if merge is None:
+            return {}
+        return self._varied([name for name in self.parts if name != merge], {merge: self.of_part(merge, config)})
+
+    @property
+    def _merge(self) -> str | None:
+        """The part that merges; None without one."""
+        return next((name for name, part in self.parts.items() if isinstance(part, ModelMerge)), None)
+
+    def _plain(self, settled: Mapping[str, Config]) -> Config:
+        """What is settled of some parts, and of all others what loses least."""
+        return self._joined({name: settled.get(name) or _plainest(part)[1] for name, part in self.parts.items()})
+
+    def _varied(self, names: Iterable[str], settled: Mapping[str, Config]) -> dict[str, Config]:
+        """The baselines of some parts, all other parts as they are settled, or at what loses least."""
+        return {
+            f"{name}: {label}": self._plain({**settled, name: config})
+            for name in names
+            for label, config in _few(self.parts[name]).items()
+            if label != _plainest(self.parts[name])[0]
+        }
 
     def moves(self, config: Config, rng: np.random.Generator) -> Config:
         """A move of one part, and now and then of another too: its own where it knows some, else a step."""

@@ -57,6 +57,8 @@ class ModelMerge(Benched[MergeWorkbench]):
         ProblemError, MergeError, ModelNotFound, MetricError: say what does not fit.
     """
 
+    smooth = True
+
     def __init__(
         self,
         models: Mapping[str, str] | Sequence[str],

@@ -36,7 +36,7 @@ def means(study: moopt.Study) -> list[float]:
 
 
 def test_it_comes_near_the_best_mixture():
-    study = moopt.Study("mix", Mixing(), FrankWolfeMerge(rounds=60), seed=0)
+    study = moopt.Study("mix", Mixing(), FrankWolfeMerge("hard", rounds=60), seed=0)
     study.run(66)
     optimum, alone = least(Mixing()), min(means(study)[:4])
     assert min(means(study)) - optimum < 0.03 * (alone - optimum)
@@ -54,7 +54,7 @@ def test_the_soft_kind_finds_the_best_mixture_of_what_it_chose():
 
 def test_the_gap_is_never_negative_and_bounds_what_is_left():
     problem = Mixing()
-    algorithm = FrankWolfeMerge(rounds=40)
+    algorithm = FrankWolfeMerge("hard", rounds=40)
     drive(algorithm, problem, 80)
     optimum = least(problem)
     values = {
@@ -67,7 +67,7 @@ def test_the_gap_is_never_negative_and_bounds_what_is_left():
 
 
 def test_it_ends_where_the_gap_is_small_and_begins_elsewhere():
-    log = drive(FrankWolfeMerge(rounds=500, tolerance=0.5), Mixing(), 150)
+    log = drive(FrankWolfeMerge("hard", rounds=500, tolerance=0.5), Mixing(), 150)
     gradients = [job for entry in log if not isinstance(entry, tuple) for job in entry if job.kind == "gradient"]
     assert max(job.note["search"] for job in gradients) >= 1
     assert max(job.note["step"] for job in gradients) < 500
@@ -94,7 +94,7 @@ def test_soft_mixtures_are_of_the_models_that_are_best_at_something():
 
 def test_it_begins_from_a_model_of_the_pool():
     problem = Mixing()
-    log = drive(FrankWolfeMerge(begin="m2"), problem, 3)
+    log = drive(FrankWolfeMerge("hard", begin="m2"), problem, 3)
     assert problem.mixture(evaluated(log)[0].config)[:, 2] == pytest.approx(1)
 
 
@@ -128,7 +128,7 @@ class NoGradient(Mixing):
 
 
 def test_a_gradient_that_fails_ends_its_search_only():
-    assert len(evaluated(drive(FrankWolfeMerge(), NoGradient(), 12))) == 6  # each with a gradient
+    assert len(evaluated(drive(FrankWolfeMerge("hard"), NoGradient(), 12))) == 6  # each with a gradient
 
 
 class Plain(Mixing):
@@ -143,10 +143,10 @@ class NoSimplex(Mixing):
 
 def test_what_it_cannot_search_is_said():
     with pytest.raises(CapabilityError, match="gradient"):
-        moopt.Study("x", Plain(), FrankWolfeMerge())
+        moopt.Study("x", Plain(), FrankWolfeMerge("hard"))
     with pytest.raises(AlgorithmError, match="weights on simplexes"):
-        drive(FrankWolfeMerge(), NoSimplex(), 1)
+        drive(FrankWolfeMerge("hard"), NoSimplex(), 1)
     with pytest.raises(AlgorithmError, match="begin is 'm9'; expected one of the models m0"):
-        drive(FrankWolfeMerge(begin="m9"), Mixing(), 1)
+        drive(FrankWolfeMerge("hard", begin="m9"), Mixing(), 1)
     with pytest.raises(AlgorithmError, match="kind is 'firm'"):
         FrankWolfeMerge("firm")  # type: ignore[arg-type]

@@ -139,13 +139,21 @@ def test_a_merge_is_done_once_for_all_its_widths(joint: Joint):
     assert joint._ready._merged[1] is not before  # type: ignore[index]
 
 
-def test_baselines_change_one_part_at_a_time(joint: Joint):
-    every = joint.baselines()
-    assert {"plain", "merge: only a", "bits: uniform-2", "kv: uniform-KV2"} <= set(every)
-    for label, config in every.items():
-        part = label.split(":")[0]
-        differing = {n.split("/")[0] for n in joint.space.names if config[n] != every["plain"][n]}
-        assert differing <= {part}
+def test_baselines_change_one_part_at_a_time(joint: Joint, parts: dict[str, Problem]):
+    first = joint.baselines()
+    assert {"plain", "merge: only a"} <= set(first)
+    assert {label.split(":")[0] for label in first} == {"plain", "merge"}
+    found = {**first["plain"], "merge/weight.a": 0.7}
+    later = joint.later_baselines({**found, "bits/0.down": 2})
+    assert {"bits: uniform-2", "kv: uniform-KV2"} <= set(later)
+    together = Joint({name: parts[name] for name in ("bits", "kv")}, **SMALL)
+    assert set(together.baselines()) == {"plain", *later}
+    assert not together.first
+    assert not together.later_baselines(together.baselines()["plain"])
+    for every, plain in ((first, first["plain"]), (later, found)):
+        for label, config in every.items():
+            differing = {n.split("/")[0] for n in joint.space.names if config[n] != plain[n]}
+            assert differing <= {label.split(":")[0]}
 
 
 def test_tables_of_the_parts_are_one(joint: Joint, parts: dict[str, Any]):
@@ -171,14 +179,20 @@ def test_a_choice_of_the_method_has_a_row_of_zeros(parts: dict[str, Problem], fo
     assert joint.costs()[0].tolist() == [0, 0, -1]  # linear or ties, as many bytes
 
 
-def test_a_study_opens_with_knapsacks_over_all_bytes(joint: Joint):
+def test_a_study_settles_the_merge_and_opens_with_knapsacks_over_all_bytes(joint: Joint):
     study = moopt.Study("joint", joint, "random", seed=0)
-    study.run(24)
-    opened = [trial for trial in study.history.trials if trial.label is not None and "knapsack" in trial.label]
+    study.run(30)
+    trials = study.history.trials
+    opened = [trial for trial in trials if trial.label is not None and "knapsack" in trial.label]
     assert len(opened) > 4
     plain = joint.baselines()["plain"]
     weights = [name for name in joint.space.names if name.startswith("merge/")]
-    assert all(trial.config[name] == plain[name] for trial in opened for name in weights)
+    assert list(joint.first) == weights
+    settling = trials[: 5 * len(weights)]
+    assert all(trial.config[name] == plain[name] for trial in settling for name in plain.keys() - set(weights))
+    settled = [tuple(trial.config[name] for name in weights) for trial in opened]
+    assert len(set(settled)) == 1
+    assert settled[0] in {tuple(trial.config[name] for name in weights) for trial in settling}
     assert all(trial.values["kl"] >= 0 for trial in opened)
 
 
