@@ -15,7 +15,7 @@ from moopt.jobs import Job, Outcome
 from moopt.problem import Evaluation, Fidelity, Problem
 from moopt.space import Config, Space
 
-TRIALS, MOST = 5, 16
+TRIALS, MOST = 6, 16
 """Trials for each decision that is settled, those of baselines included, and how many they are at most."""
 
 NOTE = "settling"

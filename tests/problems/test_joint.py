@@ -188,7 +188,7 @@ def test_a_study_settles_the_merge_and_opens_with_knapsacks_over_all_bytes(joint
     plain = joint.baselines()["plain"]
     weights = [name for name in joint.space.names if name.startswith("merge/")]
     assert list(joint.first) == weights
-    settling = trials[: 5 * len(weights)]
+    settling = trials[: 6 * len(weights)]
     assert all(trial.config[name] == plain[name] for trial in settling for name in plain.keys() - set(weights))
     settled = [tuple(trial.config[name] for name in weights) for trial in opened]
     assert len(set(settled)) == 1
