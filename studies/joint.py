@@ -25,7 +25,7 @@ loss = TextLoss("loss", "mix", asked.tokens)
 problem = Joint(
     {
         "merge": ModelMerge(folders, [loss], base=base),
-        "bits": BitAllocation(base, bits=(2, 3, 4, 8), objectives=["size_mb"], tie="block"),
+        "bits": BitAllocation(base, bits=(3, 4, 8), objectives=["size_mb"], tie="block"),
         "kv": KVCachePrecision(base, objectives=["kv_bytes"], groups="layers", bits=(2, 4, 8)),
     }
 )

@@ -193,6 +193,19 @@ def test_baselines_and_knapsacks_open_a_study():
     assert study.history.events[0].job.kind == "sensitivity"
 
 
+def test_knapsacks_that_cost_about_the_same_open_a_study_once():
+    class Close(Counted):
+        def baselines(self):
+            names = list(self.space)
+            near = {f"{i} of 6 bits": dict.fromkeys(names, 8) | dict.fromkeys(names[:i], 6) for i in range(1, 6)}
+            return {**super().baselines(), **near}
+
+    trials = moopt.Study("s", Close(12), NSGA2(20)).run(40).history.trials
+    sizes = [trial.values["size"] for trial in trials if trial.label and "knapsack" in trial.label]
+    assert len(sizes) > 8
+    assert min(np.diff(sorted(sizes))) > 0.035 * np.ptp([trial.values["size"] for trial in trials])
+
+
 def test_a_baseline_known_to_be_infeasible_and_a_second_equal_one_are_not_run():
     class Baselines(Landscape):
         def baselines(self):

@@ -16,6 +16,9 @@ from moopt.preference import Preference
 from moopt.problem import HasCosts, HasSensitivities, Problem
 from moopt.space import Config
 
+APART = 0.04
+"""How far apart the budgets of the opening's knapsacks are at least, as a share of the costs there are."""
+
 
 class Opening(Algorithm):
     """Baselines first, then the wrapped algorithm, which is told of them like of any other trial.
@@ -121,9 +124,9 @@ class Opening(Algorithm):
 def knapsack_baselines(
     problem: Problem, table: list[list[float]], baselines: Mapping[str, Config], like: Config | None
 ) -> Iterator[tuple[str, Config]]:
-    """The exact knapsack at the cost of every baseline, and half way between neighbours; extremes left out.
+    """The exact knapsack at the cost of every baseline, and half way between neighbours.
 
-    Numbers, and decisions that come `first`, stay as they are in `like`.
+    Extremes are left out, and what lies next to another. Numbers, and decisions that come `first`, stay as in `like`.
     """
     assert isinstance(problem, HasCosts)
     knapsack, names = Knapsack(table, problem.costs()), discrete_names(problem)
@@ -135,9 +138,12 @@ def knapsack_baselines(
     for (cost, name), (above, other) in pairwise(priced):
         budgets.setdefault((cost + above) // 2, f"knapsack between {name} and {other}")
     settled = {} if like is None else {name: like[name] for name in problem.first}
-    for budget, label in sorted(budgets.items()):
-        if knapsack.least < budget < knapsack.most:
-            yield label, {**configuration(problem, knapsack.at(budget), like), **settled}
+    kept, least = [knapsack.least, knapsack.most], APART * (knapsack.most - knapsack.least)
+    for budget in budgets:
+        if min(abs(budget - other) for other in kept) > least:
+            kept.append(budget)
+    for budget in sorted(kept[2:]):
+        yield budgets[budget], {**configuration(problem, knapsack.at(budget), like), **settled}
 
 
 def discrete_names(problem: Problem) -> list[str]:
