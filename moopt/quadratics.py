@@ -129,6 +129,14 @@ class Quadratic:
         return found
 
 
+def leverage(points: FloatArray, known: FloatArray) -> FloatArray:
+    """How little known points [k, d] tell of a quadratic at others [n, d]: its variance there for errors of 1, [n]."""
+    basis = _basis(known)
+    inverse = np.linalg.inv(basis.T @ basis + SMALL**2 * np.eye(basis.shape[1]))
+    found: FloatArray = np.einsum("ij,jk,ik->i", _basis(points), inverse, _basis(points))
+    return found
+
+
 def determination(predicted: FloatArray, measured: FloatArray) -> float:
     """R^2: the share of the variance of measured values [n] that predictions [n] account for; NaN if there is none."""
     spread = float(((measured - measured.mean()) ** 2).sum()) if len(measured) else 0.0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moopt.errors import SurrogateError
-from moopt.quadratics import LINKS, Link, Quadratic, fit, links, terms
+from moopt.quadratics import LINKS, Link, Quadratic, fit, leverage, links, terms
 
 seeds = st.integers(0, 2**31)
 
@@ -91,3 +91,17 @@ def test_what_cannot_be_modelled_is_said(value: float):
     points = np.random.default_rng(0).random((8, 2))
     with pytest.raises(SurrogateError, match="too large for a quadratic"):
         fit(points, np.append(np.ones(7), value))
+
+
+def test_leverage_is_the_variance_of_the_model():
+    rng = np.random.default_rng(0)
+    known, points = rng.random((12, 2)), rng.random((5, 2))
+    drawn = [Quadratic(known, rng.standard_normal(12)).mean(points) for _ in range(4000)]
+    np.testing.assert_allclose(leverage(points, known), np.var(drawn, axis=0), rtol=0.15)
+
+
+def test_leverage_is_greatest_far_from_what_is_known():
+    known = np.array([[0.1, 0.1], [0.2, 0.1], [0.1, 0.3], [0.3, 0.3], [0.2, 0.2], [0.3, 0.1], [0.15, 0.25]])
+    near, far = leverage(np.array([[0.2, 0.2], [1.0, 1.0]]), known)
+    assert far > 100 * near
+    assert np.isfinite(leverage(known, known[:1])).all()  # fewer than it has coefficients

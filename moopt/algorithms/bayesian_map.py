@@ -10,6 +10,7 @@ import numpy.typing as npt
 from moopt.algorithms.amortized import FEWEST, MAP, Models
 from moopt.algorithms.base import positive
 from moopt.problem import Problem
+from moopt.quadratics import leverage
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
@@ -21,8 +22,8 @@ MOST_BINS, TRIED = 256, 2048
 """How many bins there are at most, and directions that are drawn to find one in a bin."""
 TEMPERATURE = 0.07
 """Of the softmax that bins are drawn by."""
-NEAREST, FARTHEST = 0.2, 0.8
-"""Between these radii samples lie, as shares of the way to the edge of the space."""
+LOOKED = 64
+"""Points of a bin of which the best sample is taken."""
 UNCERTAIN = 0.5
 """How many standard deviations of a bin's squared errors count beside their mean."""
 
@@ -30,10 +31,10 @@ UNCERTAIN = 0.5
 class BayesianMAP(MAP):
     """MAP with samples in rounds: directions in which the models err most are sampled most.
 
-    Three quarters of the samples are spread over the space first. They are sorted into bins by their direction from the
-    lower corner of the space. A bin scores by the mean of the models' squared errors in it and half their standard
-    deviation; an empty one like all bins together. Bins are drawn by a softmax of their scores, and a sample anywhere
-    in one.
+    Half of the samples are spread over the space first. They are sorted into bins by their direction from the lower
+    corner of the space. A bin scores by the mean of the models' squared errors in it and half their standard deviation;
+    an empty one like all bins together. Bins are drawn by a softmax of their scores, and of points anywhere in one that
+    is sampled of which the other samples say least.
 
     Args:
         samples: Trials before the first search of the models; None: twice the coefficients.
@@ -47,7 +48,7 @@ class BayesianMAP(MAP):
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
-        self._first = max(FEWEST, 3 * self._count // 4)
+        self._first = max(FEWEST, self._count // 2)
 
     def sampled(self, left: int, rng: np.random.Generator) -> list[Config]:
         if self.upcoming < self._first or len(self.archive) < FEWEST:
@@ -62,12 +63,16 @@ class BayesianMAP(MAP):
         scores = self._scores(bins, total)
         odds = np.exp((scores - scores.max()) / (TEMPERATURE * max(float(scores.max()), 1e-12)))
         odds /= odds.sum()
+        known = self.units()
         while True:
             drawn = int(rng.choice(total, p=odds))
             directions = np.abs(rng.normal(size=(TRIED, d)))  # even over the sphere, which even angles are not
-            inside = np.flatnonzero(self._bins(directions) == drawn)
-            direction = directions[inside[0] if len(inside) else 0]
-            yield self.config(rng.uniform(NEAREST, FARTHEST) * direction / max(float(direction.max()), 1e-12))
+            inside = directions[self._bins(directions) == drawn][:LOOKED]
+            inside = inside if len(inside) else directions[:1]
+            points = rng.random((len(inside), 1)) * inside / np.maximum(inside.max(axis=1, keepdims=True), 1e-12)
+            best = points[int(leverage(points, known).argmax())]
+            known = np.vstack([known, best])
+            yield self.config(best)
 
     def _scores(self, bins: IntArray, total: int) -> FloatArray:
         """What each bin promises, [bins]: squared errors of the models, each relative to its objective's variance."""
