@@ -60,11 +60,7 @@ def problem(found: object) -> None:
     names = [o.name for o in found.objectives]
     if len(set(names)) != len(names):
         raise ProblemError(f"{kind} has objectives of one name: {', '.join(names)}.")
-    if unknown := [name for name in found.first if name not in found.space]:
-        raise ProblemError(f"{kind}.first names {unknown[0]!r}; expected decisions of its space.")
     baselines = found.baselines()
-    if found.first and not baselines:
-        raise ProblemError(f"{kind} has decisions to settle first and no baselines; the first says what others are.")
     if not isinstance(baselines, Mapping):
         raise ProblemError(f"{kind}.baselines gives {baselines!r}; expected configurations by name.")
     for label, config in baselines.items():
@@ -72,6 +68,25 @@ def problem(found: object) -> None:
             known_values(found, found.space.validate(config))
         except (SpaceError, ProblemError) as error:
             raise type(error)(f"The baseline {label!r} of {kind}: {error}") from error
+    _first(found, baselines)
+
+
+def _first(found: Problem, baselines: Mapping[str, Any]) -> None:
+    """Refuse decisions to settle first that cannot be."""
+    kind, first = type(found).__name__, found.first
+    named = isinstance(first, Sequence) and not isinstance(first, str) and len(set(first)) == len(first)
+    if not named or any(name not in found.space for name in first):
+        raise ProblemError(f"{kind}.first is {first!r}; expected names of decisions of its space, each once.")
+    if not first:
+        return
+    for name, simplex in found.space.simplexes.items():
+        within = simplex.variables(name).keys()
+        if within & set(first) and not within <= set(first):
+            raise ProblemError(f"{kind}.first has a part of the simplex {name!r}; expected all of {', '.join(within)}.")
+    if not baselines:
+        raise ProblemError(f"{kind} has decisions to settle first and no baselines; the first says what others are.")
+    if all(objective.known for objective in found.objectives):
+        raise ProblemError(f"{kind} has decisions to settle first and nothing that is measured to settle them by.")
 
 
 def algorithm(found: object, problem: Problem) -> None:

@@ -233,6 +233,14 @@ class HasCosts(Protocol):
 
 
 @runtime_checkable
+class HasResources(Protocol):
+    """Has costs of several kinds, such as bytes of the weights and of the cache; `costs` is their sum."""
+
+    def resources(self) -> Mapping[str, IntArray]:
+        """The cost of each option by kind, [decisions, options] each; -1 where a decision has fewer options."""
+
+
+@runtime_checkable
 class HasFeatures(Protocol):
     """Knows better numbers for a surrogate than the encoded configuration."""
 

@@ -258,12 +258,15 @@ class Space(Mapping[str, Variable]):
     def __len__(self) -> int:
         return len(self._variables)
 
-    def validate(self, config: Mapping[str, Any]) -> Config:
+    def validate(self, config: Any) -> Config:
         """The same configuration in the space's order and with the space's own values.
 
         Raises:
             SpaceError: a name is missing or unknown, or a value is not allowed; says which.
         """
+        if not isinstance(config, Mapping):
+            hint = "its .config" if hasattr(config, "config") else "values by name"
+            raise SpaceError(f"Got the configuration {config!r}; expected {hint}.")
         missing = [name for name in self.names if name not in config]
         unknown = [name for name in config if name not in self._variables]
         if missing or unknown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from moopt.algorithms.nsga3 import directions
 from moopt.algorithms.rounds import Rounds
 from moopt.errors import SurrogateError
 from moopt.problem import Problem
-from moopt.quadratics import Quadratic, fit, terms
+from moopt.quadratics import Quadratic, fit, leverage, terms
 from moopt.space import Config
 
 logger = logging.getLogger("moopt")
@@ -36,6 +36,10 @@ WORST = 1e100
 """What stands for the values of a candidate that nothing is known of."""
 FEWEST = 3
 """With fewer trials there is nothing to fit."""
+DRAWN = 256
+"""Points of which the one is sampled that the samples before say least of."""
+MOST_TERMS = 300
+"""With more coefficients that takes long, and samples are spread evenly."""
 TRUSTED = 0.8
 """The R^2 on new candidates from which a model is trusted."""
 
@@ -43,12 +47,12 @@ TRUSTED = 0.8
 class MAP(Rounds):
     """Fits a quadratic to every measured objective, searches these for the front, and evaluates what it finds.
 
-    A quadratic of d variables has (d + 1)(d + 2) / 2 coefficients; twice as many trials are spread over the space
-    first, the ones a study opens with counted. Accuracies may go through a sigmoid, positive losses through a
-    softplus, where that predicts better. The models are searched by NSGA-III within the space, the constraints and the
-    region that is preferred, and their front is evaluated, which tells how good they are: `fits` has the R^2 of every
-    model on candidates that it was not fitted to, and a warning is logged below 0.8. What was evaluated improves the
-    models for the next round.
+    A quadratic of d variables has (d + 1)(d + 2) / 2 coefficients; twice as many trials come first, each where those
+    before say least of a quadratic (a greedy D-optimal design), the ones a study opens with counted. Accuracies may go
+    through a sigmoid, positive losses through a softplus, where that predicts better. The models are searched by
+    NSGA-III within the space, the constraints and the region that is preferred, and their front is evaluated, which
+    tells how good they are: `fits` has the R^2 of every model on candidates that it was not fitted to, and a warning is
+    logged below 0.8. What was evaluated improves the models for the next round.
 
     From arXiv:2406.07529. It is for a few real numbers, such as merging coefficients; levels are taken for numbers.
 
@@ -82,7 +86,24 @@ class MAP(Rounds):
 
     def sampled(self, left: int, rng: np.random.Generator) -> list[Config]:
         """The next samples, at most `left`, for the models to be fitted to."""
-        return self.unseen(self.scattered(rng), left, rng)
+        return self.unseen(self.telling(rng), left, rng)
+
+    def telling(self, rng: np.random.Generator) -> Iterator[Config]:
+        """Points without end, each of some drawn the one of which those before say least."""
+        d = len(self.problem.space)
+        if terms(d) > MOST_TERMS:
+            return self.scattered(rng)
+        return self.least_known(lambda: rng.random((DRAWN, d)))
+
+    def least_known(self, draw: Callable[[], FloatArray]) -> Iterator[Config]:
+        """Of the points [n, d] of each draw the one of which all others, told or under way, say least: without end."""
+        d = len(self.problem.space)
+        known = self.unit(np.array([self.problem.space.encode(each) for each in self.asked()]).reshape(-1, d))
+        while True:
+            points = draw()
+            best = points[int(leverage(points, known).argmax())]
+            known = np.vstack([known, best])
+            yield self.config(best)
 
     def scattered(self, rng: np.random.Generator) -> Iterator[Config]:
         """Points spread over the space, without end."""

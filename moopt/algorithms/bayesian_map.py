@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from moopt.algorithms.amortized import FEWEST, MAP, Models
+from moopt.algorithms.amortized import DRAWN, FEWEST, MAP, Models
 from moopt.algorithms.base import positive
 from moopt.problem import Problem
-from moopt.quadratics import leverage
 from moopt.space import Config
 
 FloatArray = npt.NDArray[np.float64]
@@ -22,8 +21,6 @@ MOST_BINS, TRIED = 256, 2048
 """How many bins there are at most, and directions that are drawn to find one in a bin."""
 TEMPERATURE = 0.07
 """Of the softmax that bins are drawn by."""
-LOOKED = 64
-"""Points of a bin of which the best sample is taken."""
 UNCERTAIN = 0.5
 """How many standard deviations of a bin's squared errors count beside their mean."""
 
@@ -31,7 +28,7 @@ UNCERTAIN = 0.5
 class BayesianMAP(MAP):
     """MAP with samples in rounds: directions in which the models err most are sampled most.
 
-    Half of the samples are spread over the space first. They are sorted into bins by their direction from the lower
+    Half of the samples come as those of MAP. They are sorted into bins by their direction from the lower
     corner of the space. A bin scores by the mean of the models' squared errors in it and half their standard deviation;
     an empty one like all bins together. Bins are drawn by a softmax of their scores, and of points anywhere in one that
     is sampled of which the other samples say least.
@@ -52,7 +49,7 @@ class BayesianMAP(MAP):
 
     def sampled(self, left: int, rng: np.random.Generator) -> list[Config]:
         if self.upcoming < self._first or len(self.archive) < FEWEST:
-            return self.unseen(self.scattered(rng), min(left, max(self._first - self.upcoming, 1)), rng)
+            return self.unseen(self.telling(rng), min(left, max(self._first - self.upcoming, 1)), rng)
         return self.unseen(self._where_it_errs(rng), self.batch if left >= 2 * self.batch else left, rng)
 
     def _where_it_errs(self, rng: np.random.Generator) -> Iterator[Config]:
@@ -63,16 +60,16 @@ class BayesianMAP(MAP):
         scores = self._scores(bins, total)
         odds = np.exp((scores - scores.max()) / (TEMPERATURE * max(float(scores.max()), 1e-12)))
         odds /= odds.sum()
-        known = self.units()
-        while True:
+
+        def inside() -> FloatArray:
             drawn = int(rng.choice(total, p=odds))
             directions = np.abs(rng.normal(size=(TRIED, d)))  # even over the sphere, which even angles are not
-            inside = directions[self._bins(directions) == drawn][:LOOKED]
-            inside = inside if len(inside) else directions[:1]
-            points = rng.random((len(inside), 1)) * inside / np.maximum(inside.max(axis=1, keepdims=True), 1e-12)
-            best = points[int(leverage(points, known).argmax())]
-            known = np.vstack([known, best])
-            yield self.config(best)
+            found = directions[self._bins(directions) == drawn][:DRAWN]
+            found = found if len(found) else directions[:1]
+            radii: FloatArray = rng.random((len(found), 1)) / np.maximum(found.max(axis=1, keepdims=True), 1e-12)
+            return radii * found
+
+        return self.least_known(inside)
 
     def _scores(self, bins: IntArray, total: int) -> FloatArray:
         """What each bin promises, [bins]: squared errors of the models, each relative to its objective's variance."""

@@ -56,7 +56,10 @@ class Budgeted(Algorithm):
         assert isinstance(problem, HasCosts)
         mine = type(self).__name__
         if not all(variable.discrete for variable in problem.space.values()):
-            raise AlgorithmError(f"{mine} needs discrete decisions; the space has a Float.")
+            raise AlgorithmError(
+                f"{mine} needs discrete decisions; the space has a Float. To search within bounds "
+                "what has numbers too, give a preference in place of budgets: Preference(bounds={'size_mb': 80})."
+            )
         self._costs: IntArray = problem.costs()
         self._names = discrete_names(problem)
         measured = [i for i, objective in enumerate(problem.objectives) if not objective.known]

@@ -223,7 +223,7 @@ class ChebyshevAnnealing(Algorithm):
 
     def _passes(self, place: int, job: Job) -> bool:
         """Whether the gate accepts; what was not moved here, such as a baseline, meets the exploring one."""
-        made_of = self._places[job.note["parent"]] if job.note else place
+        made_of = self._places[job.note["parent"]] if "parent" in job.note else place
         if not self._accepted or self.archive.broken[made_of] > 0:
             return True
         candidate, parent = self._scaled([place, made_of])

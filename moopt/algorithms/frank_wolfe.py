@@ -43,7 +43,7 @@ class FrankWolfeMerge(Algorithm):
         kind: "hard" or "soft".
         rounds: Steps of a hard search; every one of them is a trial.
         step: What the steps' lengths are multiplied by.
-        begin: The model that it begins from; None: the mean of all.
+        begin: The model that a hard search begins from; None: the mean of all.
         tolerance: The gap at which it ends.
         updates: Adam's updates of a soft search.
         rate: Adam's rate.
@@ -59,6 +59,8 @@ class FrankWolfeMerge(Algorithm):
     ) -> None:  # fmt: skip
         if kind not in ("hard", "soft"):
             raise AlgorithmError(f"kind is {kind!r}; expected 'hard' or 'soft'.")
+        if begin is not None and (kind == "soft" or not isinstance(begin, str)):
+            raise AlgorithmError(f"begin is {begin!r}; expected the name of a model, for a hard search, or None.")
         self.kind, self.begin = kind, begin
         self.rounds, self.updates = positive("rounds", rounds), positive("updates", updates)
         self.every, self.step, self.rate = positive("every", every), share("step", step), share("rate", rate)
@@ -187,7 +189,7 @@ class FrankWolfeMerge(Algorithm):
         assert isinstance(outcome, Evaluation)
         assert self._mixture is not None
         slopes = np.array(outcome.attributes["linear"], dtype=float)
-        gap = float(-slopes.min(axis=1).sum())
+        gap = max(0.0, float(-slopes.min(axis=1).sum()))
         if job.trial >= 0:
             self.gaps[job.trial] = gap
         last = self._t >= (self.rounds if self.kind == "hard" else self.updates)

@@ -64,10 +64,11 @@ class NestedMAP(Rounds):
         super().start(problem, seed)
         measured = [place for place, objective in enumerate(problem.objectives) if not objective.known]
         space = problem.space
-        plain = not space.discrete.any() and not space.simplexes and not space.lower.any()
+        ends = not space.lower.any() and bool((space.upper == 1).all())
+        plain = not space.discrete.any() and not space.simplexes and ends
         if len(measured) != len(space) or not plain:
             raise AlgorithmError(
-                f"NestedMAP needs one number from 0 a model and one measured objective for each, such as "
+                f"NestedMAP needs one number from 0 to 1 a model and one measured objective for each, such as "
                 f"ModelMerge(method='task_arithmetic') has; got {len(measured)} objectives and {space!r}."
             )
         self._tasks = measured

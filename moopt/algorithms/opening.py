@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from typing import Any
@@ -11,10 +12,13 @@ import numpy as np
 from moopt.algorithms.base import Algorithm
 from moopt.algorithms.settling import Settling
 from moopt.budgets import Knapsack
+from moopt.errors import ProblemError, SpaceError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.preference import Preference
-from moopt.problem import HasCosts, HasSensitivities, Problem
+from moopt.problem import HasCosts, HasResources, HasSensitivities, Problem
 from moopt.space import Config
+
+logger = logging.getLogger("moopt")
 
 APART = 0.04
 """How far apart the budgets of the opening's knapsacks are at least, as a share of the costs there are."""
@@ -45,7 +49,7 @@ class Opening(Algorithm):
         self._table_issued = self._table_told = False
         self._table: list[list[float]] | None = None
         self._planned: dict[tuple[Any, ...], tuple[str, Config]] = {}
-        self._baselines = {name: problem.space.validate(config) for name, config in problem.baselines().items()}
+        self._baselines = _validated(problem, "baseline", problem.baselines())
         self._plan(self._baselines.items())
         self._settled = next(iter(self._baselines.values()), None)
         self._settling = self._first()
@@ -59,8 +63,10 @@ class Opening(Algorithm):
         if self._planned:
             numbered = enumerate(islice(self._planned.values(), n), self.next_trial)
             return [Job(t, config, fidelity=self.problem.fidelity, label=label) for t, (label, config) in numbered]
-        if self._settling is not None and ((found := self._settling.ask(n)) or self._settling.waiting):
-            return found
+        if self._settling is not None:
+            found = self._settling.ask(n)
+            if found or self._settling.waiting:
+                return found
         if self._tabled() and not self._table_told:
             return []
         return self.algorithm.ask(n)
@@ -95,17 +101,37 @@ class Opening(Algorithm):
         return self.algorithm.settings()
 
     def _first(self) -> Settling | None:
-        """What settles the decisions that come first; None if there are none, or the first baseline may not be."""
-        if not self.problem.first or self._settled is None or not self.within_known_bounds(self._settled):
+        """What settles the decisions that come first; None if there are none, or nothing is within the bounds.
+
+        The others are as in the first baseline, or where bounds forbid that as in the dearest that they allow.
+        """
+        first, problem = self.problem.first, self.problem
+        if not first or self._settled is None:
             return None
-        found = Settling()
-        found.start(self.problem, self.seed)
+        later = _validated(problem, "later baseline", problem.later_baselines(self._settled))
+        allowed = [config for config in (self._settled, *later.values()) if self.within_known_bounds(config)]
+        if not allowed:
+            logger.info("%s are not settled first: no baseline is within the bounds.", ", ".join(first))
+            return None
+        fixed = allowed[0] if allowed[0] is self._settled else max(allowed, key=self._cost)
+        self._plan(
+            (label, {**fixed, **{name: config[name] for name in first}}) for label, config in self._baselines.items()
+        )
+        found = Settling(fixed, self.preference)
+        found.start(problem, self.seed)
         return found
+
+    def _cost(self, config: Config) -> float:
+        """What a configuration costs by the problem's table; 0 without one."""
+        if not isinstance(self.problem, HasCosts):
+            return 0.0
+        space, costs = self.problem.space, self.problem.costs()
+        codes = (space.encode(config) - space.lower)[space.discrete].astype(int)
+        return float(costs[np.arange(len(codes)), codes].sum())
 
     def _later(self, settled: Config) -> None:
         """Take up the baselines that go on from what was settled."""
-        later = self.problem.later_baselines(settled)
-        found = {name: self.problem.space.validate(config) for name, config in later.items()}
+        found = _validated(self.problem, "later baseline", self.problem.later_baselines(settled))
         self._baselines |= found
         self._plan(found.items())
 
@@ -121,22 +147,51 @@ class Opening(Algorithm):
         return wanted and isinstance(problem, HasSensitivities) and isinstance(problem, HasCosts)
 
 
+def _validated(problem: Problem, what: str, given: object) -> dict[str, Config]:
+    """Configurations by name, or an error that says which of them is none.
+
+    Raises:
+        ProblemError: they are not given by name.
+        SpaceError: one is not of the space.
+    """
+    kind = type(problem).__name__
+    if not isinstance(given, Mapping):
+        raise ProblemError(f"{kind} gives {given!r} for its {what}s; expected configurations by name.")
+    found = {}
+    for name, config in given.items():
+        try:
+            found[name] = problem.space.validate(config)
+        except SpaceError as error:
+            raise SpaceError(f"The {what} {name!r} of {kind}: {error}") from error
+    return found
+
+
 def knapsack_baselines(
     problem: Problem, table: list[list[float]], baselines: Mapping[str, Config], like: Config | None
 ) -> Iterator[tuple[str, Config]]:
-    """The exact knapsack at the cost of every baseline, and half way between neighbours.
+    """The exact knapsack at the cost of every baseline, and half way between neighbours: of all, and of each kind.
 
-    Extremes are left out, and what lies next to another. Numbers, and decisions that come `first`, stay as in `like`.
+    Where one kind is bounded all others are free. Extremes are left out, and what lies next to another. Numbers, and
+    decisions that come `first`, stay as in `like`.
     """
     assert isinstance(problem, HasCosts)
-    knapsack, names = Knapsack(table, problem.costs()), discrete_names(problem)
+    yield from _knapsacks(problem, Knapsack(table, problem.costs()), "knapsack", baselines, like)
+    if isinstance(problem, HasResources):
+        for kind, costs in problem.resources().items():
+            yield from _knapsacks(problem, Knapsack(table, costs), f"knapsack of {kind}", baselines, like)
+
+
+def _knapsacks(
+    problem: Problem, knapsack: Knapsack, called: str, baselines: Mapping[str, Config], like: Config | None
+) -> Iterator[tuple[str, Config]]:
+    names = discrete_names(problem)
     priced = sorted(
         (knapsack.cost([int(problem.space[n].encode(config[n]) - problem.space[n].lower) for n in names]), name)
         for name, config in baselines.items()
     )
-    budgets = {cost: f"knapsack at {name}" for cost, name in priced}
+    budgets = {cost: f"{called} at {name}" for cost, name in priced}
     for (cost, name), (above, other) in pairwise(priced):
-        budgets.setdefault((cost + above) // 2, f"knapsack between {name} and {other}")
+        budgets.setdefault((cost + above) // 2, f"{called} between {name} and {other}")
     settled = {} if like is None else {name: like[name] for name in problem.first}
     kept, least = [knapsack.least, knapsack.most], APART * (knapsack.most - knapsack.least)
     for budget in budgets:

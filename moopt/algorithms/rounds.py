@@ -63,6 +63,10 @@ class Rounds(Algorithm):
         """What is planned and not issued yet."""
         return [config for config in self._queue if not self.seen(config)]
 
+    def asked(self) -> list[Config]:
+        """All that was told, is under way or planned."""
+        return [*(job.config for job in self.archive.jobs), *self._open.values(), *self._waiting()]
+
     def _plan(self) -> list[Config]:
         """The next round, planned once for what is known now; nothing of it is in the present one."""
         key = len(self.archive), self.next_trial, len(self._open)

@@ -12,6 +12,7 @@ from moopt import pareto
 from moopt.algorithms.base import Algorithm
 from moopt.algorithms.qnehvi import QNEHVI
 from moopt.jobs import Job, Outcome
+from moopt.preference import Preference
 from moopt.problem import Evaluation, Fidelity, Problem
 from moopt.space import Config, Space
 
@@ -61,18 +62,27 @@ class Alone(Problem):
 
 
 class Settling(Algorithm):
-    """Looks for the best of the decisions that a problem wants settled `first`, others being as in a first baseline.
+    """Looks for the best of the decisions that a problem wants settled `first`, all others fixed.
 
-    With several measured objectives it is the one nearest to the best of each.
+    With several measured objectives it is the one nearest to the best of each, or by the weights of a preference.
+
+    Args:
+        fixed: A configuration with what all others are.
+        preference: Weights of the objectives, if it has some.
     """
+
+    def __init__(self, fixed: Config, preference: Preference | None = None) -> None:
+        self.fixed, self.preference = fixed, preference
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
-        fixed = problem.space.validate(next(iter(problem.baselines().values())))
-        self._alone = Alone(problem, problem.first, fixed)
-        self._search = QNEHVI()
+        self._alone = Alone(problem, problem.first, self.fixed)
+        decisions = len(self._alone.space)
+        self._left = int(min(TRIALS * decisions, MOST, self._alone.space.size))
+        self._search = QNEHVI(initial=min(2 * decisions, self._left // 3 + 1))
         self._search.start(self._alone, seed)
-        self._left = min(TRIALS * len(problem.first), MOST)
+        if self.preference is not None:
+            self._search.archive.region = self.preference.region(self._alone)
         self._open: set[int] = set()
 
     @property
@@ -87,15 +97,21 @@ class Settling(Algorithm):
 
     @property
     def best(self) -> Config:
-        """The configuration with the best it has found; with none that of the first baseline."""
+        """The configuration with the best it has found; with none what it began from."""
         archive = self._search.archive
         feasible = [place for place, broken in enumerate(archive.broken) if broken <= 0]
         if not feasible:
-            return self._alone.fixed
+            return self.fixed
         points = np.array([archive.points[place] for place in feasible])
         front = np.flatnonzero(pareto.nondominated(points))
-        nearest = front[pareto.scaled(points[front], points[front]).max(axis=1).argmin()]
-        return self._alone.whole(archive.jobs[feasible[int(nearest)]].config)
+        worth = pareto.chebyshev(pareto.scaled(points[front], points[front]), self._weights())
+        return self._alone.whole(archive.jobs[feasible[front[int(worth.argmin())]]].config)
+
+    def _weights(self) -> list[float]:
+        """What each measured objective counts: what is preferred, or all the same."""
+        given = (self.preference and self.preference.weights) or {}
+        found = [given.get(objective.name, 0.0) for objective in self._alone.objectives]
+        return found if any(found) else [1.0] * len(found)
 
     def ask(self, n: int) -> list[Job]:
         found = self._search.ask(min(n, self._left)) if self._left > 0 else []

@@ -17,7 +17,7 @@ from moopt.backend.kv.pairs import Pair, Scheme
 from moopt.backend.kv.run import packing, states
 from moopt.backend.language import Head
 from moopt.backend.merging import Merger, Recipe
-from moopt.backend.merging.tasks import Score, Task
+from moopt.backend.merging.tasks import Score, Task, score
 from moopt.backend.options import Option, Options
 from moopt.backend.quantizers import Quantizer
 from moopt.backend.quiet import at_work
@@ -148,7 +148,7 @@ class JointWorkbench:
         if shipped.pairs is not None and shipped.scheme is not None:
             context = packing(candidate.model, shipped.pairs, shipped.scheme)
         with context as model:
-            return {task.name: task.score(model, self.tokenizer, split) for task in self._problem.tasks}
+            return {task.name: score(task, model, self.tokenizer, split) for task in self._problem.tasks}
 
     def _ids(self, fidelity: Fidelity) -> Tensor:
         split = fidelity.batch if isinstance(fidelity.batch, str) else "search"

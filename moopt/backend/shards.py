@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moopt.errors import ModelNotFound
@@ -81,7 +81,11 @@ def _header(file: Path) -> dict[str, Place]:
     expected = 8 + length + sum(place.bytes for place in found.values())
     if expected != size:
         raise ValueError(f"{file} is damaged: it has {size} bytes, expected {expected}")
-    return found
+    try:
+        with safe_open(file, "pt"):  # reads the header once more, and refuses what no tensor can be made of
+            return found
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def of_model(folder: Path, named: Callable[[str], str] | None = None) -> Shards:

@@ -208,6 +208,10 @@ class Joint(Benched[JointWorkbench]):
         found: IntArray = self._stacked({name: part.costs() for name, part in self._priced.items()}, absent=-1)
         return found
 
+    def resources(self) -> dict[str, IntArray]:
+        """The same by part, with zeros for the decisions of others."""
+        return {name: self._stacked({name: part.costs()}, absent=-1) for name, part in self._priced.items()}
+
     def sensitivities(self, method: str, tokens: int) -> FloatArray:
         """What each part says of its own options, on the model before it is merged, [decisions, options].
 

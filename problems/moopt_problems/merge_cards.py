@@ -46,13 +46,15 @@ def _weights(history: History, trial: Trial, models: Sequence[str]) -> dict[str,
     """The weight of each model in a trial: over groups the mean."""
     config: Mapping[str, Any] = {k: v for k, v in trial.config.items() if k.startswith("weight.")}
     if history.meta["identity"].get("weights") == "simplex":
-        names = [key.removesuffix(f".{models[0]}") for key in config if key.endswith(f".{models[0]}")]
-        every = [Simplex(*models).weights(name, config) for name in names]
+        simplex = Simplex(*models)
+        named = {key.removesuffix(f".{models[0]}") for key in config if key.endswith(f".{models[0]}")}
+        every = [simplex.weights(name, config) for name in named if simplex.variables(name).keys() <= config.keys()]
         return {model: float(np.mean([each[model] for each in every])) for model in models}
     found: dict[str, list[float]] = {model: [] for model in models}
-    for key, value in config.items():  # weight.MODEL or weight.MODEL.GROUP, and a model may be called as another begins
-        own = (m for m in models if f"{key}.".startswith(f"weight.{m}."))
-        found[max(own, key=len)].append(value)
+    for each in history.meta["decisions"]:
+        kind, _, model = each["column"].partition(" ")
+        if kind == "weight":  # of a model's group, or of all of a model
+            found[model or each["row"]].append(config[each["name"]])
     return {model: float(np.mean(values)) for model, values in found.items()}
 
 

@@ -22,6 +22,7 @@ from moopt.backend.metrics import Metric
 from moopt.errors import ProblemError
 from moopt.never_worse import VALIDATION
 from moopt.problem import Evaluation, Fidelity, Objective, Resources, is_finite
+from moopt.problem import plain as as_json
 from moopt.space import Choice, Config, Float, Simplex, Space, Variable
 from moopt_problems import checks
 from moopt_problems.benched import Benched
@@ -30,6 +31,8 @@ FloatArray = npt.NDArray[np.float64]
 DISTANCE = "distance"
 """The objective that is no task: how far the merge is from the base."""
 LEAST_DENSITY = 0.1
+GRADIENT_EXAMPLES, GRADIENT_TOKENS = 100, 2048
+"""What a gradient is made of: labelled examples, or tokens of a text."""
 
 
 class ModelMerge(Benched[MergeWorkbench]):
@@ -51,7 +54,8 @@ class ModelMerge(Benched[MergeWorkbench]):
         seed: Of what chance drops, along with the configuration.
         validation: Whether points of the front compete with the members on the tasks' "validation" data.
         held_out: Whether the front is measured on the tasks' "held-out" data at the end.
-        gradient_examples: Examples a task that a gradient is made of, for algorithms that use one.
+        gradient_examples: Examples a task that a gradient is made of, for algorithms that use one; None: 100, and of
+            text so many sequences as have 2,048 tokens.
 
     Raises:
         ProblemError, MergeError, ModelNotFound, MetricError: say what does not fit.
@@ -61,12 +65,12 @@ class ModelMerge(Benched[MergeWorkbench]):
 
     def __init__(
         self,
-        models: Mapping[str, str] | Sequence[str],
+        models: Mapping[str, str | os.PathLike[str]] | Sequence[str | os.PathLike[str]],
         tasks: Sequence[Task | Metric],
-        base: str | None = None,
+        base: str | os.PathLike[str] | None = None,
         method: str | Sequence[str] = "task_arithmetic",
         per: recipe.Per = "model",
-        weights: tuple[float, float] | str = (0.0, 1.0),
+        weights: Sequence[float] | str = (0.0, 1.0),
         densities: tuple[float, float] | float | None = None,
         scale: tuple[float, float] | float = 1.0,
         distance: bool = False,
@@ -74,14 +78,16 @@ class ModelMerge(Benched[MergeWorkbench]):
         seed: int = 0,
         validation: bool = True,
         held_out: bool = True,
-        gradient_examples: int = 100,
+        gradient_examples: int | None = None,
     ) -> None:
         self._arguments = {k: v for k, v in locals().items() if k not in {"self", "__class__"}}
         checks.whole(0, seed=seed)
-        checks.whole(1, gradient_examples=gradient_examples)
+        if gradient_examples is not None:
+            checks.whole(1, gradient_examples=gradient_examples)
         checks.switch(distance=distance, validation=validation, held_out=held_out)
         if architecture is not None and not callable(architecture):
             raise ProblemError(f"Got architecture={architecture!r}; expected a function that makes the network.")
+        base = os.fspath(base) if isinstance(base, os.PathLike) else base
         if base is not None and (not isinstance(base, str) or not base):
             raise ProblemError(
                 f"Got base={base!r}; expected the folder or the id of the model that all were tuned from."
@@ -91,14 +97,26 @@ class ModelMerge(Benched[MergeWorkbench]):
         if not isinstance(tasks, Iterable):
             raise ProblemError(f"Got tasks={tasks!r}; expected a list of tasks.")
         self.tasks = tuple(map(as_task, tasks))
-        self.architecture, self.gradient_tokens = architecture, gradient_examples
+        self.architecture = architecture
+        self._example_tokens = sum(getattr(task, "example_tokens", 1) for task in self.tasks)
+        self.gradient_tokens = gradient_examples or _examples(self.tasks)
+        files = [place for place in self.models.values() if place.endswith(".safetensors")]
+        if files and architecture is None:
+            raise ProblemError(
+                f"Got the file {files[0]} and no network; give the model's folder, or architecture= that makes one."
+            )
         names = Merger(self.models, base).names  # refuses what does not fit before a search begins
         self.groups = tuple(dict.fromkeys(recipe.group(name, per) for name in names))
-        self.simplex = weights == "simplex"
+        self.simplex = isinstance(weights, str) and weights == "simplex"
         self.scale = scale
         thins = any(METHODS[name].thins for name in self.methods)
         kept = (LEAST_DENSITY, 1.0) if densities is None else densities
         self.density = kept if thins else 1.0
+        scales = any(METHODS[name].scales for name in self.methods)
+        if densities is not None and not thins:
+            raise ProblemError(f"Got densities={densities!r}; {', '.join(self.methods)} keeps all of every model.")
+        if scale != 1.0 and not scales:
+            raise ProblemError(f"Got scale={scale!r}; {', '.join(self.methods)} has no difference to scale.")
         if isinstance(scale, bool) or isinstance(kept, bool):
             raise ProblemError(f"Got scale={scale!r} and densities={densities!r}; expected numbers, not yes or no.")
         if is_finite(self.density) and not 0 <= self.density <= 1:  # type: ignore[operator]
@@ -128,7 +146,7 @@ class ModelMerge(Benched[MergeWorkbench]):
         return self._ready.gradient(config, fidelity)
 
     def forward_tokens(self, kind: str, fidelity: Fidelity) -> int:
-        return 3 * fidelity.tokens * len(self.tasks) if kind == "gradient" else 0
+        return 3 * fidelity.tokens * self._example_tokens if kind == "gradient" else 0
 
     def recipe(self, config: Config) -> Recipe:
         """The merge that a configuration stands for."""
@@ -196,7 +214,7 @@ class ModelMerge(Benched[MergeWorkbench]):
         return {
             "identity": {
                 "problem": type(self).__qualname__,
-                **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()},
+                **as_json(plain),
                 "models": {name: _identity(place) for name, place in self.models.items()},
                 "base": None if self.base is None else _identity(self.base),
                 "architecture": getattr(self.architecture, "__qualname__", None),
@@ -214,7 +232,7 @@ class ModelMerge(Benched[MergeWorkbench]):
         """Whether there is a slope towards each model: merges lie in the models' hull, and every task has a loss."""
         return self.simplex and self.methods == ("linear",) and all(isinstance(task, HasLoss) for task in self.tasks)
 
-    def _variables(self, weights: tuple[float, float] | str) -> Iterator[tuple[str, Variable | Simplex]]:
+    def _variables(self, weights: Sequence[float] | str) -> Iterator[tuple[str, Variable | Simplex]]:
         if len(self.methods) > 1:
             yield "method", Choice(*self.methods)
         low, high = (0.0, 1.0) if self.simplex else _range("weights", weights, -np.inf, np.inf)
@@ -252,9 +270,11 @@ def _name(kind: str, *parts: str) -> str:
 def _named(given: Any) -> dict[str, str]:
     """The models by name."""
     if isinstance(given, Mapping):
-        found = dict(given)
+        found = {name: os.fspath(place) if isinstance(place, os.PathLike) else place for name, place in given.items()}
     elif isinstance(given, Sequence) and not isinstance(given, str):
-        found = {Path(str(place)).name.removesuffix(".safetensors"): str(place) for place in given}
+        if bad := [place for place in given if not isinstance(place, (str, os.PathLike))]:
+            raise ProblemError(f"Got a model {bad[0]!r}; expected its folder, or its name as text.")
+        found = {Path(place).name.removesuffix(".safetensors"): os.fspath(place) for place in given}
         if len(found) < len(given):
             raise ProblemError(
                 "Two of the models have the same last part; give names: {'one': folder, 'other': folder}."
@@ -268,9 +288,15 @@ def _named(given: Any) -> dict[str, str]:
     return found
 
 
+def _examples(tasks: Iterable[Task]) -> int:
+    """How many examples a gradient is made of: of text sequences of some tokens in all."""
+    longest = max((getattr(task, "example_tokens", 1) for task in tasks), default=1)
+    return GRADIENT_EXAMPLES if longest == 1 else max(1, GRADIENT_TOKENS // longest)
+
+
 def _methods(given: str | Sequence[str], base: str | None, count: int) -> tuple[str, ...]:
     names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
-    if not names or len(set(names)) < len(names):
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ProblemError(f"Got method={given!r}; expected one of {', '.join(METHODS)}, or several, each once.")
     for name in names:
         method = operators.named(name)
@@ -282,7 +308,7 @@ def _methods(given: str | Sequence[str], base: str | None, count: int) -> tuple[
 
 
 def _range(name: str, given: Any, least: float, most: float) -> tuple[float, float]:
-    good = isinstance(given, (list, tuple)) and len(given) == 2 and all(map(is_finite, given))
+    good = isinstance(given, (list, tuple, np.ndarray)) and len(given) == 2 and all(map(is_finite, given))
     if not good or not least <= given[0] < given[1] <= most:
         within = f" within {least:g} and {most:g}" if np.isfinite(least) else ""
         extra = ", or 'simplex'" if name == "weights" else ", or a number"

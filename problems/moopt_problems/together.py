@@ -35,6 +35,12 @@ def ordered(parts: Any) -> dict[str, Problem]:
                 f"The part {name!r} quantizes by {part.quantizer.name}, which looks at a model's activations: those of "
                 "a merge are others each time. Take 'rtn', 'rtn-symmetric' or 'hqq'."
             )
+        metrics = (*getattr(part, "finalist_metrics", ()), *getattr(part, "metrics", ()))
+        if late := [metric.name for metric in metrics if metric.when == "finalists"]:
+            raise ProblemError(
+                f"The part {name!r} has the metric {late[0]!r} for finalists, which Joint does not measure; say "
+                "when='every', or leave it out."
+            )
         if timed := [o.name for o in part.objectives if o.name in ("decode_ms", "prefill_ms")]:
             raise ProblemError(
                 f"The part {name!r} has the objective {timed[0]}, which Joint does not measure; leave it out."

@@ -148,5 +148,8 @@ def test_what_it_cannot_search_is_said():
         drive(FrankWolfeMerge("hard"), NoSimplex(), 1)
     with pytest.raises(AlgorithmError, match="begin is 'm9'; expected one of the models m0"):
         drive(FrankWolfeMerge("hard", begin="m9"), Mixing(), 1)
+    for arguments in ({"begin": "m1"}, {"kind": "hard", "begin": 3}):
+        with pytest.raises(AlgorithmError, match=r"begin is .*; expected the name of a model, for a hard search"):
+            FrankWolfeMerge(**arguments)  # type: ignore[arg-type]
     with pytest.raises(AlgorithmError, match="kind is 'firm'"):
         FrankWolfeMerge("firm")  # type: ignore[arg-type]

@@ -167,7 +167,7 @@ def test_pairs_are_made_of_all_models_by_themselves():
 
 
 def test_what_they_cannot_search_is_said():
-    with pytest.raises(AlgorithmError, match="one number from 0 a model and one measured objective for each"):
+    with pytest.raises(AlgorithmError, match="one number from 0 to 1 a model and one measured objective"):
         drive(NestedMAP(), Smooth(3, 2), 1)
     with pytest.raises(AlgorithmError, match="needs 6 or more"):
         NestedMAP(samples=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import moopt
 from moopt.algorithms import NSGA2, QNEHVI, Random
 from moopt.algorithms.opening import Opening
 from moopt.algorithms.settling import MOST, TRIALS, Alone
-from moopt.errors import ProblemError
+from moopt.errors import MooptError
 from moopt.jobs import Failure, Job, perform
+from moopt.preference import Preference
 from moopt.problem import Constraint, Evaluation, Fidelity, Objective, Problem
 from moopt.space import Choice, Config, Float, Ordinal, Simplex, Space
 
@@ -156,13 +158,56 @@ def test_it_waits_for_what_is_under_way():
     assert opening.ask(1)[0].label == "uniform-2"
 
 
-def test_where_the_first_baseline_is_out_of_bounds_nothing_is_settled():
+def test_within_bounds_the_dearest_that_they_allow_is_what_all_others_are():
     problem = Mixed()
     problem.constraints = (Constraint("size", 20),)
-    jobs = run(problem, 12)
-    assert [job.label for job in jobs[:2]] == ["uniform-2", "uniform-4"]
-    assert all(of_first(job) == (0.5, 0.5, "bad") for job in jobs if job.label is not None)
+    jobs = run(problem, 26)
     assert all(problem.known(job.config)["size"] <= 20 for job in jobs)
+    assert [job.label for job in jobs[:4]] == ["plain", "only a", "uniform-2", "uniform-4"]
+    settling = [job for job in jobs if all(job.config[name] == 4 for name in problem.widths)]
+    assert len(settling) >= COUNT
+    later = [job for job in jobs if job.label is not None and "knapsack" in job.label]
+    assert len({of_first(job) for job in later}) == 1
+    assert later[0].config["kind"] == "good"
+
+
+def test_nothing_is_settled_where_no_baseline_is_allowed(caplog: pytest.LogCaptureFixture):
+    problem = Mixed()
+    problem.later_baselines = lambda config: {}  # type: ignore[method-assign]
+    problem.constraints = (Constraint("size", 20),)
+    with caplog.at_level("INFO", "moopt"):
+        jobs = run(problem, 12)
+    assert all(problem.known(job.config)["size"] <= 20 for job in jobs)
+    assert "mix.a, mix.b, kind are not settled first: no baseline is within the bounds" in caplog.text
+
+
+def test_weights_of_a_preference_say_what_is_best():
+    found = {}
+    for name in ("loss", "other"):
+        opening = Opening(Random(), Preference(weights={name: 1}))
+        opening.start(Mixed(losses=2), 0)
+        while (job := opening.ask(1)[0]).label != "uniform-4":
+            opening.issued([job])
+            opening.tell([(job, perform(Mixed(losses=2), job))])
+        found[name] = job.config["mix.a"]
+    assert found["loss"] > 0.5
+    assert found["other"] < 0.35
+
+
+def test_few_options_are_settled_in_as_many_trials():
+    problem = Mixed()
+    problem.first = ("kind",)
+    jobs = run(problem, 12)
+    assert [job.label for job in jobs[:2]] == ["plain", "only a"]
+    assert next(job for job in jobs if job.label == "uniform-4").config["kind"] == "good"
+    assert sum(job.label is None for job in jobs[:4]) == 1  # the other kind
+
+
+@pytest.mark.parametrize("name", ["chebyshev", "nsga2", "nsga3", "map-elites", "parego", "surrogate-evolution", "tpe"])
+def test_every_algorithm_goes_on_from_there(name: str, tmp_path: Path):
+    for trials in (14, 34):
+        study = moopt.Study("any", Mixed(widths=2), name, tmp_path / "s.journal").run(trials)
+    assert [trial.state for trial in study.history.trials] == ["complete"] * 34
 
 
 def test_a_study_that_stopped_while_settling_goes_on(tmp_path: Any):
@@ -185,12 +230,31 @@ def test_decisions_alone_keep_their_simplexes():
     assert alone.own({**alone.whole(drawn), "bits": 6 - fixed["bits"]}) is None
 
 
-def test_what_cannot_be_settled_is_refused():
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"first": ("mix.a", "mix.z")}, r"Mixed\.first is \('mix\.a', 'mix\.z'\); expected names of decisions"),
+        ({"first": None}, r"Mixed\.first is None"),
+        ({"first": "kind"}, r"Mixed\.first is 'kind'"),
+        ({"first": ("kind", "kind")}, "each once"),
+        ({"baselines": dict}, "decisions to settle first and no baselines"),
+        ({"objectives": (Objective("size", known=True),)}, "nothing that is measured"),
+        ({"later_baselines": lambda config: None}, "Mixed gives None for its later baselines"),
+        ({"later_baselines": lambda config: {"u": {"kind": "good"}}}, "The later baseline 'u' of Mixed"),
+        (
+            {"space": Space({"w": Simplex("a", "b", "c"), "w0": Ordinal(2, 4, 8)}), "first": ("w.a",)},
+            "Mixed.first has a part of the simplex 'w'",
+        ),
+    ],
+)
+def test_what_cannot_be_settled_is_refused(changes: dict[str, Any], said: str, tmp_path: Path):
     problem = Mixed()
-    problem.first = ("mix.a", "mix.z")
-    with pytest.raises(ProblemError, match=r"Mixed\.first names 'mix\.z'; expected decisions of its space"):
-        moopt.Study("wrong", problem)
-    problem.first = ("mix.a",)
-    problem.baselines = dict  # type: ignore[method-assign,assignment]
-    with pytest.raises(ProblemError, match="decisions to settle first and no baselines"):
-        moopt.Study("wrong", problem)
+    for name, value in changes.items():
+        setattr(problem, name, value)
+    if "space" in changes:
+        problem.widths = ["w0"]
+        plain = problem.space.sample(np.random.default_rng(0))
+        problem.baselines = lambda: {"plain": plain}  # type: ignore[method-assign]
+    with pytest.raises(MooptError, match=said):
+        moopt.Study("wrong", problem, Random(), tmp_path / "s.journal").run(1)
+    assert not moopt.Study("wrong", Mixed(), Random(), tmp_path / "s.journal").history.trials

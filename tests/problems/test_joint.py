@@ -169,6 +169,22 @@ def test_tables_of_the_parts_are_one(joint: Joint, parts: dict[str, Any]):
         joint.sensitivities("fisher", 256)
 
 
+def test_each_part_has_costs_of_its_own(joint: Joint):
+    resources = joint.resources()
+    assert list(resources) == ["bits", "kv"]
+    np.testing.assert_array_equal(sum(np.maximum(each, 0) for each in resources.values()), np.maximum(joint.costs(), 0))
+    assert all((each < 0).tolist() == (joint.costs() < 0).tolist() for each in resources.values())
+
+
+def test_a_metric_for_finalists_is_refused(folders: dict[str, str], parts: dict[str, Problem]):
+    late = CallableMetric("late", len, when="finalists")
+    bits = BitAllocation(
+        folders["base"], bits=(2, 4), group_size=32, text=TEXT, tokens=256, context=128, metrics=[late]
+    )
+    with pytest.raises(ProblemError, match="The part 'bits' has the metric 'late' for finalists"):
+        Joint({"bits": bits, "kv": parts["kv"]}, **SMALL)
+
+
 def test_a_choice_of_the_method_has_a_row_of_zeros(parts: dict[str, Problem], folders: dict[str, str]):
     merge = ModelMerge(
         {n: folders[n] for n in "ab"}, [TextLoss("text", TEXT, tokens=128, context=64)], base=folders["base"],
@@ -181,10 +197,13 @@ def test_a_choice_of_the_method_has_a_row_of_zeros(parts: dict[str, Problem], fo
 
 def test_a_study_settles_the_merge_and_opens_with_knapsacks_over_all_bytes(joint: Joint):
     study = moopt.Study("joint", joint, "random", seed=0)
-    study.run(30)
+    study.run(44)
     trials = study.history.trials
     opened = [trial for trial in trials if trial.label is not None and "knapsack" in trial.label]
     assert len(opened) > 4
+    assert {label.split(" at ")[0].split(" between ")[0] for label in (str(trial.label) for trial in opened)} == {
+        "knapsack", "knapsack of bits", "knapsack of kv"
+    }  # fmt: skip
     plain = joint.baselines()["plain"]
     weights = [name for name in joint.space.names if name.startswith("merge/")]
     assert list(joint.first) == weights

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import moopt
-from moopt.backend.merging.tasks import Classification, Function, LMEval, Score
+from moopt.backend.merging.tasks import Classification, Function, LMEval, Score, TextLoss
 from moopt.backend.metrics import CallableMetric
-from moopt.errors import CapabilityError, MergeError, MetricError, ModelNotFound, ProblemError
+from moopt.errors import CapabilityError, MergeError, MetricError, ModelNotFound, ProblemError, SpaceError
 from moopt.problem import capabilities
 from moopt.testing.problems import ProblemSuite
 from moopt_problems import ModelMerge
@@ -25,6 +25,14 @@ from moopt_problems.merge_cards import TITLE, weights_card
 from moopt_problems.synthetic import BitToy
 
 SPLITS = {"search": 40, "validation": 30, "held-out": 50}
+
+
+LATE = CallableMetric("late", lambda model: 0.0, when="finalists")
+
+
+class Nameless:
+    def score(self, model: nn.Module, tokenizer: Any, split: str) -> Score:
+        return Score(0.0)
 
 
 def network() -> nn.Module:
@@ -239,6 +247,13 @@ def test_a_task_that_fails_fails_the_trial(models: dict[str, str]):
         ({"seed": -1}, ProblemError, "Got seed=-1; expected a whole number from 0"),
         ({"gradient_examples": 0}, ProblemError, "Got gradient_examples=0; expected a whole number above 0"),
         ({"held_out": 64}, ProblemError, "Got held_out=64; expected True or False"),
+        ({"method": "linear", "scale": (0.5, 2.0)}, ProblemError, "linear has no difference to scale"),
+        ({"method": "linear", "densities": (0.5, 1.0)}, ProblemError, "linear keeps all of every model"),
+        ({"method": [["ties"]]}, ProblemError, r"Got method=\[\['ties'\]\]"),
+        ({"models": [1, 2]}, ProblemError, "Got a model 1; expected its folder"),
+        ({"architecture": None}, ProblemError, r"Got the file .*a\.safetensors and no network"),
+        ({"tasks": [LATE]}, MetricError, "The metric 'late' is for finalists"),
+        ({"tasks": [Nameless()]}, MetricError, "has no name and no direction and no unit and no describe"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -247,6 +262,89 @@ def test_what_does_not_fit_is_refused(
     given = {"models": {n: models[n] for n in "abc"}, "tasks": TASKS, "base": models["base"], "architecture": network}
     with pytest.raises(error, match=match):
         ModelMerge(**{**given, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"architecture": lambda: None}, MergeError, "architecture gave None; expected a torch.nn.Module"),
+        ({"architecture": lambda: 1 / 0}, MergeError, "architecture raised ZeroDivisionError"),
+        ({"architecture": lambda: nn.Linear(6, 4)}, MergeError, r"has the shape \(3, 6\) in the files, \(4, 6\)"),
+        ({"tasks": [TextLoss("text", "prose")]}, MergeError, "The task 'text' reads text, and the models"),
+        ({"tasks": [Classification("no", {"search": 1})]}, MetricError, "'no' has data=.*expected a function"),
+        ({"tasks": [Classification("no", dict)]}, MergeError, "no 'search' data; it has . Give some.$"),
+        ({"tasks": [Classification("no", lambda: {"search": (1, 2)})]}, MetricError, "and as many labels"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is_searched(
+    models: dict[str, str], arguments: dict[str, Any], error: type[Exception], match: str
+):
+    given = {"models": {n: models[n] for n in "abc"}, "tasks": TASKS, "base": models["base"], "architecture": network}
+    with pytest.raises(error, match=match):
+        ModelMerge(**{**given, **arguments}).setup(moopt.Resources())
+
+
+@pytest.mark.parametrize(("tokens", "context"), [(0, 1), (-5, 512), ("x", 512), (2048, 1), (64, 128), (True, 2)])
+def test_a_text_that_says_nothing_is_refused(tokens: Any, context: int):
+    with pytest.raises(MetricError, match=r"expected whole numbers, a context of two"):
+        TextLoss("text", "prose", tokens, context)
+
+
+def test_a_number_is_a_score_and_anything_else_is_refused(models: dict[str, str]):
+    for scored, said in ((0.5, ""), (torch.ones(2), "scored tensor.*expected a Score, or a number")):
+        task = Failing()
+        task.score = lambda *a, scored=scored: scored  # type: ignore[method-assign]
+        problem = ModelMerge([models["a"], models["b"]], [task], method="linear", architecture=network)
+        trial = moopt.Study("s", problem, "random").run(1).history.trials[0]
+        assert re.search(said, str(trial.failure))
+        assert (trial.failure is None) is (said == "")
+
+
+def test_numbers_that_are_none_are_refused_by_tensor_and_model(models: dict[str, str], tmp_path: Path):
+    tensors = load_file(models["b"])
+    tensors["weight"][1, 2] = float("nan")
+    save_file(tensors, tmp_path / "b.safetensors")
+    given = {"a": models["a"], "b": str(tmp_path / "b.safetensors")}
+    problem = ModelMerge(given, TASKS, base=models["base"], architecture=network)
+    problem.setup(moopt.Resources())
+    config = problem.baselines()["only a"]
+    for act in (lambda: problem.evaluate(config, problem.fidelity), lambda: problem.save(config, tmp_path / "merged")):
+        with pytest.raises(MergeError, match="'weight' has numbers in b that are not finite"):
+            act()
+    assert not (tmp_path / "merged").exists()
+
+
+def test_folders_are_paths_too_and_a_trial_is_no_configuration(models: dict[str, str], tmp_path: Path):
+    paths = {name: Path(place) for name, place in models.items()}
+    plainly = ModelMerge([models["a"], models["b"]], TASKS, base=models["base"], architecture=network)
+    problem = ModelMerge(
+        [paths["a"], paths["b"]], TASKS, base=paths["base"], weights=np.array([0.0, 1.0]), architecture=network
+    )  # type: ignore[arg-type]
+    assert problem.fingerprint() == plainly.fingerprint()
+    study = moopt.Study("s", problem, "random").run(2)
+    with pytest.raises(SpaceError, match=r"expected its \.config"):
+        problem.save(study.history.trials[0], tmp_path / "merged")
+    with pytest.raises(MergeError, match="Got the path 3; expected a folder"):
+        problem.save(study.history.trials[0].config, 3)
+
+
+@pytest.mark.parametrize("names", [("7b", "smol-1.7b", "c"), ("v1", "v1.2", "c")])
+@pytest.mark.parametrize("weights", ["simplex", (0.0, 1.0)])
+def test_models_are_told_apart_whatever_they_are_called(models: dict[str, str], names: Any, weights: Any):
+    given = dict(zip(names, (models[n] for n in "abc"), strict=True))
+    problem = ModelMerge(given, TASKS, method="linear", weights=weights, per="module", architecture=network)
+    study = moopt.Study("merge", problem, "random").run(trials=6)
+    card = weights_card(study.history)
+    assert card is not None
+    for row, trial in zip(card.table.to_dict("records"), study.history.front(), strict=True):
+        wanted = {n: np.mean(list(problem.recipe(trial.config).weights[n].values())) for n in names}
+        assert {name: row[name] for name in names} == pytest.approx(wanted)
+
+
+def test_a_gradient_counts_all_its_tokens(make: Any, models: dict[str, str]):
+    problem = make(method="linear", weights="simplex")
+    assert problem.gradient_tokens == 100
+    assert problem.forward_tokens("gradient", moopt.Fidelity(100, 0)) == 3 * 100 * 2
 
 
 def test_what_is_missing_is_said_before_anything_is_searched(make: Any, models: dict[str, str]):

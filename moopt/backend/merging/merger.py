@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,24 +61,42 @@ class Merger:
         """One merged tensor.
 
         Raises:
-            MergeError: the recipe lacks a weight for it, or its method a base.
+            MergeError: the recipe lacks a weight for it, or its method a base; or it is not finite.
         """
         start = None if self.base is None else self.base[name]
         first = next(iter(self.members.values()))[name]
         if not first.is_floating_point():  # equal in all, as was checked
             return first
-        return operators.merge(
+        found = operators.merge(
             recipe.method, start, _Lazy(list(self.members.values()), name),
             [recipe.weight(member, name) for member in self.members],
             [recipe.density(member, name) for member in self.members],
             [recipe.draw(member, name) for member in self.members],
             recipe.scale,
         )  # fmt: skip
+        if not _is_finite(found):
+            raise MergeError(self._why_not_finite(name))
+        return found
+
+    def _why_not_finite(self, name: str) -> str:
+        """Why there are numbers in a merged tensor that are none: in words."""
+        every = self.members if self.base is None else {**self.members, "the base": self.base}
+        if bad := [member for member, shards in every.items() if not _is_finite(shards[name])]:
+            return f"{name!r} has numbers in {' and '.join(bad)} that are not finite. Leave out what is broken."
+        return f"{name!r} is not finite once it is merged; give smaller weights, or a smaller scale."
 
     def tensors(self, recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
         """All merged tensors by name, one at a time."""
         for name in self.names:
             yield name, self.tensor(name, recipe)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that the files do not fill.
+
+        Raises:
+            MergeError: it has parameters that they have not, or of other shapes; names one.
+        """
+        _check_model(model, {renamed(name): self._shape(name) for name in self.names})
 
     @torch.no_grad()
     def fill(self, model: nn.Module, recipe: Recipe) -> float:
@@ -90,7 +109,7 @@ class Merger:
             MergeError: the model has parameters that the files have not, or of other shapes; names one.
         """
         places = {**dict(model.named_buffers()), **dict(model.named_parameters())}
-        _check_model(model, {renamed(name): self._shape(name) for name in self.names})
+        self.check(model)
         moved = total = 0.0
         for name, merged in self.tensors(recipe):
             if self.base is not None and merged.is_floating_point():
@@ -109,6 +128,8 @@ class Merger:
         Raises:
             MergeError: there is something at the path already, or the recipe does not fit.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise MergeError(f"Got the path {path!r}; expected a folder to write.")
         folder, like = Path(path), self._places[0]
         if folder.exists():
             raise MergeError(f"{folder} exists already; give a path where there is nothing.")
@@ -170,6 +191,11 @@ def gradients(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(wanted[name])
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are."""
+    return math.isfinite(float(tensor.sum(dtype=torch.float64)))
+
+
 def _of_weights(name: str) -> bool:
     """Whether a file belongs to weights that a merge does not have, or says what it was exported from."""
     return name.startswith("model") or name.endswith(".index.json") or name == "moopt.json"
@@ -204,7 +230,8 @@ def _check_tensors(first: str, like: Shards, name: str, shards: Shards) -> None:
                 f"{tensor!r} has the shape {found} in {name} and {place.shape} in {first}. Merge models of one "
                 "architecture; where only the vocabulary differs, bring all to one tokenizer first."
             )
-        if not (value := like[tensor]).is_floating_point() and not torch.equal(value, shards[tensor]):
+        whole = not (like[tensor].is_floating_point() and shards[tensor].is_floating_point())
+        if whole and not torch.equal(like[tensor], shards[tensor]):
             raise MergeError(f"{tensor!r} holds whole numbers and differs between {first} and {name}: it has no mean.")
 
 

@@ -49,6 +49,11 @@ class Method:
     models: int | None = None
 
     @property
+    def scales(self) -> bool:
+        """Whether what is merged is multiplied by a scale: differences are."""
+        return self.from_base
+
+    @property
     def draws(self) -> bool:
         """Whether chance decides what is kept."""
         return self.thins in ("random", "ranked")

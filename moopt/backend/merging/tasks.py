@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast, runtime_checkable
@@ -63,8 +63,15 @@ class Task(Protocol):
 class HasLoss(Protocol):
     """A task whose loss has a gradient."""
 
-    def loss(self, model: nn.Module, tokenizer: Any, examples: int, number: int) -> Tensor:
-        """The mean loss on draw `number` of so many examples of the search split, as something to differentiate."""
+    @property
+    def example_tokens(self) -> int:
+        """Tokens of an example; 1 where examples have none."""
+
+    def losses(self, model: nn.Module, tokenizer: Any, examples: int, number: int) -> Iterator[Tensor]:
+        """The mean loss on draw `number` of so many examples of the search split, in parts that sum to it.
+
+        Each is differentiated before the next is asked for, so that only one at a time takes memory.
+        """
 
 
 @dataclass(frozen=True)
@@ -147,13 +154,18 @@ class Classification:
         each = torch.cat(found).double()
         return Score(float(each.mean()), tuple(each.tolist()), len(each))
 
-    def loss(self, model: nn.Module, tokenizer: Any, examples: int, number: int) -> Tensor:
-        """The cross-entropy on a draw from the search split."""
+    @property
+    def example_tokens(self) -> int:
+        """Images and their like have none."""
+        return 1
+
+    def losses(self, model: nn.Module, tokenizer: Any, examples: int, number: int) -> Iterator[Tensor]:
+        """The cross-entropy on a draw from the search split, at once."""
         inputs, labels = self._of("search")
         rows = np.random.default_rng([number, len(labels)]).permutation(len(labels))[:examples]
         chosen = torch.from_numpy(np.sort(rows))
         logits = _logits(model, inputs[chosen].to(_device(model))).float()
-        return _nll(logits, labels[chosen].to(logits.device)).mean()
+        yield _nll(logits, labels[chosen].to(logits.device)).mean()
 
     def describe(self) -> dict[str, Any]:
         """JSON for a study's identity."""
@@ -169,7 +181,13 @@ class Classification:
 
     @cached_property
     def _data(self) -> Data:
-        return self.data()
+        found = self.data() if callable(self.data) else self.data
+        if not callable(self.data) or not isinstance(found, Mapping) or not all(map(_is_pair, found.values())):
+            raise MetricError(
+                f"The task {self.name!r} has data={self.data!r}; expected a function that gives inputs and as many "
+                "labels, two tensors, by split: {'search': (inputs, labels), ...}."
+            )
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "data": self.data, "measure": self.measure}
@@ -197,6 +215,12 @@ class TextLoss:
 
     def __post_init__(self) -> None:
         Text(self.text)  # refuses what there is not
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (self.tokens, self.context))
+        if not whole or not 2 <= self.context <= self.tokens:
+            raise MetricError(
+                f"The task {self.name!r} has tokens={self.tokens!r} and context={self.context!r}; expected whole "
+                "numbers, a context of two tokens or more and at least as many tokens as one."
+            )
 
     @torch.inference_mode()
     def score(self, model: nn.Module, tokenizer: Any, split: str) -> Score:
@@ -206,10 +230,15 @@ class TextLoss:
         losses = tuple(float(loss) for loss in each)
         return Score(float(np.mean(losses)), losses, ids.numel())
 
-    def loss(self, model: nn.Module, tokenizer: Any, examples: int, number: int) -> Tensor:
-        """The mean loss on so many sequences drawn from the search split."""
+    @property
+    def example_tokens(self) -> int:
+        """Those of a sequence."""
+        return self.context
+
+    def losses(self, model: nn.Module, tokenizer: Any, examples: int, number: int) -> Iterator[Tensor]:
+        """The mean loss on so many sequences drawn from the search split, a sequence at a time."""
         ids = self._of(tokenizer).draws("search", examples * self.context, self.context, number)
-        return torch.stack([self._sequence(model, row[None]) for row in ids]).mean()
+        return (self._sequence(model, row[None]) / len(ids) for row in ids)
 
     def describe(self) -> dict[str, Any]:
         """JSON for a study's identity."""
@@ -290,13 +319,42 @@ def as_task(given: Any) -> Task:
     """A task as it is, and a metric of `moopt.backend.metrics` as one.
 
     Raises:
-        MetricError: it is neither.
+        MetricError: it is neither, or a metric for finalists alone.
     """
     if hasattr(given, "score"):
+        if lacking := [name for name in ("name", "direction", "unit", "describe") if not hasattr(given, name)]:
+            raise MetricError(
+                f"The task {given!r} has no {' and no '.join(lacking)}; see moopt.backend.merging.tasks.Task."
+            )
         return cast(Task, given)
     if not hasattr(given, "measure"):
         raise MetricError(f"Got the task {given!r}; expected one such as TextLoss or Classification, or a metric.")
+    if given.when != "every":
+        raise MetricError(
+            f"The metric {given.name!r} is for finalists; a task of a merge is measured of every candidate: say "
+            "when='every', or leave it out."
+        )
     return Function(given)
+
+
+def score(task: Task, model: nn.Module, tokenizer: Any, split: str) -> Score:
+    """What a task says of a model on a split; a number by itself is a score without samples.
+
+    Raises:
+        MetricError: it says something else.
+    """
+    found: Any = task.score(model, tokenizer, split)
+    if isinstance(found, Score):
+        return found
+    if isinstance(found, (int, float, np.number)) and not isinstance(found, bool):
+        return Score(float(found))
+    raise MetricError(f"The task {task.name!r} scored {found!r}; expected a Score, or a number.")
+
+
+def _is_pair(value: object) -> bool:
+    """Whether something is two tensors of one length."""
+    pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(each, Tensor) for each in value)
+    return pair and len(value[0]) == len(value[1])  # type: ignore[index]
 
 
 def _logits(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from moopt.backend import models
 from moopt.backend.candidate import choose_device, choose_type
 from moopt.backend.merging.merger import Merger, gradients
 from moopt.backend.merging.recipe import Per, Recipe
-from moopt.backend.merging.tasks import Classification, HasLoss, Task
+from moopt.backend.merging.tasks import Classification, HasLoss, Task, TextLoss, score
 from moopt.backend.quiet import at_work
 from moopt.errors import MergeError
 from moopt.problem import Evaluation, Fidelity, Resources
@@ -59,20 +59,21 @@ class MergeWorkbench:
         device, place = choose_device(resources.device), problem.base or next(iter(problem.models.values()))
         self.tokenizer = None
         if problem.architecture is not None:
-            network = problem.architecture().eval().requires_grad_(False)
+            network = _made(problem.architecture).eval().requires_grad_(False)
         else:
             is_language = models.generates(models.load_config(place))
             network = models.unfilled(place, choose_type(device) if is_language else torch.float32)
             self.tokenizer = models.load_tokenizer(place) if is_language else None
+        self.merger.check(network)
         self.model: nn.Module = network.to(device)
-        self._check_splits()
+        self._check_tasks()
 
     def evaluate(self, config: Config, fidelity: Fidelity) -> Evaluation:
         """Score a merge on the split that a fidelity names; a number stands for the search's."""
         split = fidelity.batch if isinstance(fidelity.batch, str) else "search"
         with at_work(next(self.model.parameters()).device):
             distance = self.merger.fill(self.model, self._problem.recipe(config))
-            scores = {task.name: task.score(self.model, self.tokenizer, split) for task in self._problem.tasks}
+            scores = {task.name: score(task, self.model, self.tokenizer, split) for task in self._problem.tasks}
         values = {name: score.value for name, score in scores.items()}
         attributes: dict[str, Any] = {"forward_tokens": sum(score.count for score in scores.values())}
         if any(objective.name == "distance" for objective in self._problem.objectives):
@@ -90,21 +91,34 @@ class MergeWorkbench:
         with at_work(next(self.model.parameters()).device), gradients(self.model):
             for task in problem.tasks:
                 assert isinstance(task, HasLoss)
-                loss = task.loss(self.model, self.tokenizer, fidelity.tokens, int(fidelity.batch)) / len(problem.tasks)
-                loss.backward()
-                total += float(loss.detach())
+                for part in task.losses(self.model, self.tokenizer, fidelity.tokens, int(fidelity.batch)):
+                    share = part / len(problem.tasks)
+                    share.backward()
+                    total += float(share.detach())
             products = self.merger.products(self.model, problem.per)
         linear = np.array([[products[group][model] for model in problem.models] for group in problem.groups])
         return {"loss": total}, linear, np.zeros_like(linear)
 
-    def _check_splits(self) -> None:
-        """Refuse tasks that lack data which the front is to be measured on, before anything is searched."""
+    def _check_tasks(self) -> None:
+        """Refuse tasks that lack what they measure with, or data of a split, before anything is searched."""
         for task in self._problem.tasks:
+            if isinstance(task, TextLoss) and self.tokenizer is None:
+                raise MergeError(f"The task {task.name!r} reads text, and the models generate none.")
             if not isinstance(task, Classification):
                 continue
             for split in ("search", *self._problem.measurements):
                 if split not in task.splits:
-                    raise MergeError(
-                        f"The task {task.name!r} has no {split!r} data; it has {', '.join(task.splits)}. Give some, or "
-                        f"say {split.replace('-', '_')}=False."
-                    )
+                    leave = "" if split == "search" else f", or say {split.replace('-', '_')}=False"
+                    has = ", ".join(task.splits)
+                    raise MergeError(f"The task {task.name!r} has no {split!r} data; it has {has}. Give some{leave}.")
+
+
+def _made(architecture: Callable[[], nn.Module]) -> nn.Module:
+    """The network that a user's function makes."""
+    try:
+        found: Any = architecture()
+    except Exception as error:
+        raise MergeError(f"architecture raised {error!r}; expected a function that makes the network.") from error
+    if not isinstance(found, nn.Module):
+        raise MergeError(f"architecture gave {found!r}; expected a torch.nn.Module.")
+    return found

@@ -193,6 +193,24 @@ def test_whole_numbers_that_differ_have_no_mean(tmp_path: Path):
         Merger({str(i): str(tmp_path / f"{i}.safetensors") for i in range(2)})
 
 
+def test_whole_numbers_differ_from_others_even_where_the_base_has_no_such(tmp_path: Path):
+    save_file({"n": torch.zeros(3)}, tmp_path / "base.safetensors")
+    for i in range(2):
+        save_file({"n": torch.arange(3) + 5 * i}, tmp_path / f"{i}.safetensors")
+    with pytest.raises(MergeError, match="'n' holds whole numbers and differs between the base and 0"):
+        Merger({str(i): str(tmp_path / f"{i}.safetensors") for i in range(2)}, str(tmp_path / "base.safetensors"))
+
+
+@pytest.mark.parametrize(("was", "now"), [(b'"F32"', b'"F99"'), (b'"data_offsets":[0,', b'"data_offsets":[1,')])
+def test_a_damaged_header_is_said_with_its_file(tmp_path: Path, was: bytes, now: bytes):
+    for name in "ab":
+        save_file({"w": torch.ones(2)}, tmp_path / f"{name}.safetensors")
+    file = tmp_path / "b.safetensors"
+    file.write_bytes(file.read_bytes().replace(was, now))
+    with pytest.raises(ModelNotFound, match=r"b\.safetensors is damaged.*Copy it again"):
+        Merger({n: str(tmp_path / f"{n}.safetensors") for n in "ab"})
+
+
 def test_recipes_refuse_what_is_no_number():
     with pytest.raises(MergeError, match="the weight nan of a"):
         Recipe.of("linear", {"a": float("nan"), "b": 1.0})
