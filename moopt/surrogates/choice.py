@@ -68,7 +68,10 @@ def _candidates(
     if additive and decisions > 1 and listable(space):
         options = Options(space)
         if prior is not None:
-            yield partial(LogAdditive if positive else LinearAdditive, data, options, prior)
+            if positive:
+                yield partial(LogAdditive, data, options, prior)
+            if not positive or decisions < len(space):  # what numbers bring is there without any damage
+                yield partial(LinearAdditive, data, options, prior)
         yield partial(LinearAdditive, data, options)
         yield partial(LogOfSum, data, options)
         if positive:

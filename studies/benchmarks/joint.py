@@ -47,7 +47,7 @@ def joint(seed):
     parts = {
         "merge": ModelMerge(folders, [TextLoss("loss", "mix", TRIAL)], base=base),
         "bits": BitAllocation(
-            base, bits=(3, 4, 8), objectives=["size_mb"], tie="block", sensitivity_tokens=4_096, draw=seed, **quiet
+            base, bits=(2, 3, 4, 8), objectives=["size_mb"], tie="block", sensitivity_tokens=4_096, draw=seed, **quiet
         ),
         "kv": KVCachePrecision(
             base, objectives=["kv_bytes"], groups="layers", bits=(2, 4, 8), profile_tokens=2_048, **quiet

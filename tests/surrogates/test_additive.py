@@ -158,3 +158,23 @@ def test_a_search_settles_numbers_and_decisions_together() -> None:
     study = moopt.Study("mixed", Mixed(), "qnehvi").run(trials=45)
     values = study.history.values(study.history.feasible())
     assert pareto.hypervolume(values, np.array([2.6, 330.0])) > 118  # with one process of everything 105 to 113
+
+
+def test_a_table_helps_where_numbers_bring_a_loss_without_damage() -> None:
+    """Such as the loss of a merge on a text, settled without damage first, of which a table of damages says nothing."""
+    space = Space({"a": Float(0, 1), "b": Float(0, 1), **{f"layer{i}": Ordinal(2, 3, 4) for i in range(12)}})
+    table = np.geomspace(0.003, 0.3, 12)[:, None] * np.array([1.0, 0.3, 0.0])
+
+    def drawn(n: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return np.array([space.encode(space.sample(rng)) for _ in range(n)])
+
+    def truth(codes: np.ndarray) -> np.ndarray:
+        damages = table[np.arange(12), codes[:, 2:].astype(int)].sum(axis=1)
+        return 2.5 + 0.2 * ((codes[:, 0] - 0.6) ** 2 + codes[:, 1] ** 2) + 0.8 * damages + 0.2 * damages**2
+
+    codes, new = drawn(24, 0), drawn(80, 1)
+    codes[:16, 2:] = 2
+    codes[16:, :2] = 0.6, 0.0
+    errors = fit(Data(codes, truth(codes)), space, table).mean(new) - truth(new)
+    assert np.sqrt(np.mean(errors**2)) < 0.2 * truth(new).std()
