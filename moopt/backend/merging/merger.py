@@ -192,8 +192,8 @@ def gradients(model: nn.Module) -> Iterator[None]:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of a tensor are."""
-    return math.isfinite(float(tensor.sum(dtype=torch.float64)))
+    """Whether all numbers of a tensor are: mostly told by their sum, which takes a tenth of the time."""
+    return math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _of_weights(name: str) -> bool:
