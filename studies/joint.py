@@ -31,7 +31,7 @@ problem = Joint(
 )
 
 asked.out.mkdir(parents=True, exist_ok=True)
-study = moopt.Study("joint", problem, "qnehvi", asked.out / f"{asked.tokens} tokens.journal")
+study = moopt.Study("joint", problem, "auto", asked.out / f"{asked.tokens} tokens.journal")
 study.run(trials=asked.trials)
 print(study.front().to_string(float_format="{:.4f}".format))
 print("Report:", report.write_report(study.history, asked.out / f"{asked.tokens} tokens.html"))

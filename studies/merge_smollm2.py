@@ -14,7 +14,7 @@ from moopt_problems.synthetic import tuned_texts
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--method", default="task_arithmetic", help="how: see moopt.backend.merging.METHODS")
-parser.add_argument("--algorithm", default="qnehvi")
+parser.add_argument("--algorithm", default="auto")
 parser.add_argument("--trials", type=int, default=40)
 parser.add_argument("--tokens", type=int, default=2048, help="of each kind of text, a trial")
 parser.add_argument("--out", type=Path, default=Path("runs/merge_smollm2"))
