@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moopt.algorithms import Algorithm
-from moopt.errors import AlgorithmError, CapabilityError, ProblemError, SpaceError, StudyError
-from moopt.problem import CAPABILITIES, Constraint, Objective, Problem, capabilities, is_finite, known_values
+from moopt.errors import AlgorithmError, CapabilityError, ProblemError, StudyError
+from moopt.problem import (
+    CAPABILITIES,
+    Constraint,
+    Objective,
+    Problem,
+    capabilities,
+    configurations,
+    is_finite,
+    known_values,
+)
 from moopt.space import Space
 
 LONGEST = 512
@@ -60,14 +69,12 @@ def problem(found: object) -> None:
     names = [o.name for o in found.objectives]
     if len(set(names)) != len(names):
         raise ProblemError(f"{kind} has objectives of one name: {', '.join(names)}.")
-    baselines = found.baselines()
-    if not isinstance(baselines, Mapping):
-        raise ProblemError(f"{kind}.baselines gives {baselines!r}; expected configurations by name.")
+    baselines = configurations(found, "baselines", found.baselines())
     for label, config in baselines.items():
         try:
-            known_values(found, found.space.validate(config))
-        except (SpaceError, ProblemError) as error:
-            raise type(error)(f"The baseline {label!r} of {kind}: {error}") from error
+            known_values(found, config)
+        except ProblemError as error:
+            raise ProblemError(f"{label!r} of {kind}.baselines: {error}") from error
     _first(found, baselines)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from moopt.errors import ProblemError
+from moopt.errors import ProblemError, SpaceError
 from moopt.space import Config, Space
 
 FloatArray = npt.NDArray[np.float64]
@@ -296,6 +296,25 @@ def known_values(problem: Problem, config: Config) -> dict[str, float]:
     if bad := [f"{name} = {value!r}" for name, value in found.items() if not is_finite(value)]:
         raise ProblemError(f"known gives {', '.join(bad)}; expected finite numbers.")
     return {name: float(value) for name, value in found.items()}
+
+
+def configurations(problem: Problem, method: str, given: object) -> dict[str, Config]:
+    """What a method of a problem gives by name, each as the space has it.
+
+    Raises:
+        ProblemError: it gives something else.
+        SpaceError: one is not of the space; says which.
+    """
+    kind = type(problem).__name__
+    if not isinstance(given, Mapping):
+        raise ProblemError(f"{kind}.{method} gives {given!r}; expected configurations by name.")
+    found = {}
+    for label, config in given.items():
+        try:
+            found[label] = problem.space.validate(config)
+        except SpaceError as error:
+            raise SpaceError(f"{label!r} of {kind}.{method}: {error}") from error
+    return found
 
 
 def counted(values: FloatArray, objectives: Sequence[Objective]) -> FloatArray:

@@ -12,10 +12,9 @@ import numpy as np
 from moopt.algorithms.base import Algorithm
 from moopt.algorithms.settling import Settling
 from moopt.budgets import Knapsack
-from moopt.errors import ProblemError, SpaceError
 from moopt.jobs import Failure, Job, Outcome
 from moopt.preference import Preference
-from moopt.problem import HasCosts, HasResources, HasSensitivities, Problem
+from moopt.problem import HasCosts, HasResources, HasSensitivities, Problem, configurations
 from moopt.space import Config
 
 logger = logging.getLogger("moopt")
@@ -49,7 +48,7 @@ class Opening(Algorithm):
         self._table_issued = self._table_told = False
         self._table: list[list[float]] | None = None
         self._planned: dict[tuple[Any, ...], tuple[str, Config]] = {}
-        self._baselines = _validated(problem, "baseline", problem.baselines())
+        self._baselines = configurations(problem, "baselines", problem.baselines())
         self._plan(self._baselines.items())
         self._settled = next(iter(self._baselines.values()), None)
         self._settling = self._first()
@@ -108,7 +107,7 @@ class Opening(Algorithm):
         first, problem = self.problem.first, self.problem
         if not first or self._settled is None:
             return None
-        later = _validated(problem, "later baseline", problem.later_baselines(self._settled))
+        later = configurations(problem, "later_baselines", problem.later_baselines(self._settled))
         allowed = [config for config in (self._settled, *later.values()) if self.within_known_bounds(config)]
         if not allowed:
             logger.info("%s are not settled first: no baseline is within the bounds.", ", ".join(first))
@@ -125,13 +124,12 @@ class Opening(Algorithm):
         """What a configuration costs by the problem's table; 0 without one."""
         if not isinstance(self.problem, HasCosts):
             return 0.0
-        space, costs = self.problem.space, self.problem.costs()
-        codes = (space.encode(config) - space.lower)[space.discrete].astype(int)
-        return float(costs[np.arange(len(codes)), codes].sum())
+        choice = _choice(self.problem, config)
+        return float(self.problem.costs()[np.arange(len(choice)), choice].sum())
 
     def _later(self, settled: Config) -> None:
         """Take up the baselines that go on from what was settled."""
-        found = _validated(self.problem, "later baseline", self.problem.later_baselines(settled))
+        found = configurations(self.problem, "later_baselines", self.problem.later_baselines(settled))
         self._baselines |= found
         self._plan(found.items())
 
@@ -145,25 +143,6 @@ class Opening(Algorithm):
         problem = self.problem
         wanted = problem.sensitivity is not None and bool(problem.space.discrete.any())
         return wanted and isinstance(problem, HasSensitivities) and isinstance(problem, HasCosts)
-
-
-def _validated(problem: Problem, what: str, given: object) -> dict[str, Config]:
-    """Configurations by name, or an error that says which of them is none.
-
-    Raises:
-        ProblemError: they are not given by name.
-        SpaceError: one is not of the space.
-    """
-    kind = type(problem).__name__
-    if not isinstance(given, Mapping):
-        raise ProblemError(f"{kind} gives {given!r} for its {what}s; expected configurations by name.")
-    found = {}
-    for name, config in given.items():
-        try:
-            found[name] = problem.space.validate(config)
-        except SpaceError as error:
-            raise SpaceError(f"The {what} {name!r} of {kind}: {error}") from error
-    return found
 
 
 def knapsack_baselines(
@@ -184,11 +163,7 @@ def knapsack_baselines(
 def _knapsacks(
     problem: Problem, knapsack: Knapsack, called: str, baselines: Mapping[str, Config], like: Config | None
 ) -> Iterator[tuple[str, Config]]:
-    names = discrete_names(problem)
-    priced = sorted(
-        (knapsack.cost([int(problem.space[n].encode(config[n]) - problem.space[n].lower) for n in names]), name)
-        for name, config in baselines.items()
-    )
+    priced = sorted((knapsack.cost(_choice(problem, config)), name) for name, config in baselines.items())
     budgets = {cost: f"{called} at {name}" for cost, name in priced}
     for (cost, name), (above, other) in pairwise(priced):
         budgets.setdefault((cost + above) // 2, f"{called} between {name} and {other}")
@@ -199,6 +174,13 @@ def _knapsacks(
             kept.append(budget)
     for budget in sorted(kept[2:]):
         yield budgets[budget], {**configuration(problem, knapsack.at(budget), like), **settled}
+
+
+def _choice(problem: Problem, config: Config) -> np.ndarray[Any, Any]:
+    """The option of each discrete decision in a configuration, [d]."""
+    space = problem.space
+    found: np.ndarray[Any, Any] = (space.encode(config) - space.lower)[space.discrete].astype(np.int64)
+    return found
 
 
 def discrete_names(problem: Problem) -> list[str]:

@@ -258,12 +258,13 @@ class Joint(Benched[JointWorkbench]):
 
     def _varied(self, names: Iterable[str], settled: Mapping[str, Config]) -> dict[str, Config]:
         """The baselines of some parts, all other parts as they are settled, or at what loses least."""
-        return {
-            f"{name}: {label}": self._plain({**settled, name: config})
+        plain = self._plain(settled)
+        varied = {
+            f"{name}: {label}": {**plain, **{f"{name}/{key}": value for key, value in config.items()}}
             for name in names
             for label, config in _few(self.parts[name]).items()
-            if label != _plainest(self.parts[name])[0]
         }
+        return {label: config for label, config in varied.items() if config != plain}
 
     def moves(self, config: Config, rng: np.random.Generator) -> Config:
         """A move of one part, and now and then of another too: its own where it knows some, else a step."""

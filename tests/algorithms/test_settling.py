@@ -239,8 +239,8 @@ def test_decisions_alone_keep_their_simplexes():
         ({"first": ("kind", "kind")}, "each once"),
         ({"baselines": dict}, "decisions to settle first and no baselines"),
         ({"objectives": (Objective("size", known=True),)}, "nothing that is measured"),
-        ({"later_baselines": lambda config: None}, "Mixed gives None for its later baselines"),
-        ({"later_baselines": lambda config: {"u": {"kind": "good"}}}, "The later baseline 'u' of Mixed"),
+        ({"later_baselines": lambda config: None}, r"Mixed\.later_baselines gives None"),
+        ({"later_baselines": lambda config: {"u": {"kind": "good"}}}, r"'u' of Mixed\.later_baselines"),
         (
             {"space": Space({"w": Simplex("a", "b", "c"), "w0": Ordinal(2, 4, 8)}), "first": ("w.a",)},
             "Mixed.first has a part of the simplex 'w'",
