@@ -8,7 +8,9 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -17,16 +19,30 @@ from moopt.errors import ModelNotFound
 MIXTRAL = {"block_sparse_moe": "mlp", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 GPT_NEOX = {"embed_out": "lm_head"}
 """What a family's files call modules that transformers calls otherwise."""
+TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "U8": torch.uint8}
+"""The types that are mapped here; rare ones are left to the library, which reads a header anew for every tensor."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor is: its file, its name there, its shape, and the bytes it takes."""
+    """Where a tensor is: its file, its name there, its type and shape, its first byte, and how many it takes."""
 
     file: Path
     key: str
+    type: str
     shape: tuple[int, ...]
+    start: int
     bytes: int
+
+    def mapped(self) -> Tensor:
+        """The tensor, mapped from its file; what is written to it stays in memory."""
+        dtype = TYPES.get(self.type)
+        if dtype is None or self.start % dtype.itemsize:
+            with safe_open(self.file, "pt") as file:
+                tensor: Tensor = file.get_tensor(self.key)
+                return tensor
+        until = torch.from_file(str(self.file), shared=False, size=self.start + self.bytes, dtype=torch.uint8)
+        return until[self.start :].view(dtype).reshape(self.shape)
 
 
 class Shards(Mapping[str, Tensor]):
@@ -49,10 +65,7 @@ class Shards(Mapping[str, Tensor]):
         self.places = {named(key): place for file in files for key, place in _header(file).items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        place = self.places[name]
-        with safe_open(place.file, "pt") as file:
-            tensor: Tensor = file.get_tensor(place.key)
-            return tensor
+        return self.places[name].mapped()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -72,10 +85,7 @@ def _header(file: Path) -> dict[str, Place]:
             length = struct.unpack("<Q", opened.read(8))[0]
             entries = json.loads(opened.read(min(length, size)))
         entries.pop("__metadata__", None)
-        found = {
-            key: Place(file, key, tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
-            for key, entry in entries.items()
-        }
+        found = {key: _place(file, key, entry, 8 + length) for key, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ValueError(f"{file} is no safetensors file: {error}") from error
     expected = 8 + length + sum(place.bytes for place in found.values())
@@ -86,6 +96,12 @@ def _header(file: Path) -> dict[str, Place]:
             return found
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def _place(file: Path, key: str, entry: Mapping[str, Any], data: int) -> Place:
+    """Where an entry of a header is, whose data begin at a byte of the file."""
+    first, last = entry["data_offsets"]
+    return Place(file, key, entry["dtype"], tuple(entry["shape"]), data + first, last - first)
 
 
 def of_model(folder: Path, named: Callable[[str], str] | None = None) -> Shards:

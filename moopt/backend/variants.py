@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from moopt.backend.finite import all_finite
 from moopt.backend.inputs import Inputs
 from moopt.backend.options import Option, bits_of, named, rank_of
 from moopt.backend.quantizers import Quantized, Quantizer, Repair
@@ -206,7 +207,7 @@ class Variants:
     def _finite(self, name: str) -> Tensor:
         """The original as it is stored, on the device, if it can be quantized."""
         weight = self._original(name).to(self._device)
-        if not weight.isfinite().all():
+        if not all_finite(weight):
             raise QuantizationError(f"The weights of {name} are not finite; skip the layer, or mend the model's file.")
         return weight
 

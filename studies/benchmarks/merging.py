@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -43,8 +43,12 @@ class Kept(ModelMerge):
 
     scores: ClassVar = {}
 
+    @cached_property
+    def identity(self):
+        return self.fingerprint()["identity"]
+
     def evaluate(self, config, fidelity):
-        told = json.dumps([self.fingerprint()["identity"], config, fidelity.batch], sort_keys=True)
+        told = json.dumps([self.identity, config, fidelity.batch], sort_keys=True)
         key = hashlib.sha256(told.encode()).hexdigest()
         if key not in self.scores:
             found = super().evaluate(config, fidelity)

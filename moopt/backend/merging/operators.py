@@ -25,6 +25,8 @@ COLLINEAR = 0.9995
 """From this cosine on, `slerp` interpolates linearly."""
 SMALL = 1e-8
 LEAST_NORM = 1e-7
+PIECE = 2**16
+"""Numbers that are merged at once, where each is merged by itself."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,11 @@ def merge(
 ) -> Tensor:  # fmt: skip
     """One tensor of several models, in the type of the base (of the first model, where there is no base).
 
-    One model is looked at at a time, twice where a sign is elected, so that `models` may read them when asked.
-
     Args:
         name: One of `METHODS`.
         base: The tensor of the base, of any shape; for methods that merge differences.
-        models: The models' tensors, of the same shape.
+        models: The models' tensors, of the same shape; where a method looks at whole tensors it is asked for one at a
+            time, twice if a sign is elected, so that they may be read then.
         weights: One a model. For "slerp", how far it goes is the second's share of both.
         densities: One a model, from 0 to 1: the share of its differences that is kept. 1 keeps all, undisturbed.
         draws: One a model: draws what is kept of its differences, where chance decides, the same each time.
@@ -117,16 +118,38 @@ def merge(
     method = named(name)
     if method.models not in (None, len(models)):
         raise MergeError(f"{name} merges {method.models} models; got {len(models)}.")
-    if not method.from_base:
-        merged = _slerp(models[0], models[1], *weights) if name == "slerp" else _mean(models, weights)
-        return merged.to(models[0].dtype if base is None else base.dtype)
-    if base is None:
+    if method.from_base and base is None:
         raise MergeError(f"{name} merges differences from a base; got none. Name the model that all were tuned from.")
-    start = _wide(base)
+    like = models[0] if base is None else base
+    if name == "slerp":
+        return _slerp(models[0], models[1], *weights).to(like.dtype)
+    if method.thins is not None and min(densities) < 1:
+        return _merged(method, base, models, weights, densities, draws, scale).to(like.dtype)
+    found = torch.empty_like(like, memory_format=torch.contiguous_format)
+    places = pieces(found)
+    starts = [None] * len(places) if base is None else pieces(base)
+    for place, start, *parts in zip(places, starts, *map(pieces, models), strict=True):
+        place.copy_(_merged(method, start, parts, weights, densities, draws, scale))
+    return found
+
+
+def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    """A tensor's numbers in order, so many at a time that a core's cache holds them."""
+    return torch.split(tensor.reshape(-1), PIECE)
+
+
+def _merged(
+    method: Method, base: Tensor | None, models: Sequence[Tensor], weights: Sequence[float],
+    densities: Sequence[float], draws: Sequence[Draw], scale: float,
+) -> Tensor:  # fmt: skip
+    """What a method makes of tensors or of pieces of them, in the type that they are merged in."""
+    if base is None or not method.from_base:
+        return _mean(models, weights)
+    start = wide(base)
 
     def differences() -> Iterator[Tensor]:
         for model, weight, density, draw in zip(models, weights, densities, draws, strict=True):
-            yield weight * _thinned(_wide(model) - start, method, density, draw)
+            yield _thinned(wide(model) - start, method, density, draw).mul_(weight)
 
     sign = None
     if method.elects:
@@ -140,10 +163,10 @@ def merge(
             divisor += weight * (difference != 0)
     if divisor is not None:
         total /= divisor.masked_fill_(divisor == 0, 1.0)
-    return start.add(total, alpha=scale).to(base.dtype)
+    return start.add(total, alpha=scale)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """A tensor in the type that it is merged in."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
@@ -167,7 +190,7 @@ def _thinned(difference: Tensor, method: Method, density: float, draw: Draw) -> 
 
 
 def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    total = _sum((_wide(tensor) * weight for tensor, weight in zip(tensors, weights, strict=True)), _wide(tensors[0]))
+    total = _sum((wide(tensor) * weight for tensor, weight in zip(tensors, weights, strict=True)), wide(tensors[0]))
     divisor = sum(weights)
     return total / (divisor if abs(divisor) > SMALL else 1.0)
 
@@ -179,7 +202,7 @@ def slerp_share(one: float, other: float) -> float:
 
 def _slerp(first: Tensor, second: Tensor, one: float, other: float) -> Tensor:
     """Between two tensors, along the great circle through both directions."""
-    a, b = _wide(first), _wide(second)
+    a, b = wide(first), wide(second)
     t = slerp_share(one, other)
     norms = [float(torch.linalg.vector_norm(each)) for each in (a, b)]
     directions = [each / (norm if norm > SMALL else 1.0) for each, norm in zip((a, b), norms, strict=True)]
@@ -210,11 +233,11 @@ def _top(magnitudes: Tensor, count: int) -> Tensor:
     """Where the `count` largest are; of equal ones the first."""
     if count == 0:
         return torch.zeros_like(magnitudes, dtype=torch.bool)
-    least = magnitudes.reshape(-1).kthvalue(magnitudes.numel() - count + 1).values
-    found = magnitudes > least
-    equal = (magnitudes == least).reshape(-1).nonzero()[: count - int(found.sum()), 0]
-    found.view(-1)[equal] = True
-    return found
+    flat = magnitudes.reshape(-1)
+    least = flat.kthvalue(flat.numel() - count + 1).values
+    found = flat > least
+    found[(flat == least).nonzero()[: count - int(found.sum()), 0]] = True
+    return found.reshape(magnitudes.shape)
 
 
 def _any(difference: Tensor, density: float, draw: Draw) -> Tensor:

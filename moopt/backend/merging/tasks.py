@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -273,6 +274,9 @@ class LMEval:
         direction: Which figures are better.
         unit: What it is measured in.
         folder: Where task files of one's own are, in the harness's format.
+
+    Raises:
+        MetricError: the harness is not installed.
     """
 
     name: str
@@ -283,20 +287,22 @@ class LMEval:
     unit: str = ""
     folder: str | None = None
 
+    def __post_init__(self) -> None:
+        if find_spec("lm_eval") is None:
+            raise MetricError(
+                f"The task {self.name!r} needs EleutherAI's harness, which is not installed: pip install lm-eval."
+            )
+
     def score(self, model: nn.Module, tokenizer: Any, split: str) -> Score:
         """The harness's figure.
 
         Raises:
-            MetricError: the harness is not installed, knows no such task, or its task has no such figure.
+            MetricError: the harness knows no such task, or its task has no such figure.
         """
-        try:
-            from lm_eval import simple_evaluate
-            from lm_eval.models.huggingface import HFLM
-            from lm_eval.tasks import TaskManager
-        except ModuleNotFoundError:
-            raise MetricError(
-                f"The task {self.name!r} needs EleutherAI's harness, which is not installed: pip install lm-eval."
-            ) from None
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+
         known = TaskManager(include_path=self.folder)
         if self.task not in known.all_tasks:
             where = f" or in {self.folder}" if self.folder else ""

@@ -112,6 +112,22 @@ def test_every_shape_and_density_gives_numbers(name: str, density: float, shape:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("density", [0.6, 1.0])
+def test_large_tensors_are_merged_as_small_ones_are(name: str, density: float, monkeypatch: pytest.MonkeyPatch):
+    base, models = tensors(5, count=2, shape=(9, 8))
+    turned = [models[0], models[1].T.contiguous().T]
+    whole = merged(name, base, turned, [0.3, 0.6], density)
+    monkeypatch.setattr(operators, "PIECE", 7)
+    assert torch.equal(merged(name, base, turned, [0.3, 0.6], density), whole)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_an_empty_tensor_stays_empty(name: str):
+    base, models = tensors(6, count=2, shape=(0, 3))
+    assert merged(name, base, models, [0.3, 0.6]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_results_have_the_type_of_the_base_and_are_rounded_once(name: str):
     base, models = tensors(3, count=2)
     halves = [each.bfloat16() for each in models]
