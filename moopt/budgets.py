@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moopt.errors import BudgetError
-from moopt.programmes import Programme, checked
+from moopt.programmes import Programme, checked, whole_budget
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -42,18 +42,19 @@ class Knapsack:
         self.least = int(self._floor.sum())
         self.most = self.least + int(extra.max(axis=1).sum())
 
-    def at(self, budget: int) -> IntArray:
+    def at(self, budget: float) -> IntArray:
         """The option of each decision, [decisions], that loses least within `budget`.
 
         Raises:
-            BudgetError: even the cheapest options cost more.
+            BudgetError: even the cheapest options cost more, or it is no finite number.
         """
-        if budget < self.least:
+        within = whole_budget(budget)
+        if within < self.least:
             raise BudgetError(f"Got a budget of {budget}; the cheapest configuration costs {self.least}.")
         if not self._is_tabled:
-            return Programme(self.table, {"cost": self.costs}).at({"cost": budget})
+            return Programme(self.table, {"cost": self.costs}).at({"cost": within})
         picks, _ = self._pass
-        room = (min(int(budget), self.most) - self.least) // self._unit
+        room = (min(within, self.most) - self.least) // self._unit
         choice = np.empty(len(self.table), dtype=np.int64)
         for i in range(len(self.table) - 1, -1, -1):
             choice[i] = picks[i, room]

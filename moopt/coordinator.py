@@ -30,6 +30,8 @@ from moopt.storage import StoredStudy
 
 logger = logging.getLogger("moopt")
 
+HOPELESS = 100
+"""After so many screens that failed, one after the other, a run ends: no limit of trials counts them."""
 DEATHS = 3
 """How often a candidate's evaluation may be under way when the process it runs in dies."""
 PULSE = 5.0
@@ -73,6 +75,7 @@ class Coordinator:
         self._history, self._executor, self._retries, self._watch = history, executor, retries, watch
         self._waiting: deque[_Errand] = deque()
         self._running: dict[Future[Outcome], _Errand] = {}
+        self._failing = 0
         self._beat = -math.inf
         self._interrupts, self._interruptible = 0, False
         algorithm.start(problem, seed)
@@ -294,6 +297,25 @@ class Coordinator:
             self._algorithm.tell([(job, outcome)])
         if self._watch:
             self._watch(self._history, event)
+        self._give_up(job, outcome)
+
+    def _give_up(self, job: Job, outcome: Outcome) -> None:
+        """End a run whose screens all fail, for it would go on for ever.
+
+        Raises:
+            StudyError: that is so; says how the last one failed.
+        """
+        if job.kind != "screen":
+            return
+        if not isinstance(outcome, Failure):
+            self._failing = 0
+            return
+        self._failing += 1
+        if self._failing >= HOPELESS:
+            raise StudyError(
+                f"The last {HOPELESS} screens of candidates failed, on {job.fidelity.tokens} tokens, one with: "
+                f"{outcome.message}. Mend that, or let the algorithm screen on more tokens, and run again."
+            )
 
     def _again(self, errand: _Errand, failure: Failure) -> bool:
         """Try a failed job once more on a fresh worker, if that makes sense."""

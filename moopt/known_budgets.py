@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -65,7 +65,7 @@ class Price:
         return self.knapsack.least + (Fraction(value) - low) * (self.knapsack.most - self.knapsack.least) / (high - low)
 
     def within(self, bound: float) -> int:
-        """The greatest cost at which known values are at most `bound`; the values decide, to the last digit."""
+        """The cost of the dearest configuration whose known value is at most `bound`, to the last digit."""
         if not self.cheapest <= bound <= self.dearest:
             few = "no configuration is within it" if bound < self.cheapest else "every configuration is within it"
             raise BudgetError(
@@ -76,9 +76,10 @@ class Price:
         most = min(math.floor(self.cost(bound) + rounding), self.knapsack.most)
         while most > self.knapsack.least:
             choice = self.knapsack.at(most)
+            cost = self.knapsack.cost(choice)
             if known_values(self.problem, _configuration(self.problem, choice))[self.name] <= bound:
-                return most
-            most = self.knapsack.cost(choice) - 1
+                return cost
+            most = cost - 1
         return self.knapsack.least
 
     def _shown(self, value: float) -> str:
@@ -87,20 +88,28 @@ class Price:
 
 
 def checked(budgets: Mapping[str, object]) -> dict[str, list[float]]:
-    """Bounds by name as they are kept: lists of floats; a single number is a list of one.
+    """Bounds by name as they are kept: lists of floats, rising, equal ones once; a single number is a list of one.
 
     Raises:
         BudgetError: a bound is no finite number, or there is none.
     """
     found: dict[str, list[float]] = {}
     for name, given in budgets.items():
-        several: list[Any] = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+        several = _listed(given)
         if not several or not all(is_finite(bound) and not isinstance(bound, bool) for bound in several):
             raise BudgetError(f"The budgets of {name!r} are {given!r}; expected numbers, such as [3.0, 4.0].")
-        found[str(name)] = [float(bound) for bound in several]
+        found[str(name)] = sorted({float(bound) for bound in several})
     if not found:
         raise BudgetError("The budgets are empty; expected bounds by the name of a known objective, such as size_mb.")
     return found
+
+
+def _listed(given: Any) -> list[Any]:
+    """What is in a list, an array or the like; anything else alone."""
+    try:
+        return [given] if isinstance(given, str) else list(given)
+    except TypeError:
+        return [given]
 
 
 def _price(problem: Problem, name: str) -> Price:

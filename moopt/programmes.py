@@ -5,11 +5,15 @@ With one resource and no ties it is a knapsack: `moopt.budgets` answers all budg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from contextlib import suppress
+from numbers import Real
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import block_diag
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
@@ -23,14 +27,17 @@ LARGEST_LOSS = 1000.0
 """What the losses are scaled to: HiGHS stops within an absolute gap of 1e-6."""
 INFEASIBLE = 2
 """What scipy's `milp` calls a programme without a solution."""
+BASE = 1000
+"""In which large costs are added up: HiGHS tells sums apart by a millionth of their largest term."""
+MOST_UNITS = 2**53
+"""What all decisions may cost together, so that sums of 64 bits stay exact."""
 
 
 class Programme:
     """One option a decision, least total loss, every resource within its budget, tied decisions alike.
 
-    HiGHS works in floating point. What it finds is checked in integers, so that a budget is never exceeded. It is the
-    best to a billionth of the losses' range, where no option takes more than some 100,000 units (common factor) of a
-    resource; where they take more, to HiGHS's tolerance, a millionth of them.
+    HiGHS works in floating point. What it finds is checked in integers, so that a budget is never exceeded, and solved
+    again digit by digit where it would be. It is the best to a billionth of the losses' range.
 
     Args:
         table: The loss of each option, [decisions, options]; inf where there is none.
@@ -40,7 +47,8 @@ class Programme:
             layers whose outputs a residual connection adds.
 
     Raises:
-        BudgetError: shapes that differ, NaN, costs that are not whole, or a decision without an option.
+        BudgetError: shapes that differ, NaN, costs that are not whole or too large to be added up, ties that are no
+            rows, or a decision without an option.
     """
 
     def __init__(
@@ -78,7 +86,8 @@ class Programme:
             raise BudgetError(
                 f"Got budgets of {', '.join(budgets)}; expected one of each: {', '.join(self.resources)}."
             )
-        rooms = (np.array([int(budgets[name]) for name in self.resources]) - self._least) // self._units
+        asked = np.array([whole_budget(budgets[name], f" of {name}") for name in self.resources], dtype=object)
+        rooms = (np.clip(asked, self._least - 1, self._most).astype(np.int64) - self._least) // self._units
         choice = solve(self._losses, self._extra, rooms)
         if choice is None:
             raise BudgetError(self._refusal(budgets, rooms))
@@ -116,34 +125,55 @@ def solve(losses: FloatArray, extra: IntArray, rooms: IntArray) -> IntArray | No
         extra: What each option takes of each resource above the decision's cheapest, [resources, decisions, options].
         rooms: How much of each resource may be taken, [resources].
     """
+    if not len(losses):
+        return np.zeros(0, dtype=np.int64) if (rooms >= 0).all() else None
     allowed = np.isfinite(losses) & (extra <= rooms[:, None, None]).all(axis=0)
     if not allowed.any(axis=1).all():
         return None
     rows, options = np.nonzero(allowed)
     worse = (losses - np.where(allowed, losses, np.inf).min(axis=1, keepdims=True))[rows, options]
     takes = extra[:, rows, options]
-    scales = np.maximum(takes.max(axis=1), 1)
-    one_each = LinearConstraint(csr_array((np.ones(len(rows)), (rows, np.arange(len(rows))))), 1, 1)
-    limits, factor = rooms.copy(), 1
-    while True:
-        found = milp(
-            worse * (LARGEST_LOSS / (worse.max() or 1.0)),
-            integrality=np.ones(len(rows)),
-            bounds=Bounds(0, 1),
-            constraints=[one_each, LinearConstraint(takes / scales[:, None], -np.inf, limits / scales)],
-            options={"mip_rel_gap": 0.0},
-        )
-        if found.status == INFEASIBLE:
-            return None
-        if found.x is None:
-            raise BudgetError(f"HiGHS found no allocation: {found.message}")
-        choice = np.empty(len(losses), dtype=np.int64)
-        taken = found.x > 0.5
-        choice[rows[taken]] = options[taken]
-        over = np.maximum(takes[:, taken].sum(axis=1) - rooms, 0)
-        if not over.any():
-            return choice
-        limits, factor = limits - factor * over, 2 * factor  # over within HiGHS's tolerance: again, with less room
+    sums, most = _by_digits(takes, rooms)
+    carries = sums.shape[1] - len(rows)
+    one_each = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=(len(losses), sums.shape[1]))
+    found = milp(
+        np.pad(worse * (LARGEST_LOSS / (worse.max() or 1.0)), (0, carries)),
+        integrality=np.ones(sums.shape[1]),
+        bounds=Bounds(0, np.repeat([1, np.inf], [len(rows), carries])),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(sums, -np.inf, most)],
+        options={"mip_rel_gap": 0.0},
+    )
+    if found.status == INFEASIBLE:
+        return None
+    if found.x is None:
+        raise BudgetError(f"HiGHS found no allocation: {found.message}")
+    taken = found.x[: len(rows)] > 0.5
+    choice = np.empty(len(losses), dtype=np.int64)
+    choice[rows[taken]] = options[taken]
+    if (takes[:, taken].sum(axis=1) > rooms).any():
+        raise BudgetError("HiGHS found no allocation that keeps the budgets to the unit; give costs in coarser units.")
+    return choice
+
+
+def _by_digits(takes: IntArray, rooms: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Limits whose numbers are all small, that options keep if and only if they keep the rooms.
+
+    Each resource is added up digit by digit, with what is carried to the next one as a further variable.
+
+    Returns:
+        What each option, [..., :n], and each carry takes, [digits of all resources, n + carries], and at most may.
+    """
+    digits, carries, most = list[FloatArray](), list[FloatArray](), list[int]()
+    for row, room in zip(takes, np.minimum(rooms, takes.sum(axis=1)), strict=True):
+        count = 1 + int(math.log(max(int(row.max(initial=0)), 1), BASE))
+        powers = BASE ** np.arange(count)
+        of_row, of_room = row // powers[:, None], room // powers
+        of_row[:-1] %= BASE
+        of_room[:-1] %= BASE
+        digits.append(of_row)
+        carries.append(np.eye(count, count - 1, -1) - BASE * np.eye(count, count - 1))
+        most += of_room.tolist()
+    return np.hstack([np.vstack(digits), block_diag(*carries)]), np.array(most, dtype=float)
 
 
 def checked(table: npt.ArrayLike, costs: npt.ArrayLike) -> tuple[FloatArray, IntArray]:
@@ -152,28 +182,48 @@ def checked(table: npt.ArrayLike, costs: npt.ArrayLike) -> tuple[FloatArray, Int
     Raises:
         BudgetError: shapes that differ, NaN, or costs that are not whole numbers.
     """
-    losses, given = np.array(table, dtype=float), np.array(costs)
+    losses, given = _numbers("table", table), _numbers("costs", costs)
     if losses.shape != given.shape or losses.ndim != 2:
         raise BudgetError(
             f"Got a table of shape {losses.shape} and costs of shape {given.shape}; expected both [decisions, options]."
         )
-    whole = given.astype(np.int64)
-    if (whole != given).any():
-        raise BudgetError(
-            f"Got the cost {given[whole != given][0]}; expected whole numbers, in a finer unit if need be."
-        )
+    if (odd := given[~(np.isfinite(given) & (given == np.floor(given)))]).size:
+        raise BudgetError(f"Got the cost {odd[0]}; expected whole numbers, in a finer unit if need be.")
+    if given.max(initial=0) * len(given) >= MOST_UNITS:
+        raise BudgetError(f"Got the cost {given.max()}, too large to be added up; expected costs in a coarser unit.")
+    whole = np.array(costs).astype(np.int64)
     if np.isnan(losses).any():
         raise BudgetError("The table has NaN in it; expected losses, or inf where there is no option.")
     losses[(whole < 0) | np.isinf(losses)] = np.inf
     return losses, whole
 
 
+def whole_budget(given: object, of: str = "") -> int:
+    """The whole number that a budget comes to, rounded down.
+
+    Raises:
+        BudgetError: it is no finite number.
+    """
+    with suppress(OverflowError, ValueError):
+        if isinstance(given, Real) and not isinstance(given, bool):
+            return cast(int, math.floor(given))
+    raise BudgetError(f"Got the budget {given!r}{of}; expected a finite number, in the unit of the costs.")
+
+
+def _numbers(name: str, given: npt.ArrayLike) -> FloatArray:
+    try:
+        return np.array(given, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise BudgetError(f"The {name} cannot be read as numbers: {error}; expected [decisions, options].") from None
+
+
 def _groups(decisions: int, ties: Sequence[Sequence[int]]) -> IntArray:
     """The group that each decision is in, [decisions], numbered from 0."""
     labels = np.arange(decisions)
     for tie in ties:
-        rows = np.asarray(tie, dtype=np.int64)
-        if rows.ndim != 1 or not rows.size or rows.min() < 0 or rows.max() >= decisions:
+        rows = np.asarray(tie)
+        whole = np.issubdtype(rows.dtype, np.integer) and rows.ndim == 1 and rows.size
+        if not whole or rows.min() < 0 or rows.max() >= decisions:
             raise BudgetError(f"Got the tie {tie!r}; expected rows of decisions, 0 to {decisions - 1}.")
         labels[np.isin(labels, labels[rows])] = labels[rows].min()
     groups: IntArray = np.unique(labels, return_inverse=True)[1].astype(np.int64)

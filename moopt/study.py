@@ -297,10 +297,10 @@ class Study:
         coordinator, ended = None, "failed"
         self.began = False
         try:
-            self.storage.open(own=self.name)
             self.settle(trials)
             opening = Opening(self.algorithm, self.preference)
-            opening.start(self.problem, self.seed)  # what cannot be searched is refused before it is stored
+            opening.start(self.problem, self.seed)  # what cannot be searched is refused before anything is written
+            self.storage.open(own=self.name)
             stored = self._stored()
             stored.begin()
             self._history, self._runs = stored.history(), True

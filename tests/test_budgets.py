@@ -75,6 +75,12 @@ def test_a_budget_nothing_meets_is_refused():
         Knapsack([[0.0, 1.0]], [[5, 3]]).at(2)
 
 
+@pytest.mark.parametrize("budget", ["x", None, float("nan"), float("inf"), True])
+def test_a_budget_that_is_no_number_is_refused(budget):
+    with pytest.raises(BudgetError, match="expected a finite number"):
+        Knapsack([[0.0, 1.0]], [[5, 3]]).at(budget)
+
+
 @pytest.mark.parametrize(
     ("table", "costs", "message"),
     [

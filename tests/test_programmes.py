@@ -97,6 +97,40 @@ def test_costs_as_fine_as_bytes_and_nanoseconds_are_never_exceeded(decisions):
     assert found["bytes"] > 0.9 * budgets["bytes"]
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 10**7))
+@settings(max_examples=60, deadline=None)
+def test_options_that_differ_by_units_of_hundreds_of_millions_are_told_apart(seed, apart):
+    rng = np.random.default_rng(seed)
+    base = rng.integers(10**8, 10**9, 5)
+    ns = np.stack([base, base + rng.integers(0, apart, 5), 2 * base + rng.integers(0, apart, 5)], axis=1)
+    table, resources = rng.random((5, 3)) - np.arange(3), {"ns": ns, "bytes": rng.integers(0, 5, (5, 3))}
+    programme = Programme(table, resources)
+    budgets = programme.costs(rng.integers(0, 3, 5))
+    choice = programme.at(budgets)
+    assert within(programme.costs(choice), budgets)
+    kept = [loss for _, loss, takes in feasible(table, resources, ()) if within(takes, budgets)]
+    assert total(table, choice) == pytest.approx(min(kept), abs=1e-6)
+
+
+def test_nothing_to_decide_takes_nothing():
+    assert Programme(np.zeros((0, 2)), {"bytes": np.zeros((0, 2), int)}).at({"bytes": 0}).tolist() == []
+
+
+@pytest.mark.parametrize("budget", ["x", None, float("nan"), float("inf"), True])
+def test_budgets_that_are_no_numbers_are_refused(budget):
+    with pytest.raises(BudgetError, match="of bytes; expected a finite number"):
+        Programme([[1.0]], {"bytes": [[1]]}).at({"bytes": budget})
+
+
+def test_budgets_beyond_all_costs_bind_nothing_and_fractions_are_rounded_down():
+    programme = Programme([[1.0, 0.0]], {"bytes": [[1, 3]]})
+    assert [programme.at({"bytes": b}).tolist() for b in (10**30, 3.0, 2.9)] == [[1], [1], [0]]
+    with pytest.raises(BudgetError, match="Got bytes <= -1"):
+        programme.at({"bytes": -1})
+    with pytest.raises(BudgetError, match="bytes takes 1 to 3"):
+        programme.at({"bytes": -(10**30)})
+
+
 @pytest.mark.parametrize(
     ("table", "resources", "ties", "message"),
     [
@@ -107,6 +141,13 @@ def test_costs_as_fine_as_bytes_and_nanoseconds_are_never_exceeded(decisions):
         ([[1.0], [1.0]], {"bytes": [[1], [-1]]}, (), "decision 1;"),
         ([[1.0, 2.0]] * 2, {"bytes": [[1, -1], [-1, 1]]}, [(0, 1)], "decision 0, 1;"),
         ([[1.0]], {"bytes": [[1]]}, [(0, 1)], "rows of decisions, 0 to 0"),
+        ([[1.0]], {"bytes": [[1]]}, [("a",)], "rows of decisions, 0 to 0"),
+        ([[1.0]], {"bytes": [[1]]}, [(0.5,)], "rows of decisions, 0 to 0"),
+        ([["a"]], {"bytes": [[1]]}, (), "table cannot be read as numbers"),
+        ([[1.0]], {"bytes": [["a"]]}, (), "costs cannot be read as numbers"),
+        ([[1.0, 2.0], [1.0]], {"bytes": [[1]]}, (), "table cannot be read as numbers"),
+        ([[1.0]], {"bytes": [[float("nan")]]}, (), "cost nan; expected whole numbers"),
+        ([[1.0]] * 2, {"bytes": [[2**62]] * 2}, (), "too large to be added up"),
     ],
 )
 def test_programmes_that_make_no_sense_are_refused(table, resources, ties, message):

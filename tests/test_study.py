@@ -14,6 +14,7 @@ from moopt import pareto
 from moopt.algorithms import NSGA2, QNEHVI, EvoPress, OptunaSampler, Random, SequentialKnapsack
 from moopt.errors import (
     AlgorithmError,
+    BudgetError,
     CapabilityError,
     MooptError,
     NoFeasibleTrial,
@@ -538,6 +539,14 @@ def test_auto_takes_what_searches_at_budgets(tmp_path: Path):
 def test_budgets_that_cannot_be_are_refused_at_once(arguments: dict, error: type[Exception], match: str):
     with pytest.raises(error, match=match):
         moopt.Study(**{"name": "s", "problem": BitToy(8), "budgets": {"size": 130}, **arguments})
+
+
+@pytest.mark.parametrize("file", ["a.journal", "sqlite:///{}/a.db"])
+def test_a_search_that_is_refused_leaves_no_file(tmp_path: Path, file: str):
+    study = moopt.Study("s", BitToy(8), storage=str(tmp_path / file.format(tmp_path)), budgets={"size": 1e9})
+    with pytest.raises(BudgetError, match="every configuration is within it"):
+        study.run(5)
+    assert not list(tmp_path.iterdir())
 
 
 def test_auto_decides_by_the_trials_even_if_it_was_looked_at_before():

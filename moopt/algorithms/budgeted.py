@@ -32,8 +32,8 @@ class Budgeted(Algorithm):
 
     Args:
         budgets: Upper bounds on known objectives, such as {"size_mb": [80, 88]}, or costs in the unit of
-            `problem.costs()`; None: the costs of the problem's baselines. Where a bound leaves the cheapest or the
-            dearest configuration no choice, that one is evaluated and nothing is searched.
+            `problem.costs()`; None: the costs of the problem's baselines. One of several that leaves the cheapest or
+            the dearest configuration alone has that one evaluated; there is nothing to search there.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"costs"})
@@ -49,7 +49,7 @@ class Budgeted(Algorithm):
         if isinstance(budgets, Mapping):
             self.budgets = known_budgets.checked(budgets)
         else:
-            self.budgets = None if budgets is None else [positive("a budget", b) for b in budgets]
+            self.budgets = None if budgets is None else sorted({positive("a budget", b) for b in budgets})
 
     def start(self, problem: Problem, seed: int) -> None:
         super().start(problem, seed)
@@ -73,28 +73,30 @@ class Budgeted(Algorithm):
 
     def _chosen_budgets(self, problem: Problem) -> list[int]:
         """The costs to search at, strictly between the cheapest and the dearest configuration."""
-        knapsack = Knapsack(-self._costs, self._costs)
+        knapsack, mine = Knapsack(-self._costs, self._costs), type(self).__name__
+        least, most = knapsack.least, knapsack.most
         given = self.budgets
         if given is None:
-            given = sorted({self._cost(config) for config in problem.baselines().values()})
-        elif isinstance(given, dict):
-            given = known_budgets.amounts(problem, given)
-            ends = [self._configuration(knapsack.at(b)) for b in given if b in (knapsack.least, knapsack.most)]
+            found = sorted({self._cost(config) for config in problem.baselines().values()})
+        else:
+            found = known_budgets.amounts(problem, given) if isinstance(given, dict) else given
+            if outside := [b for b in found if not least <= b <= most]:
+                raise AlgorithmError(
+                    f"{mine} has the budgets {outside}; expected costs between {least}, of the cheapest configuration, "
+                    f"and {most}, of the dearest."
+                )
+            ends = [self._configuration(knapsack.at(b)) for b in found if b in (least, most)]
             self._ends = [config for config in ends if self.within_known_bounds(config)]
-        found = sorted({b for b in given if knapsack.least < b < knapsack.most})
-        if not found and self.budgets is None:
-            between = np.linspace(knapsack.least, knapsack.most, BUDGETS + 2)[1:-1]
-            found = sorted({int(b) for b in between if knapsack.least < int(b)})
-        if not found and isinstance(self.budgets, dict):
+        between = [b for b in found if least < b < most]
+        if not between and given is None:
+            evenly = np.linspace(least, most, BUDGETS + 2)[1:-1]
+            between = sorted({int(b) for b in evenly if least < int(b)})
+        if not between:
             raise AlgorithmError(
-                f"{type(self).__name__} has nothing to search: within {self.budgets} are the cheapest or the dearest "
-                "configuration alone; expected a budget between them."
+                f"{mine} has nothing to search: within {given} is the cheapest or the dearest configuration "
+                f"alone; expected a budget that leaves others a choice. They cost {least} and {most}."
             )
-        if not found:
-            raise AlgorithmError(
-                f"{type(self).__name__} has no budget between {knapsack.least} and {knapsack.most}; got {given}."
-            )
-        return found
+        return between
 
     def within_known_bounds(self, config: Config) -> bool:
         """Whether a candidate costs no more than the largest budget that was given, beside what is known otherwise."""

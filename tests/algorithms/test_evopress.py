@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import moopt
 from moopt.algorithms import EvoPress
 from moopt.algorithms.switches import Switches
-from moopt.errors import AlgorithmError
+from moopt.errors import AlgorithmError, StudyError
 from moopt.jobs import Job
 from moopt.testing.algorithms import drive, replays
 from moopt.testing.landscapes import Landscape, Sequences
@@ -134,10 +134,12 @@ def test_where_no_screen_can_be_had_the_parent_stays() -> None:
             return super().evaluate(config, fidelity)
 
     algorithm = EvoPress([40], offspring=4)
-    history = moopt.Study("s", Failing(), algorithm).run(tokens=600).history
+    history = moopt.Study("s", Failing(), algorithm).run(tokens=150).history
     assert {t.label for t in history.trials if t.state == "complete"} == {f"uniform-{b}" for b in Sequences.bits}
     assert algorithm._lanes[0].parent is not None
     assert algorithm._lanes[0].parent.label == "uniform-4"
+    with pytest.raises(StudyError, match=r"The last 100 screens of candidates failed, on .* tokens, .* with: .*no"):
+        moopt.Study("s", Failing(), EvoPress([40], offspring=4)).run(trials=40)
 
 
 def test_a_candidate_that_cannot_be_screened_is_pruned_and_the_search_goes_on() -> None:

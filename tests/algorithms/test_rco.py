@@ -87,7 +87,7 @@ def test_it_says_about_how_many_gradients_it_will_take() -> None:
 def test_what_it_cannot_search_is_refused() -> None:
     with pytest.raises(CapabilityError, match=r"RCO needs what Landscape lacks: costs .*gradient"):
         moopt.Study("toy", Landscape(), "rco")
-    with pytest.raises(AlgorithmError, match="RCO has no budget between"):
+    with pytest.raises(AlgorithmError, match=r"RCO has the budgets \[1\]; expected costs between"):
         moopt.Study("toy", BitToy(8), RCO(budgets=[1])).run(5)
     with pytest.raises(AlgorithmError, match="expected 0 < cold <= hot"):
         RCO(hot=0.1, cold=1.0)

@@ -108,7 +108,7 @@ def test_the_table_fills_the_budgets_between_baselines_before_any_step() -> None
 def test_what_it_cannot_search_is_refused() -> None:
     with pytest.raises(CapabilityError, match=r"SequentialKnapsack needs what Landscape lacks: costs .*gradient"):
         moopt.Study("toy", Landscape(), "sequential-knapsack")
-    with pytest.raises(AlgorithmError, match="has no budget between"):
+    with pytest.raises(AlgorithmError, match=r"has the budgets \[1\]; expected costs between"):
         moopt.Study("toy", BitToy(8), SequentialKnapsack(budgets=[1])).run(5)
     with pytest.raises(AlgorithmError, match="tokens is 0; expected a whole number above 0"):
         SequentialKnapsack(tokens=0)
