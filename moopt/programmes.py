@@ -205,7 +205,7 @@ def whole_budget(given: object, of: str = "") -> int:
         BudgetError: it is no finite number.
     """
     with suppress(OverflowError, ValueError):
-        if isinstance(given, Real) and not isinstance(given, bool):
+        if not isinstance(given, bool) and isinstance(given, Real):
             return cast(int, math.floor(given))
     raise BudgetError(f"Got the budget {given!r}{of}; expected a finite number, in the unit of the costs.")
 
