@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 import moopt
-from moopt.backend.merging import METHODS, Merger, Recipe
+from moopt.backend.merging import METHODS, Merger, Recipe, operators
 from moopt.backend.metrics import CallableMetric
 from moopt_problems import ModelMerge
 
@@ -78,11 +78,9 @@ def ran(text: str, place: Path) -> dict[str, Tensor]:
 
 
 def fixed(probabilities: Tensor, *, generator: Any = None) -> Tensor:
-    """Draws that depend on nothing but the probabilities: the same mask for both."""
-    seed = int(probabilities.double().sum() * 1e6) + probabilities.numel()
-    return (torch.rand(probabilities.shape, generator=torch.Generator().manual_seed(seed)) < probabilities).to(
-        probabilities.dtype
-    )
+    """Draws that depend on nothing but the probabilities and their number: the same mask for both."""
+    uniform = torch.rand(probabilities.shape, generator=torch.Generator().manual_seed(probabilities.numel()))
+    return (uniform < probabilities).to(probabilities.dtype)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -90,7 +88,8 @@ def test_tensors_are_those_of_mergekit(
     method: str, family: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     members = {n: WEIGHTS[n] for n in "ab"} if METHODS[method].models == 2 else WEIGHTS
-    monkeypatch.setattr(torch, "bernoulli", fixed)
+    monkeypatch.setattr(torch, "bernoulli", fixed)  # theirs
+    monkeypatch.setattr(operators, "seeded", lambda seed: lambda: fixed)
     theirs = of_mergekit(method, family, members, tmp_path)
     base = family["base"] if METHODS[method].from_base else None
     merger = Merger({name: family[name] for name in members}, base)

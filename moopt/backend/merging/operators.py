@@ -5,17 +5,23 @@ The methods and their defaults are those of mergekit 0.1.5, so that results can 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from moopt.errors import MergeError
 
-Draw = Callable[[Tensor], Tensor]
-"""From probabilities, of any shape, ones and zeros drawn with them."""
+Draw = Callable[[], Callable[[Tensor], Tensor]]
+"""Begins to draw, each time the same: from probabilities of any shape, one piece after the other, where ones fell."""
+Keeps = Callable[[Tensor], Tensor]
+"""From one piece of a difference after the other, where it is kept."""
+Magnitudes = npt.NDArray[Any]
 
 GAMMA = 0.01
 """The share of the largest differences that Breadcrumbs drops."""
@@ -102,14 +108,16 @@ def merge(
 ) -> Tensor:  # fmt: skip
     """One tensor of several models, in the type of the base (of the first model, where there is no base).
 
+    It is made piece by piece, so that beside the result there is at most a copy or two of one tensor, however many
+    models there are, if those are mapped from files.
+
     Args:
         name: One of `METHODS`.
         base: The tensor of the base, of any shape; for methods that merge differences.
-        models: The models' tensors, of the same shape; where a method looks at whole tensors it is asked for one at a
-            time, twice if a sign is elected, so that they may be read then.
+        models: The models' tensors, of the same shape.
         weights: One a model. For "slerp", how far it goes is the second's share of both.
         densities: One a model, from 0 to 1: the share of its differences that is kept. 1 keeps all, undisturbed.
-        draws: One a model: draws what is kept of its differences, where chance decides, the same each time.
+        draws: One a model: draws what is kept of its differences, where chance decides.
         scale: What the merged difference is multiplied by.
 
     Raises:
@@ -123,47 +131,62 @@ def merge(
     like = models[0] if base is None else base
     if name == "slerp":
         return _slerp(models[0], models[1], *weights).to(like.dtype)
-    if method.thins is not None and min(densities) < 1:
-        return _merged(method, base, models, weights, densities, draws, scale).to(like.dtype)
     found = torch.empty_like(like, memory_format=torch.contiguous_format)
-    places = pieces(found)
-    starts = [None] * len(places) if base is None else pieces(base)
-    for place, start, *parts in zip(places, starts, *map(pieces, models), strict=True):
-        place.copy_(_merged(method, start, parts, weights, densities, draws, scale))
+    if base is None or not method.from_base:
+        for place, *parts in zip(pieces(found), *map(pieces, models), strict=True):
+            place.copy_(_mean(parts, weights))
+        return found
+    kept = [_kept(base, *each, method) for each in zip(models, densities, draws, strict=True)]
+    rows = method.thins == "ranked"
+    for place, start, *differences in zip(pieces(found, rows), pieces(base, rows), *kept, strict=True):
+        place.copy_(wide(start).add(_added(differences, weights, method), alpha=scale))
     return found
 
 
-def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-    """A tensor's numbers in order, so many at a time that a core's cache holds them."""
-    return torch.split(tensor.reshape(-1), PIECE)
+def pieces(tensor: Tensor, rows: bool = False) -> tuple[Tensor, ...]:
+    """A tensor's numbers in order, so many at a time that a core's cache holds them; with `rows` whole rows of it."""
+    if not rows:
+        return torch.split(tensor.reshape(-1), PIECE)
+    matrix = tensor if tensor.dim() > 1 else tensor.reshape(1, -1)
+    return torch.split(matrix, max(1, PIECE * len(matrix) // max(matrix.numel(), 1)))
 
 
-def _merged(
-    method: Method, base: Tensor | None, models: Sequence[Tensor], weights: Sequence[float],
-    densities: Sequence[float], draws: Sequence[Draw], scale: float,
-) -> Tensor:  # fmt: skip
-    """What a method makes of tensors or of pieces of them, in the type that they are merged in."""
-    if base is None or not method.from_base:
-        return _mean(models, weights)
-    start = wide(base)
+def _added(differences: Sequence[Tensor], weights: Sequence[float], method: Method) -> Tensor:
+    """The weighted sum of differences, which are overwritten."""
+    for difference, weight in zip(differences, weights, strict=True):
+        difference.mul_(weight)
+    if method.elects:
+        sign = torch.where(_sum(differences) >= 0, 1.0, -1.0)
+        for difference in differences:
+            difference.mul_(difference.sign() == sign)
+    total = _sum(differences)
+    if method.normalizes:
+        divisor = _sum([weight * (each != 0) for each, weight in zip(differences, weights, strict=True)])
+        total /= divisor.masked_fill_(divisor == 0, 1.0)
+    return total
+
+
+def _kept(base: Tensor, model: Tensor, density: float, draw: Draw, method: Method) -> Iterator[Tensor]:
+    """What a method keeps of a model's difference from the base, piece by piece; it may look at the whole first."""
+    thins, rows = None if density >= 1 else method.thins, method.thins == "ranked"
 
     def differences() -> Iterator[Tensor]:
-        for model, weight, density, draw in zip(models, weights, densities, draws, strict=True):
-            yield _thinned(wide(model) - start, method, density, draw).mul_(weight)
+        return (wide(part) - wide(start) for part, start in zip(pieces(model, rows), pieces(base, rows), strict=True))
 
-    sign = None
-    if method.elects:
-        sign = torch.where(_sum(differences(), start) >= 0, 1.0, -1.0).to(start.dtype)
-    total, divisor = torch.zeros_like(start), torch.zeros_like(start) if method.normalizes else None
-    for difference, weight in zip(differences(), weights, strict=True):
-        if sign is not None:
-            difference.mul_(difference.sign() == sign)
-        total += difference
-        if divisor is not None:
-            divisor += weight * (difference != 0)
-    if divisor is not None:
-        total /= divisor.masked_fill_(divisor == 0, 1.0)
-    return start.add(total, alpha=scale)
+    if thins is None:
+        yield from differences()
+        return
+    factor = 1.0
+    if method.rescales:
+        before = after = 0.0
+        keeps = _THIN[thins](differences(), density, draw)
+        for difference in differences():
+            before += float(difference.abs().sum())
+            after += float(difference.mul_(keeps(difference)).abs().sum())
+        factor = 1.0 if min(before, after) < LEAST_NORM else before / after
+    keeps = _THIN[thins](differences(), density, draw)
+    for difference in differences():
+        yield difference.mul_(keeps(difference)).mul_(factor)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -171,26 +194,17 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _sum(tensors: Iterable[Tensor], like: Tensor) -> Tensor:
-    total = torch.zeros_like(like)
-    for each in tensors:
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum of one tensor or more."""
+    first, *others = tensors
+    total = first.clone()
+    for each in others:
         total += each
     return total
 
 
-def _thinned(difference: Tensor, method: Method, density: float, draw: Draw) -> Tensor:
-    """What a method keeps of a difference."""
-    if method.thins is None or density >= 1:
-        return difference
-    kept = difference * _THIN[method.thins](difference, density, draw)
-    if not method.rescales:
-        return kept
-    before, after = difference.abs().sum(), kept.abs().sum()
-    return kept if min(before, after) < LEAST_NORM else kept.mul_(before / after)
-
-
 def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    total = _sum((wide(tensor) * weight for tensor, weight in zip(tensors, weights, strict=True)), wide(tensors[0]))
+    total = _sum([wide(tensor) * weight for tensor, weight in zip(tensors, weights, strict=True)])
     divisor = sum(weights)
     return total / (divisor if abs(divisor) > SMALL else 1.0)
 
@@ -213,51 +227,89 @@ def _slerp(first: Tensor, second: Tensor, one: float, other: float) -> Tensor:
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
 
 
-def _largest(difference: Tensor, density: float, draw: Draw) -> Tensor:
+def _largest(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
     """Where the largest are, at least one."""
-    return _top(difference.abs(), max(1, int(density * difference.numel())) if density > 0 else 0)
+    magnitudes = _magnitudes(differences)
+    top = _Top(magnitudes, max(1, int(density * len(magnitudes))) if density > 0 else 0)
+    return lambda difference: top.of(difference.abs())
 
 
-def _between(difference: Tensor, density: float, draw: Draw) -> Tensor:
+def _between(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
     """Where the largest are that are not among the share `GAMMA` of the very largest.
 
     Where fewer than that are dropped in all, only the very largest are.
     """
-    count, magnitudes = difference.numel(), difference.abs()
+    magnitudes = _magnitudes(differences)
+    count = len(magnitudes)
     kept = int(density * count)
     dropped = min(int(GAMMA * count), count - kept)
-    return _top(magnitudes, dropped + kept) & ~_top(magnitudes, dropped)
+    large, largest = _Top(magnitudes, dropped + kept), _Top(magnitudes, dropped)
+    return lambda difference: large.of(difference.abs()) & ~largest.of(difference.abs())
 
 
-def _top(magnitudes: Tensor, count: int) -> Tensor:
-    """Where the `count` largest are; of equal ones the first."""
-    if count == 0:
-        return torch.zeros_like(magnitudes, dtype=torch.bool)
-    flat = magnitudes.reshape(-1)
-    least = flat.kthvalue(flat.numel() - count + 1).values
-    found = flat > least
-    found[(flat == least).nonzero()[: count - int(found.sum()), 0]] = True
-    return found.reshape(magnitudes.shape)
+def _any(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
+    """Anywhere."""
+    drawn = draw()
+    return lambda difference: drawn(torch.full_like(difference, density))
 
 
-def _any(difference: Tensor, density: float, draw: Draw) -> Tensor:
-    return draw(torch.full_like(difference, density))
-
-
-def _ranked(difference: Tensor, density: float, draw: Draw) -> Tensor:
+def _ranked(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
     """Drawn with probabilities that rise with the rank in a row, by `EPSILON` on either side of the density."""
     if density <= 0:
-        return torch.zeros_like(difference)
-    rows = difference if difference.dim() > 1 else difference.reshape(1, -1)
-    ranks = rows.abs().argsort(dim=1).argsort(dim=1).to(difference.dtype)
-    share = ranks / ranks.amax(dim=1, keepdim=True).clamp_min(1)
-    epsilon = min(EPSILON, 0.999 * density, 0.999 * (1 - density))
-    return draw((density - epsilon) + share * 2 * epsilon).reshape(difference.shape)
+        return torch.zeros_like
+    drawn, epsilon = draw(), min(EPSILON, 0.999 * density, 0.999 * (1 - density))
+
+    def keeps(difference: Tensor) -> Tensor:
+        order = np.argsort(difference.abs().cpu().numpy(), axis=1)
+        share = np.linspace(0.0, 1.0, order.shape[1]).reshape(-1, *[1] * (order.ndim - 2))
+        probabilities = np.empty_like(order, dtype=share.dtype)
+        np.put_along_axis(probabilities, order, (density - epsilon) + share[None] * 2 * epsilon, axis=1)
+        return drawn(torch.from_numpy(probabilities).to(difference))
+
+    return keeps
 
 
 _THIN = {"magnitude": _largest, "random": _any, "outliers": _between, "ranked": _ranked}
 
 
+class _Top:
+    """Where the `count` largest of all magnitudes are, told for one piece after the other; of equal ones the first.
+
+    Args:
+        magnitudes: All of them, [n], which are reordered.
+        count: How many.
+    """
+
+    def __init__(self, magnitudes: Magnitudes, count: int) -> None:
+        self._least, self._left = math.inf, 0
+        if count:
+            magnitudes.partition(len(magnitudes) - count)
+            largest = magnitudes[-count:]
+            self._least = float(largest[0])
+            self._left = int((largest == largest[0]).sum())
+
+    def of(self, magnitudes: Tensor) -> Tensor:
+        """Where they are in the next piece."""
+        found, equal = magnitudes > self._least, magnitudes == self._least
+        count = int(equal.sum())
+        if count > self._left:
+            equal.view(-1)[equal.view(-1).nonzero()[self._left :, 0]] = False
+        self._left = max(0, self._left - count)
+        return found | equal
+
+
+def _magnitudes(differences: Iterable[Tensor]) -> Magnitudes:
+    found: Magnitudes = torch.cat([difference.abs() for difference in differences]).cpu().numpy()
+    return found
+
+
 def seeded(seed: int) -> Draw:
     """Draws that are the same each time, for the same seed."""
-    return lambda probabilities: torch.bernoulli(probabilities, generator=torch.Generator().manual_seed(seed))
+
+    def begin() -> Callable[[Tensor], Tensor]:
+        generator = np.random.Generator(np.random.SFC64(seed))
+        return lambda probabilities: (
+            torch.from_numpy(generator.random(probabilities.shape, dtype=np.float32)).to(probabilities) < probabilities
+        )
+
+    return begin
