@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ Products = dict[str, dict[str, float]]
 """A number by group and member."""
 COPIED = {".json", ".txt", ".model", ".jinja"}
 """The files beside a model's weights that a merge gets, by how their names end."""
+OF_TOKENIZER = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "spiece", "sentencepiece")
+"""How the names of a tokenizer's files begin."""
 
 
 class Merger:
@@ -247,8 +250,10 @@ def _check_configurations(places: Mapping[str, str]) -> None:
     for name, kind in kinds.items():
         if kind != (first := next(iter(kinds.values()))):
             raise MergeError(f"{name} is a {kind} and {next(iter(kinds))} a {first}. Merge models of one architecture.")
-    vocabularies = {name: _vocabulary(place) for name, place in places.items()}
-    known = {name: vocabulary for name, vocabulary in vocabularies.items() if vocabulary is not None}
+    tokenizers = {name: files for name, place in places.items() if (files := _tokenizer(place))}
+    if len(set(tokenizers.values())) < 2:
+        return
+    known = {name: models.load_tokenizer(places[name]).get_vocab() for name in tokenizers}
     for name, vocabulary in known.items():
         first = next(iter(known))
         differing = sorted(dict.fromkeys(t for t, _ in vocabulary.items() ^ known[first].items()))
@@ -265,13 +270,16 @@ def _kind(place: str) -> str:
     return ", ".join(getattr(config, "architectures", None) or [str(config.model_type)])
 
 
-def _vocabulary(place: str) -> dict[str, int] | None:
-    """The tokens of a model by number; None if it has no tokenizer, as one of images."""
-    files = Path(models.location(place))
-    if not any((files / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        return None
-    found: dict[str, int] = models.load_tokenizer(place).get_vocab()
-    return found
+def _tokenizer(place: str) -> str:
+    """What a model's tokenizer files hold, as a hash; empty if it has none, as one of images."""
+    folder = Path(models.location(place))
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        return ""
+    found = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.name.startswith(OF_TOKENIZER):
+            found.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return found.hexdigest()
 
 
 def _check_model(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -129,17 +129,19 @@ def merge(
     if method.from_base and base is None:
         raise MergeError(f"{name} merges differences from a base; got none. Name the model that all were tuned from.")
     like = models[0] if base is None else base
-    if name == "slerp":
-        return _slerp(models[0], models[1], *weights).to(like.dtype)
     found = torch.empty_like(like, memory_format=torch.contiguous_format)
     if base is None or not method.from_base:
+        shares = _slerp_weights(models[0], models[1], *weights) if name == "slerp" else _shares(weights)
         for place, *parts in zip(pieces(found), *map(pieces, models), strict=True):
-            place.copy_(_mean(parts, weights))
+            place.copy_(_sum([wide(part) * share for part, share in zip(parts, shares, strict=True)]))
         return found
-    kept = [_kept(base, *each, method) for each in zip(models, densities, draws, strict=True)]
+    thinned = [_thinning(base, *each, method) for each in zip(models, densities, draws, strict=True)]
     rows = method.thins == "ranked"
-    for place, start, *differences in zip(pieces(found, rows), pieces(base, rows), *kept, strict=True):
-        place.copy_(wide(start).add(_added(differences, weights, method), alpha=scale))
+    every = zip(pieces(found, rows), pieces(base, rows), *(pieces(model, rows) for model in models), strict=True)
+    for place, first, *parts in every:
+        start = wide(first)
+        differences = [thin(wide(part) - start) for thin, part in zip(thinned, parts, strict=True)]
+        place.copy_(start.add(_added(differences, weights, method), alpha=scale))
     return found
 
 
@@ -166,27 +168,25 @@ def _added(differences: Sequence[Tensor], weights: Sequence[float], method: Meth
     return total
 
 
-def _kept(base: Tensor, model: Tensor, density: float, draw: Draw, method: Method) -> Iterator[Tensor]:
-    """What a method keeps of a model's difference from the base, piece by piece; it may look at the whole first."""
-    thins, rows = None if density >= 1 else method.thins, method.thins == "ranked"
+def _thinning(base: Tensor, model: Tensor, density: float, draw: Draw, method: Method) -> Callable[[Tensor], Tensor]:
+    """What keeps of a model's difference, one piece after the other, what the method does; it sees the whole first."""
+    if method.thins is None or density >= 1:
+        return lambda difference: difference
+    thins, rows = _THIN[method.thins], method.thins == "ranked"
 
     def differences() -> Iterator[Tensor]:
         return (wide(part) - wide(start) for part, start in zip(pieces(model, rows), pieces(base, rows), strict=True))
 
-    if thins is None:
-        yield from differences()
-        return
     factor = 1.0
     if method.rescales:
         before = after = 0.0
-        keeps = _THIN[thins](differences(), density, draw)
+        keeps = thins(differences(), density, draw)
         for difference in differences():
             before += float(difference.abs().sum())
             after += float(difference.mul_(keeps(difference)).abs().sum())
         factor = 1.0 if min(before, after) < LEAST_NORM else before / after
-    keeps = _THIN[thins](differences(), density, draw)
-    for difference in differences():
-        yield difference.mul_(keeps(difference)).mul_(factor)
+    kept = thins(differences(), density, draw)
+    return lambda difference: difference.mul_(kept(difference)).mul_(factor)
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -203,10 +203,10 @@ def _sum(tensors: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    total = _sum([wide(tensor) * weight for tensor, weight in zip(tensors, weights, strict=True)])
-    divisor = sum(weights)
-    return total / (divisor if abs(divisor) > SMALL else 1.0)
+def _shares(weights: Sequence[float]) -> list[float]:
+    """Weights that add up to 1, as far as they can."""
+    total = sum(weights)
+    return [weight / (total if abs(total) > SMALL else 1.0) for weight in weights]
 
 
 def slerp_share(one: float, other: float) -> float:
@@ -214,17 +214,18 @@ def slerp_share(one: float, other: float) -> float:
     return other / (one + other) if abs(one + other) > SMALL else 0.5
 
 
-def _slerp(first: Tensor, second: Tensor, one: float, other: float) -> Tensor:
-    """Between two tensors, along the great circle through both directions."""
-    a, b = wide(first), wide(second)
-    t = slerp_share(one, other)
-    norms = [float(torch.linalg.vector_norm(each)) for each in (a, b)]
-    directions = [each / (norm if norm > SMALL else 1.0) for each, norm in zip((a, b), norms, strict=True)]
-    cosine = (directions[0] * directions[1]).sum().clamp(-1, 1)
-    if cosine.abs() > COLLINEAR:
-        return (1 - t) * a + t * b
-    angle = torch.acos(cosine)
-    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+def _slerp_weights(first: Tensor, second: Tensor, one: float, other: float) -> tuple[float, float]:
+    """The weights by which two tensors are added up to go along the great circle through both directions."""
+    t, norms, product = slerp_share(one, other), [0.0, 0.0], 0.0
+    for a, b in zip(map(wide, pieces(first)), map(wide, pieces(second)), strict=True):
+        norms = [norms[0] + float(a @ a), norms[1] + float(b @ b)]
+        product += float(a @ b)
+    norms = [math.sqrt(norm) if norm > SMALL**2 else 1.0 for norm in norms]
+    cosine = min(max(product / (norms[0] * norms[1]), -1.0), 1.0)
+    if abs(cosine) > COLLINEAR:
+        return 1 - t, t
+    angle = math.acos(cosine)
+    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
 def _largest(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
