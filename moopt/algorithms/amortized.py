@@ -166,7 +166,7 @@ class MAP(Rounds):
         measured = np.array([self.archive.values[i] for i in self.archive.least_violating(range(len(self.archive)))])
         declared = [None if o.reference is None else o.reference * o.sign for o in self.problem.objectives]
         corner = pareto.reference_point(np.vstack([values[on], measured]), declared)
-        order = _most_volume(values[on], measured, corner, self._picked)
+        order = most_volume(values[on], measured, corner, self._picked)
         return [self.config(points[on[place]]) for place in order]
 
     def _judge(self) -> None:
@@ -222,7 +222,7 @@ class Models:
         return np.where(unknown[:, None], WORST, values), np.where(unknown, WORST, broken)
 
 
-def _most_volume(values: FloatArray, beside: FloatArray, corner: FloatArray, count: int) -> list[int]:
+def most_volume(values: FloatArray, beside: FloatArray, corner: FloatArray, count: int) -> list[int]:
     """The places of points [n, m] that add most hypervolume beside others [k, m], one after the other; then the rest.
 
     A point adds less, never more, the more is there: its last gain is a bound, and most are never looked at again.

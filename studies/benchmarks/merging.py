@@ -26,8 +26,9 @@ from scipy.stats import wilcoxon
 import moopt
 from moopt import pareto
 from moopt.algorithms import MAP, MMMO, NSGA2, QNEHVI, BayesianMAP, FrankWolfeMerge, NestedMAP, Random
+from moopt.algorithms.amortized import most_volume
 from moopt.backend.merging import METHODS
-from moopt.quadratics import terms
+from moopt.quadratics import fit, terms
 from moopt_problems import ModelMerge
 from moopt_problems.synthetic import digits_models
 
@@ -85,10 +86,12 @@ def asked_of_map():
         rows = [problem.evaluate(problem.space.decode(row), problem.fidelity).values for row in grid]
         exact = pareto.minimised(rows, problem.objectives)
         corner = pareto.reference_point(exact)
+        picks = picked(count)
+        print(f"map, {count} models: {picks} picks of quadratics of the whole grid {ceiling(grid, exact, picks):.3f}")
         samples, shares = 2 * terms(count), []
         for seed in range(SEEDS):
             algorithm = MAP(samples=samples)
-            values, _ = searched(problem, algorithm, samples + picked(count), seed)
+            values, _ = searched(problem, algorithm, samples + picks, seed)
             shares.append(volume(values, corner) / volume(exact, corner))
             fits = ", ".join(f"{name} {fit:.2f}" for name, fit in algorithm.fits().items())
             print(f"map, {count} models, seed {seed}: {samples} samples, {len(values)} trials; held-out R^2: {fits}")
@@ -97,6 +100,15 @@ def asked_of_map():
             np.median(shares),
             0.95,
         )
+
+
+def ceiling(grid, exact, count):
+    """The share of the grid's volume that so many merges have, the best by quadratics that are fitted to all of it."""
+    corner = pareto.reference_point(exact)
+    predicted = np.column_stack([-fit(grid, -accuracies).mean(grid) for accuracies in exact.T])
+    front = np.flatnonzero(pareto.nondominated(predicted))
+    best = front[most_volume(predicted[front], predicted[:0], corner, count)[:count]]
+    return volume(exact[best], corner) / volume(exact, corner)
 
 
 def picked(count):
@@ -281,7 +293,7 @@ PARTS = {
     "frank-wolfe": asked_of_frank_wolfe, "mm-mo": asked_of_mmmo, "memory": asked_of_memory,
 }  # fmt: skip
 AT_MOST = ("points lost to irrelevant models", "at most")
-FEW = 16
+FEW = 6
 """Tensors that may be held beside a merge, whatever the number of models."""
 
 
