@@ -261,13 +261,24 @@ def _ranked(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
     drawn, epsilon = draw(), min(EPSILON, 0.999 * density, 0.999 * (1 - density))
 
     def keeps(difference: Tensor) -> Tensor:
-        order = np.argsort(difference.abs().cpu().numpy(), axis=1)
-        share = np.linspace(0.0, 1.0, order.shape[1]).reshape(-1, *[1] * (order.ndim - 2))
-        probabilities = np.empty_like(order, dtype=share.dtype)
-        np.put_along_axis(probabilities, order, (density - epsilon) + share[None] * 2 * epsilon, axis=1)
+        count, ones = difference.shape[1], [1] * (difference.dim() - 2)
+        share = np.linspace(0.0, 1.0, count, dtype=np.float32).reshape(1, count, *ones)
+        probabilities = np.empty(difference.shape, dtype=np.float32)
+        np.put_along_axis(probabilities, _ascending(difference.abs()), density - epsilon + share * 2 * epsilon, axis=1)
         return drawn(torch.from_numpy(probabilities).to(difference))
 
     return keeps
+
+
+def _ascending(magnitudes: Tensor) -> npt.NDArray[np.int64]:
+    """The order of magnitudes along dimension 1, of equal ones the first first: the same on every machine.
+
+    Sorting their bits with their places behind them takes a quarter of the time of a stable sort.
+    """
+    bits = np.ascontiguousarray(magnitudes.float().cpu().numpy()).view(np.uint32).astype(np.uint64)
+    places = np.arange(bits.shape[1], dtype=np.uint64).reshape(-1, *[1] * (bits.ndim - 2))
+    keys = np.sort((bits << np.uint64(32)) | places, axis=1)
+    return (keys & np.uint64(2**32 - 1)).astype(np.int64)
 
 
 _THIN = {"magnitude": _largest, "random": _any, "outliers": _between, "ranked": _ranked}

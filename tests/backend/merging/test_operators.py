@@ -101,6 +101,12 @@ def test_della_drops_small_ones_rather():
     assert float(kept[-1000:].mean()) == pytest.approx(0.61, abs=0.05)
 
 
+@pytest.mark.parametrize("shape", [(6, 50), (3, 40, 2)])
+def test_ranks_are_those_of_a_stable_sort(shape: tuple[int, ...]):
+    magnitudes = torch.randint(0, 9, shape, generator=torch.Generator().manual_seed(0)).double() / 7
+    assert torch.equal(torch.from_numpy(operators._ascending(magnitudes)), magnitudes.argsort(dim=1, stable=True))
+
+
 @pytest.mark.parametrize("name", THINNING)
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.5, 0.999, 1.0])
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 1), (4, 1), (2, 3, 4)])
