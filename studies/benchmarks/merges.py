@@ -18,6 +18,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models
 
+from moopt.backend.exporters.mergekit import configuration
 from moopt.backend.merging import METHODS, Merger, Recipe
 
 DENSITY, WEIGHTS = 0.5, {"a": 0.5, "b": 0.3, "c": 0.4}
@@ -45,32 +46,19 @@ def made(folder):
     return places
 
 
-def theirs(method, places, members, out):
+def theirs(recipe, places, base, out):
     """Merge by mergekit."""
     from mergekit.config import MergeConfiguration
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
-    how, asked = METHODS[method], {"merge_method": method, "dtype": "float32", "out_dtype": "bfloat16"}
-    if method == "slerp":
-        first, second = members
-        asked |= {
-            "base_model": places[first], "models": [{"model": places[each]} for each in members],
-            "parameters": {"t": members[second] / sum(members.values())},
-        }  # fmt: skip
-    else:
-        density = {"density": DENSITY} if how.thins else {}
-        asked["models"] = [{"model": places[n], "parameters": {"weight": w, **density}} for n, w in members.items()]
-        if how.from_base:
-            asked["base_model"] = places["base"]
+    asked = configuration(recipe, places, base) | {"out_dtype": "bfloat16"}
     run_merge(MergeConfiguration.model_validate(asked), str(out), MergeOptions(quiet=True))
 
 
-def ours(method, places, members, out):
+def ours(recipe, places, base, out):
     """Merge by moopt, from files to files."""
-    base = places["base"] if METHODS[method].from_base else None
-    recipe = Recipe.of(method, members, dict.fromkeys(members, DENSITY))
-    Merger({name: places[name] for name in members}, base).save(out, recipe)
+    Merger(places, base).save(out, recipe)
 
 
 def seconds(work, *arguments):
@@ -80,12 +68,10 @@ def seconds(work, *arguments):
         return time.perf_counter() - began
 
 
-def in_memory(method, places, members):
+def in_memory(recipe, places, base):
     """Seconds of a merge into a model that is loaded already, as a search makes it."""
-    base = places["base"] if METHODS[method].from_base else None
-    recipe = Recipe.of(method, members, dict.fromkeys(members, DENSITY))
-    merger = Merger({name: places[name] for name in members}, base)
-    model = transformers.AutoModelForCausalLM.from_pretrained(places["base"], dtype=torch.bfloat16)
+    merger = Merger(places, base)
+    model = transformers.AutoModelForCausalLM.from_pretrained(next(iter(places.values())), dtype=torch.bfloat16)
     merger.fill(model, recipe)
     began = time.perf_counter()
     merger.fill(model, recipe)
@@ -104,14 +90,16 @@ def main():
     try:
         places, failed = made(folder), False
         print(f"{'':20}{'mergekit s':>12}{'moopt s':>10}{'ratio':>8}{'in memory s':>13}")
-        for method in METHODS:
-            members = dict(list(WEIGHTS.items())[: METHODS[method].models])
-            both = [[seconds(each, method, places, members) for each in (theirs, ours)] for _ in range(RUNS)]
+        for method, how in METHODS.items():
+            members = dict(list(WEIGHTS.items())[: how.models])
+            recipe = Recipe.of(method, members, dict.fromkeys(members, DENSITY))
+            merge = recipe, {name: places[name] for name in members}, places["base"] if how.from_base else None
+            both = [[seconds(each, *merge) for each in (theirs, ours)] for _ in range(RUNS)]
             their, our = map(min, zip(*both, strict=True))
             failed |= our > their
             print(
                 f"{'FAIL' if our > their else 'PASS'} {method:15}{their:12.2f}{our:10.2f}{their / our:8.2f}"
-                f"{in_memory(method, places, members):13.2f}",
+                f"{in_memory(*merge):13.2f}",
                 flush=True,
             )
     finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from moopt.backend import models
 from moopt.backend.exporters.shipment import Merges, written
-from moopt.backend.merging import METHODS
+from moopt.backend.merging import METHODS, Recipe
 from moopt.backend.merging.operators import slerp_share
 from moopt.errors import ExportError
 from moopt.exporting import Exporter, Written
@@ -41,26 +42,34 @@ class Mergekit(Exporter):
             )
         if files := [place for place in problem.models.values() if place.endswith(".safetensors")]:
             raise ExportError(f"mergekit merges models in folders; {files[0]} is a single file. Export 'checkpoint'.")
-        weights = {name: _only(recipe.weights[name]) for name in problem.models}
         places = {name: models.location(place) for name, place in problem.models.items()}
-        asked: dict[str, Any] = {"merge_method": recipe.method, "dtype": "float32"}
-        if recipe.method == "slerp":
-            first, second = problem.models
-            asked |= {
-                "base_model": places[first], "models": [{"model": places[each]} for each in (first, second)],
-                "parameters": {"t": slerp_share(weights[first], weights[second])},
-            }  # fmt: skip
-        else:
-            density = {name: {"density": _only(recipe.densities[name])} if method.thins else {} for name in places}
-            asked["models"] = [
-                {"model": places[name], "parameters": {"weight": weights[name], **density[name]}} for name in places
-            ]
-            if method.from_base:
-                assert problem.base is not None
-                asked |= {"base_model": models.location(problem.base), "parameters": {"lambda": recipe.scale}}
+        asked = configuration(recipe, places, None if problem.base is None else models.location(problem.base))
         (folder / FILE).write_text(json.dumps(asked, indent=1) + "\n")
         made_of = [*([problem.base] if problem.base else []), *problem.models.values()]
         return written(0, [f"mergekit-yaml {{path}}/{FILE} merged"], [], made_of)
+
+
+def configuration(recipe: Recipe, places: Mapping[str, str], base: str | None) -> dict[str, Any]:
+    """A merge with one weight a model as mergekit's configuration.
+
+    Args:
+        recipe: The merge.
+        places: The models' folders, by the names that the recipe calls them.
+        base: The folder of what all were tuned from; for methods that merge differences.
+    """
+    method, weights = METHODS[recipe.method], {name: _only(recipe.weights[name]) for name in places}
+    asked: dict[str, Any] = {"merge_method": recipe.method, "dtype": "float32"}
+    if recipe.method == "slerp":
+        first, second = places
+        return asked | {
+            "base_model": places[first], "models": [{"model": place} for place in places.values()],
+            "parameters": {"t": slerp_share(weights[first], weights[second])},
+        }  # fmt: skip
+    density = {name: {"density": _only(recipe.densities[name])} if method.thins else {} for name in places}
+    asked["models"] = [
+        {"model": place, "parameters": {"weight": weights[name], **density[name]}} for name, place in places.items()
+    ]
+    return asked | ({"base_model": base, "parameters": {"lambda": recipe.scale}} if method.from_base else {})
 
 
 def _only(values: Any) -> float:
