@@ -36,8 +36,8 @@ MOST_UNITS = 2**53
 class Programme:
     """One option a decision, least total loss, every resource within its budget, tied decisions alike.
 
-    HiGHS works in floating point. What it finds is checked in integers, so that a budget is never exceeded, and solved
-    again digit by digit where it would be. It is the best to a billionth of the losses' range.
+    HiGHS works in floating point. So costs are added up digit by digit, and what it finds is checked in integers: a
+    budget is never exceeded, and the choice is the best to a billionth of the losses' range.
 
     Args:
         table: The loss of each option, [decisions, options]; inf where there is none.
