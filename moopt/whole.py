@@ -30,28 +30,37 @@ def whole_folder(path: Path, own: bool = False) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, or has to be this one and there is another.
     """
-    made = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    named = re.compile(re.escape(f".{path.name}-") + r"[a-z0-9_]{8}")
-    for left in [p for p in path.parent.iterdir() if named.fullmatch(p.name) and p.is_dir()]:
-        _remove_unlocked(left)
-    around, lock = _locked_folder(path)
-    try:
-        temporary = around / path.name
-        temporary.mkdir()  # whom it is open to is the user's setting; `around` is open to nobody else
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+    with _parents(path):
+        named = re.compile(re.escape(f".{path.name}-") + r"[a-z0-9_]{8}")
+        for left in [p for p in path.parent.iterdir() if named.fullmatch(p.name) and p.is_dir()]:
+            _remove_unlocked(left)
+        around, lock = _locked_folder(path)
         try:
-            temporary.rename(path)
-        except OSError:
-            if own or not path.is_dir():
-                raise
+            temporary = around / path.name
+            temporary.mkdir()  # whom it is open to is the user's setting; `around` is open to nobody else
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            try:
+                temporary.rename(path)
+            except OSError:
+                if own or not path.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(around, ignore_errors=True)
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """Make the folders that a path is in; those that were made and are empty at the end are removed."""
+    made = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        shutil.rmtree(around, ignore_errors=True)
-        os.close(lock)
         for parent in made:
             with contextlib.suppress(OSError):  # there is something in it
                 parent.rmdir()

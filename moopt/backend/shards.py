@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ GPT_NEOX = {"embed_out": "lm_head"}
 """What a family's files call modules that transformers calls otherwise."""
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "U8": torch.uint8}
 """The types that are mapped here; rare ones are left to the library, which reads a header anew for every tensor."""
+INDEX = "model.safetensors.index.json"
+LONGEST_HEADER = 100_000_000
+"""Bytes that safetensors allow for a header."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Place:
 class Shards(Mapping[str, Tensor]):
     """The tensors of some files by name, on the CPU, each mapped from its file when it is asked for.
 
-    A mapping lasts as long as the tensor does: who lets go of it gives the memory back.
+    A mapping lasts as long as the tensor does: who lets go of it gives the memory back. A file that is cut off while a
+    tensor is mapped ends the process (SIGBUS), as with every mapping.
 
     Args:
         files: The files.
@@ -62,10 +67,20 @@ class Shards(Mapping[str, Tensor]):
     """
 
     def __init__(self, files: Iterable[Path], named: Callable[[str], str] = str) -> None:
-        self.places = {named(key): place for file in files for key, place in _header(file).items()}
+        opened = [file.absolute() for file in files]
+        self.places = {named(key): place for file in opened for key, place in _header(file).items()}
+        self._states = {file: _state(file) for file in opened}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.places[name].mapped()
+        """The tensor of that name.
+
+        Raises:
+            ModelNotFound: its file has changed since it was opened, or is gone.
+        """
+        place = self.places[name]
+        if _state(place.file) != self._states[place.file]:
+            raise ModelNotFound(f"{place.file} has changed since it was opened, or is gone. Open the model again.")
+        return place.mapped()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -78,15 +93,26 @@ class Shards(Mapping[str, Tensor]):
         return math.prod(self.places[name].shape)
 
 
+def _state(file: Path) -> tuple[int, ...]:
+    """What is other once a file was replaced or written to; nothing if it is gone."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _header(file: Path) -> dict[str, Place]:
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:
             length = struct.unpack("<Q", opened.read(8))[0]
-            entries = json.loads(opened.read(min(length, size)))
+            if length > min(size, LONGEST_HEADER):
+                raise ValueError(f"its header would take {length} bytes")
+            entries = json.loads(opened.read(length))
         entries.pop("__metadata__", None)
         found = {key: _place(file, key, entry, 8 + length) for key, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ValueError(f"{file} is no safetensors file: {error}") from error
     expected = 8 + length + sum(place.bytes for place in found.values())
     if expected != size:
@@ -105,7 +131,7 @@ def _place(file: Path, key: str, entry: Mapping[str, Any], data: int) -> Place:
 
 
 def of_model(folder: Path, named: Callable[[str], str] | None = None) -> Shards:
-    """The tensors of a model, from model.safetensors or the shards that its index lists.
+    """The tensors of a model, from model.safetensors or, without it, the shards that its index lists.
 
     Args:
         folder: The model's.
@@ -114,23 +140,32 @@ def of_model(folder: Path, named: Callable[[str], str] | None = None) -> Shards:
     Raises:
         ModelNotFound: they are not there, or damaged; says which.
     """
-    files = _files(folder)
-    if missing := [file for file in files if not file.exists()]:
+    named, listed = named or renamed, _listed(folder)
+    files = [folder / name for name in sorted(set(listed.values()))] or [folder / "model.safetensors"]
+    if missing := [file for file in files if not os.path.exists(file)]:
         raise ModelNotFound(f"There is no {missing[0]}; expected the model's safetensors in its folder.")
     try:
-        return Shards(files, named or renamed)
+        found = Shards(files, named)
     except ValueError as error:
         raise ModelNotFound(f"{error}. Copy the model again.") from error
+    if lacking := [name for name in listed if named(name) not in found]:
+        raise ModelNotFound(
+            f"{folder / listed[lacking[0]]} lacks {lacking[0]!r}, which the index lists. Copy it again."
+        )
+    return found
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files that a model's tensors are in: those that its index lists, or the only one."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return [folder / "model.safetensors"]
+def _listed(folder: Path) -> dict[str, str]:
+    """The file that each tensor is in, as the index says; nothing for a model in one file, which comes first."""
+    index = folder / INDEX
+    if os.path.exists(folder / "model.safetensors") or not index.exists():
+        return {}
     try:
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = dict(json.loads(index.read_text())["weight_map"])
+        if not found or not all(isinstance(name, str) for name in found.values()):
+            raise ValueError("it names no files")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelNotFound(f"{index} cannot be read: {error!r}. Copy it again.") from error
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +36,8 @@ from moopt_problems.synthetic import digits_models
 STEPS = 21
 """Of the grid that a front is compared with, a coefficient."""
 SEEDS = 10
+PICKS = 100
+"""Merges of its models' front that MAP evaluates for the comparison with a grid: as many as the paper's population."""
 SCALES, DENSITIES = np.linspace(0.1, 1.0, 10), (0.2, 0.5, 0.8)
 """What tuning tries of task arithmetic, TIES and DARE."""
 
@@ -57,11 +60,11 @@ class Kept(ModelMerge):
         return moopt.Evaluation(self.scores[key])
 
 
-def merging(count, extra=(), **arguments):
+def merging(count, extra=(), measure="accuracy", **arguments):
     """Merges of so many tuned models and of others, on the tasks of the tuned ones."""
     folders = digits_models.tuned(count=count)
     base = folders.pop("base")
-    return Kept(folders | dict(extra), digits_models.tasks(count=count), base=base, **arguments)
+    return Kept(folders | dict(extra), digits_models.tasks(count=count, measure=measure), base=base, **arguments)
 
 
 def searched(problem, algorithm, trials, seed=0):
@@ -77,43 +80,38 @@ def volume(values, corner):
 
 
 def asked_of_map():
-    """The re-evaluated front over the front of a grid, for two and for three models; the grid first, for minutes."""
-    for count in (2, 3):
-        problem = merging(count)
+    """The re-evaluated front over the front of a grid, for two and for three models; the grids first, for minutes."""
+    for measure, count in product(("accuracy", "loss"), (2, 3)):
+        what = f"map, {count} models, {measure}"
+        problem = merging(count, measure=measure)
         problem.setup(moopt.Resources(threads=1))
         steps = np.linspace(0, 1, STEPS)
         grid = np.stack(np.meshgrid(*[steps] * count), -1).reshape(-1, count)
         rows = [problem.evaluate(problem.space.decode(row), problem.fidelity).values for row in grid]
         exact = pareto.minimised(rows, problem.objectives)
-        corner = pareto.reference_point(exact)
-        picks = picked(count)
-        print(f"map, {count} models: {picks} picks of quadratics of the whole grid {ceiling(grid, exact, picks):.3f}")
+        corner, signs = pareto.reference_point(exact), [o.sign for o in problem.objectives]
+        print(f"{what}: {PICKS} picks of quadratics of the whole grid {ceiling(grid, exact, PICKS, signs):.3f}")
         samples, shares = 2 * terms(count), []
         for seed in range(SEEDS):
             algorithm = MAP(samples=samples)
-            values, _ = searched(problem, algorithm, samples + picks, seed)
+            values, _ = searched(problem, algorithm, samples + PICKS, seed)
             shares.append(volume(values, corner) / volume(exact, corner))
             fits = ", ".join(f"{name} {fit:.2f}" for name, fit in algorithm.fits().items())
-            print(f"map, {count} models, seed {seed}: {samples} samples, {len(values)} trials; held-out R^2: {fits}")
+            print(f"{what}, seed {seed}: {samples} samples, {len(values)} trials; held-out R^2: {fits}")
         yield (
-            f"map, {count} models: its front over that of {STEPS}^{count} merges, median of {SEEDS} seeds",
+            f"{what}: its front over that of {STEPS}^{count} merges, median of {SEEDS} seeds",
             np.median(shares),
             0.95,
         )
 
 
-def ceiling(grid, exact, count):
+def ceiling(grid, exact, count, signs):
     """The share of the grid's volume that so many merges have, the best by quadratics that are fitted to all of it."""
     corner = pareto.reference_point(exact)
-    predicted = np.column_stack([-fit(grid, -accuracies).mean(grid) for accuracies in exact.T])
+    predicted = np.column_stack([s * fit(grid, s * each).mean(grid) for s, each in zip(signs, exact.T, strict=True)])
     front = np.flatnonzero(pareto.nondominated(predicted))
     best = front[most_volume(predicted[front], predicted[:0], corner, count)[:count]]
     return volume(exact[best], corner) / volume(exact, corner)
-
-
-def picked(count):
-    """How many merges of its models' front MAP evaluates, in two rounds."""
-    return 20 * 2 ** max(count - 2, 0)
 
 
 def asked_of_nested():
@@ -140,14 +138,18 @@ def asked_of_nested():
 
 def asked_of_bayesian():
     """Bayesian MAP over MAP at equal evaluations."""
-    for count, samples in ((2, 8), (3, 14)):
+    for measure, (count, samples) in product(("accuracy", "loss"), ((2, 8), (3, 14))):
         ratios = []
         for seed in range(SEEDS):
-            trials = samples + picked(count)
-            ours, plain = (searched(merging(count), k(samples=samples), trials, seed)[0] for k in (BayesianMAP, MAP))
+            trials = samples + 20 * 2 ** (count - 2)  # two rounds of picks
+            ours, plain = (
+                searched(merging(count, measure=measure), kind(samples=samples), trials, seed)[0]
+                for kind in (BayesianMAP, MAP)
+            )
             corner = pareto.reference_point(np.vstack([ours, plain]))
             ratios.append(volume(ours, corner) / volume(plain, corner))
-        yield f"bayesian, {count} models, {samples} samples: over MAP, median of {SEEDS} seeds", np.median(ratios), 1.0
+        what = f"bayesian, {count} models, {samples} samples, {measure}"
+        yield f"{what}: over MAP, median of {SEEDS} seeds", np.median(ratios), 1.0
 
 
 def held_out(problem, config):

@@ -11,6 +11,7 @@ from moopt.backend import models
 from moopt.backend.exporters.shipment import Merges, written
 from moopt.backend.merging import METHODS, Recipe
 from moopt.backend.merging.operators import slerp_share
+from moopt.backend.merging.recipe import WHOLE
 from moopt.errors import ExportError
 from moopt.exporting import Exporter, Written
 from moopt.problem import Problem
@@ -42,10 +43,12 @@ class Mergekit(Exporter):
             )
         if files := [place for place in problem.models.values() if place.endswith(".safetensors")]:
             raise ExportError(f"mergekit merges models in folders; {files[0]} is a single file. Export 'checkpoint'.")
+        made_of = [*([problem.base] if problem.base else []), *problem.models.values()]
         places = {name: models.location(place) for name, place in problem.models.items()}
         asked = configuration(recipe, places, None if problem.base is None else models.location(problem.base))
+        if dtype := models.load_config(made_of[0]).dtype:  # our merge is in the type of the first of them, too
+            asked["out_dtype"] = str(dtype).removeprefix("torch.")
         (folder / FILE).write_text(json.dumps(asked, indent=1) + "\n")
-        made_of = [*([problem.base] if problem.base else []), *problem.models.values()]
         return written(0, [f"mergekit-yaml {{path}}/{FILE} merged"], [], made_of)
 
 
@@ -65,9 +68,10 @@ def configuration(recipe: Recipe, places: Mapping[str, str], base: str | None) -
             "base_model": places[first], "models": [{"model": place} for place in places.values()],
             "parameters": {"t": slerp_share(weights[first], weights[second])},
         }  # fmt: skip
-    density = {name: {"density": _only(recipe.densities[name])} if method.thins else {} for name in places}
+    kept = {name: _only(recipe.densities.get(name, {WHOLE: 1.0})) for name in places}
     asked["models"] = [
-        {"model": place, "parameters": {"weight": weights[name], **density[name]}} for name, place in places.items()
+        {"model": place, "parameters": {"weight": weights[name], **({"density": kept[name]} if method.thins else {})}}
+        for name, place in places.items()
     ]
     return asked | ({"base_model": base, "parameters": {"lambda": recipe.scale}} if method.from_base else {})
 

@@ -25,6 +25,8 @@ from moopt.whole import new_folder
 
 Products = dict[str, dict[str, float]]
 """A number by group and member."""
+MERGED = {torch.bfloat16, torch.float16, torch.float32, torch.float64}
+"""The types that numbers are merged in; those of 8 bits have scales, which merging knows nothing of."""
 COPIED = {".json", ".txt", ".model", ".jinja"}
 """The files beside a model's weights that a merge gets, by how their names end."""
 OF_TOKENIZER = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "spiece", "sentencepiece")
@@ -65,8 +67,11 @@ class Merger:
         """One merged tensor.
 
         Raises:
-            MergeError: the recipe lacks a weight for it, or its method a base; or it is not finite.
+            MergeError: the recipe lacks a weight for it or names a model that there is not, or its method lacks a
+                base; or it is not finite.
+            ModelNotFound: a file of it has changed since it was opened, or is gone.
         """
+        recipe.check(self.members)
         start = None if self.base is None else self.base[name]
         first = next(iter(self.members.values()))[name]
         if not first.is_floating_point():  # equal in all, as was checked
@@ -125,7 +130,8 @@ class Merger:
     def save(self, path: str | os.PathLike[str], recipe: Recipe) -> Path:
         """Write a merge as a folder in the layout of the base (of the first model, without one), whole or not at all.
 
-        Configuration and tokenizer are copied from there; of single files only the weights are written.
+        The merge is held in memory until it is written. Configuration and tokenizer are copied from there; of single
+        files only the weights are written.
 
         Raises:
             MergeError: there is something at the path already, or the recipe does not fit.
@@ -133,10 +139,10 @@ class Merger:
         if not isinstance(path, (str, os.PathLike)):
             raise MergeError(f"Got the path {path!r}; expected a folder to write.")
         folder, like = Path(path), self._places[0]
-        if folder.exists():
+        if os.path.exists(folder):
             raise MergeError(f"{folder} exists already; give a path where there is nothing.")
-        tensors = {name: merged.contiguous() for name, merged in self.tensors(recipe)}
         with new_folder(folder, MergeError) as temporary:
+            tensors = {name: merged.contiguous() for name, merged in self.tensors(recipe)}
             save_file(tensors, temporary / "model.safetensors", {"format": "pt"})
             for file in [] if _is_file(like) else sorted(Path(models.location(like)).iterdir()):
                 if file.is_file() and file.suffix in COPIED and not _of_weights(file.name):
@@ -239,8 +245,13 @@ def _check_tensors(first: str, like: Shards, name: str, shards: Shards) -> None:
                 f"{tensor!r} has the shape {found} in {name} and {place.shape} in {first}. Merge models of one "
                 "architecture; where only the vocabulary differs, bring all to one tokenizer first."
             )
-        whole = not (like[tensor].is_floating_point() and shards[tensor].is_floating_point())
-        if whole and not torch.equal(like[tensor], shards[tensor]):
+        own, its = like[tensor], shards[tensor]
+        if own.is_floating_point() and its.is_floating_point():
+            if narrow := {own.dtype, its.dtype} - MERGED:
+                raise MergeError(
+                    f"{tensor!r} is {narrow.pop()}; merge models in bfloat16, float16, float32 or float64."
+                )
+        elif own.dtype != its.dtype or not torch.equal(own, its):
             raise MergeError(f"{tensor!r} holds whole numbers and differs between {first} and {name}: it has no mean.")
 
 

@@ -108,7 +108,7 @@ def merge(
 ) -> Tensor:  # fmt: skip
     """One tensor of several models, in the type of the base (of the first model, where there is no base).
 
-    It is made piece by piece, so that beside the result there is at most a copy or two of one tensor, however many
+    It is made piece by piece, so that beside the result there are at most a few copies of one tensor, however many
     models there are, if those are mapped from files.
 
     Args:
@@ -163,7 +163,7 @@ def _added(differences: Sequence[Tensor], weights: Sequence[float], method: Meth
             difference.mul_(difference.sign() == sign)
     total = _sum(differences)
     if method.normalizes:
-        divisor = _sum([weight * (each != 0) for each, weight in zip(differences, weights, strict=True)])
+        divisor = _sum([(each != 0).to(each).mul_(weight) for each, weight in zip(differences, weights, strict=True)])
         total /= divisor.masked_fill_(divisor == 0, 1.0)
     return total
 
@@ -172,21 +172,39 @@ def _thinning(base: Tensor, model: Tensor, density: float, draw: Draw, method: M
     """What keeps of a model's difference, one piece after the other, what the method does; it sees the whole first."""
     if method.thins is None or density >= 1:
         return lambda difference: difference
-    thins, rows = _THIN[method.thins], method.thins == "ranked"
-
-    def differences() -> Iterator[Tensor]:
-        return (wide(part) - wide(start) for part, start in zip(pieces(model, rows), pieces(base, rows), strict=True))
-
+    thins, differences = _THIN[method.thins], _Differences(base, model, method.thins == "ranked")
     factor = 1.0
     if method.rescales:
         before = after = 0.0
-        keeps = thins(differences(), density, draw)
-        for difference in differences():
-            before += float(difference.abs().sum())
-            after += float(difference.mul_(keeps(difference)).abs().sum())
+        keeps = thins(differences, density, draw)
+        for difference in differences:
+            before += float(difference.abs().sum(dtype=torch.float64))  # the same for any number of threads
+            after += float(difference.mul_(keeps(difference)).abs().sum(dtype=torch.float64))
         factor = 1.0 if min(before, after) < LEAST_NORM else before / after
-    kept = thins(differences(), density, draw)
+    kept = thins(differences, density, draw)
     return lambda difference: difference.mul_(kept(difference)).mul_(factor)
+
+
+@dataclass(frozen=True)
+class _Differences:
+    """A model's differences from the base, piece by piece, made anew each time they are asked for."""
+
+    base: Tensor
+    model: Tensor
+    rows: bool
+
+    def __iter__(self) -> Iterator[Tensor]:
+        both = zip(pieces(self.model, self.rows), pieces(self.base, self.rows), strict=True)
+        return (wide(part) - wide(start) for part, start in both)
+
+    def magnitudes(self) -> Magnitudes:
+        """All of them without their signs, [n]."""
+        double = torch.float64 in (self.base.dtype, self.model.dtype)
+        found = torch.empty(self.base.numel(), dtype=torch.float64 if double else torch.float32)
+        for place, difference in zip(pieces(found), self, strict=True):
+            place.copy_(difference.abs_())
+        numbers: Magnitudes = found.numpy()
+        return numbers
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -217,7 +235,7 @@ def slerp_share(one: float, other: float) -> float:
 def _slerp_weights(first: Tensor, second: Tensor, one: float, other: float) -> tuple[float, float]:
     """The weights by which two tensors are added up to go along the great circle through both directions."""
     t, norms, product = slerp_share(one, other), [0.0, 0.0], 0.0
-    for a, b in zip(map(wide, pieces(first)), map(wide, pieces(second)), strict=True):
+    for a, b in zip(map(Tensor.double, pieces(first)), map(Tensor.double, pieces(second)), strict=True):
         norms = [norms[0] + float(a @ a), norms[1] + float(b @ b)]
         product += float(a @ b)
     norms = [math.sqrt(norm) if norm > SMALL**2 else 1.0 for norm in norms]
@@ -228,19 +246,20 @@ def _slerp_weights(first: Tensor, second: Tensor, one: float, other: float) -> t
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
 
 
-def _largest(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
+def _largest(differences: _Differences, density: float, draw: Draw) -> Keeps:
     """Where the largest are, at least one."""
-    magnitudes = _magnitudes(differences)
-    top = _Top(magnitudes, max(1, int(density * len(magnitudes))) if density > 0 else 0)
+    magnitudes = differences.magnitudes()
+    count = len(magnitudes)
+    top = _Top(magnitudes, min(max(1, int(density * count)), count) if density > 0 else 0)
     return lambda difference: top.of(difference.abs())
 
 
-def _between(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
+def _between(differences: _Differences, density: float, draw: Draw) -> Keeps:
     """Where the largest are that are not among the share `GAMMA` of the very largest.
 
     Where fewer than that are dropped in all, only the very largest are.
     """
-    magnitudes = _magnitudes(differences)
+    magnitudes = differences.magnitudes()
     count = len(magnitudes)
     kept = int(density * count)
     dropped = min(int(GAMMA * count), count - kept)
@@ -248,21 +267,25 @@ def _between(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps
     return lambda difference: large.of(difference.abs()) & ~largest.of(difference.abs())
 
 
-def _any(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
+def _any(differences: _Differences, density: float, draw: Draw) -> Keeps:
     """Anywhere."""
     drawn = draw()
     return lambda difference: drawn(torch.full_like(difference, density))
 
 
-def _ranked(differences: Iterable[Tensor], density: float, draw: Draw) -> Keeps:
-    """Drawn with probabilities that rise with the rank in a row, by `EPSILON` on either side of the density."""
+def _ranked(differences: _Differences, density: float, draw: Draw) -> Keeps:
+    """Drawn with probabilities that rise with the rank in a row, by `EPSILON` on either side of the density.
+
+    Where a row is one number, it has no rank.
+    """
     if density <= 0:
         return torch.zeros_like
     drawn, epsilon = draw(), min(EPSILON, 0.999 * density, 0.999 * (1 - density))
 
     def keeps(difference: Tensor) -> Tensor:
         count, ones = difference.shape[1], [1] * (difference.dim() - 2)
-        share = np.linspace(0.0, 1.0, count, dtype=np.float32).reshape(1, count, *ones)
+        share = np.linspace(0.0, 1.0, count, dtype=np.float32) if count > 1 else np.full(count, 0.5, dtype=np.float32)
+        share = share.reshape(1, count, *ones)
         probabilities = np.empty(difference.shape, dtype=np.float32)
         np.put_along_axis(probabilities, _ascending(difference.abs()), density - epsilon + share * 2 * epsilon, axis=1)
         return drawn(torch.from_numpy(probabilities).to(difference))
@@ -308,11 +331,6 @@ class _Top:
             equal.view(-1)[equal.view(-1).nonzero()[self._left :, 0]] = False
         self._left = max(0, self._left - count)
         return found | equal
-
-
-def _magnitudes(differences: Iterable[Tensor]) -> Magnitudes:
-    found: Magnitudes = torch.cat([difference.abs() for difference in differences]).cpu().numpy()
-    return found
 
 
 def seeded(seed: int) -> Draw:

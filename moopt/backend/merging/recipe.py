@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Literal, get_args
 
 from moopt.backend.merging import operators
@@ -33,6 +34,24 @@ def group(tensor: str, per: Per) -> str:
         case "module":
             return tensor.rpartition(".")[0] or REST
     raise MergeError(f"Got per={per!r}; expected one of {', '.join(get_args(Per))}.")
+
+
+_set = object.__setattr__
+"""What sets an attribute of a frozen object, while it is made."""
+
+
+def _number(called: str, value: object, of: str = "") -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise MergeError(f"Got the {called} {value!r}{of}; expected a finite number.")
+    return float(value)
+
+
+def _numbers(called: str, values: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The numbers of every model and group, as they are now."""
+    return {
+        model: {each: _number(called, value, f" of {model}") for each, value in groups.items()}
+        for model, groups in values.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -61,13 +80,21 @@ class Recipe:
     def __post_init__(self) -> None:
         operators.named(self.method)
         group("", self.per)
-        weights = {f"weight {w!r} of {model}": w for model, each in self.weights.items() for w in each.values()}
-        for text, value in {f"scale {self.scale!r}": self.scale, **weights}.items():
-            if not math.isfinite(value):
-                raise MergeError(f"Got the {text}; expected a finite number.")
+        _set(self, "scale", _number("scale", self.scale))
+        _set(self, "weights", _numbers("weight", self.weights))
+        _set(self, "densities", _numbers("density", self.densities))
         for model, each in self.densities.items():
             if bad := [value for value in each.values() if not 0 <= value <= 1]:
                 raise MergeError(f"Got the density {bad[0]!r} of {model}; expected a number from 0 to 1.")
+
+    def check(self, models: Collection[str]) -> None:
+        """Refuse a recipe that names a model which is not among those to merge.
+
+        Raises:
+            MergeError: it does; says which, and what there is.
+        """
+        if unknown := [model for model in {**self.weights, **self.densities} if model not in models]:
+            raise MergeError(f"The recipe names a model {unknown[0]!r}; expected some of {', '.join(models)}.")
 
     @classmethod
     def of(

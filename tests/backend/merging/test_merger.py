@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -218,5 +219,50 @@ def test_recipes_refuse_what_is_no_number():
         Recipe.of("ties", {"a": 1.0, "b": 1.0}, scale=float("inf"))
     with pytest.raises(MergeError, match=r"density 1\.5 of a"):
         Recipe.of("ties", {"a": 1.0, "b": 1.0}, {"a": 1.5})
+    with pytest.raises(MergeError, match="the weight '1' of b"):
+        Recipe.of("ties", {"a": 1.0, "b": "1"})  # type: ignore[dict-item]
+    with pytest.raises(MergeError, match="the density None of a"):
+        Recipe.of("ties", {"a": 1.0, "b": 1.0}, {"a": None})  # type: ignore[dict-item]
     with pytest.raises(MergeError, match="one of model, block, module"):
         Recipe("ties", {}, per="layer")  # type: ignore[arg-type]
+
+
+def test_equal_recipes_drop_the_same_whatever_type_their_numbers_have():
+    given = {"a": 1, "b": np.float32(0.5)}
+    recipe = Recipe.of("dare_ties", given, {"a": 0.5, "b": 0.5})
+    given["a"] = 2  # too late
+    same, probabilities = Recipe.of("dare_ties", {"a": 1.0, "b": 0.5}, {"a": 0.5, "b": 0.5}), torch.full((99,), 0.5)
+    assert recipe == same
+    assert torch.equal(recipe.draw("a", "w")()(probabilities), same.draw("a", "w")()(probabilities))
+
+
+@pytest.mark.parametrize("recipe", [
+    Recipe.of("ties", {"a": 1.0, "b": 1.0, "c": 1.0}), Recipe.of("ties", {"a": 1.0, "b": 1.0}, {"c": 0.5}),
+])  # fmt: skip
+def test_a_recipe_names_only_models_that_there_are(family: dict[str, str], recipe: Recipe):
+    merger = Merger({n: family[n] for n in "ab"}, family["base"])
+    with pytest.raises(MergeError, match="names a model 'c'; expected some of a, b"):
+        merger.tensor(merger.names[0], recipe)
+
+
+def test_numbers_of_eight_bits_are_refused(tmp_path: Path):
+    for name in "ab":
+        save_file({"w": torch.ones(2).to(torch.float8_e4m3fn)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(MergeError, match=r"'w' is torch\.float8_e4m3fn; merge models in bfloat16"):
+        Merger({n: str(tmp_path / f"{n}.safetensors") for n in "ab"})
+
+
+def test_whole_numbers_of_another_type_differ(tmp_path: Path):
+    for name, type_ in (("a", torch.int64), ("b", torch.float32)):
+        save_file({"w": torch.zeros(2, dtype=type_)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(MergeError, match="'w' holds whole numbers and differs"):
+        Merger({n: str(tmp_path / f"{n}.safetensors") for n in "ab"})
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_merged(
+    merger: Merger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Merger, "tensor", lambda *_: pytest.fail("merged"))
+    with pytest.raises(MergeError, match="cannot be written: File name too long"):
+        merger.save(tmp_path / "new" / ("x" * 250), Recipe.of("linear", {"a": 1.0, "b": 1.0, "c": 1.0}))
+    assert list(tmp_path.iterdir()) == []

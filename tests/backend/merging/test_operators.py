@@ -127,10 +127,11 @@ def test_large_tensors_are_merged_as_small_ones_are(name: str, density: float, m
     assert torch.allclose(merged(name, base, turned, [0.3, 0.6], density), whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("density", [0.5, 1.0])
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_an_empty_tensor_stays_empty(name: str):
+def test_an_empty_tensor_stays_empty(name: str, density: float):
     base, models = tensors(6, count=2, shape=(0, 3))
-    assert merged(name, base, models, [0.3, 0.6]).shape == (0, 3)
+    assert merged(name, base, models, [0.3, 0.6], density).shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -156,3 +157,40 @@ def test_what_a_method_lacks_is_said():
 def test_slerp_goes_half_way_where_weights_cancel() -> None:
     assert operators.slerp_share(0.0, 0.0) == operators.slerp_share(0.5, -0.5) == 0.5
     assert operators.slerp_share(1.0, 3.0) == 0.75
+
+
+@pytest.mark.parametrize("shape", [(20_000, 1), (20_000, 1, 1)])
+def test_della_keeps_its_share_of_rows_of_one_number(shape: tuple[int, ...]) -> None:
+    base, models = tensors(2, 1, shape)
+    kept = (merged("della_linear", base, models, [1.0], 0.1) != base).float().mean()
+    assert kept == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "linear"])
+def test_results_do_not_depend_on_threads(name: str) -> None:
+    base, models = tensors(4, 2, (300, 700))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = merged(name, base, models, [0.5, 0.7], 0.4)
+        torch.set_num_threads(4)
+        assert torch.equal(merged(name, base, models, [0.5, 0.7], 0.4), one)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_types_may_differ(name: str) -> None:
+    base, (a, b) = tensors(3, count=2)
+    assert merged(name, base, [a.double(), b.half()], [0.3, 0.6], 0.5).dtype == base.dtype
+
+
+def test_doubles_keep_their_precision() -> None:
+    a = torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    assert torch.allclose(merged("ties", torch.zeros_like(a), [a, a], [0.3, 0.4]), a, rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["slerp", "dare_linear"])
+def test_large_numbers_do_not_overflow_on_the_way(name: str) -> None:
+    base, models = tensors(5, 2)
+    assert merged(name, base, [1e37 * each for each in models], [0.5, 0.5], 0.5).isfinite().all()
