@@ -1,20 +1,28 @@
-"""At the bytes of another tool's file, is our model better? llama.cpp's types beside what `auto` found.
+"""At the bytes of another tool's file, is our model better? llama.cpp's types, and AutoRound, beside what `auto` found.
 
-    python studies/benchmarks/rivals.py                    every type
-    python studies/benchmarks/rivals.py --types Q3_K_S     some
+    python studies/benchmarks/rivals.py llama.cpp --library FOLDER            every type
+    python studies/benchmarks/rivals.py llama.cpp --types Q3_K_S              some
+    python studies/benchmarks/rivals.py autoround --python PATH               rounding tuned at 2, 3 and 4 bits
+    python studies/benchmarks/rivals.py autoround --python PATH --bits 3.3    widths by AutoScheme, then tuned
 
-SmolLM2-135M is written to GGUF in float32 and quantized by llama.cpp's own library, without an importance matrix; each
-file's layers are read back as options of ours and measured by the same evaluator. Beside each: of all that `auto`
-measured in `allocation.py`, the best by the search's text that is no larger, to nearest as it was searched and by GPTQ.
-Everyone's embedding has our 8 bits, and bytes are those of all tensors. Nothing is selected on held-out text.
+Each tool quantizes SmolLM2-135M itself, and the layers of its files are read back as options of ours and measured by
+the same evaluator. Beside each: of all that `auto` measured in `allocation.py`, the best by the search's text that is
+no larger, to nearest as it was searched and by GPTQ. Everyone's embedding has our 8 bits, and bytes are those of all
+tensors. Nothing is selected on held-out text.
 
-Needs llama.cpp's shared library and those it needs, in a folder named by --library; `pip install llama-cpp-python`
-compiles them, or takes those of LLAMA_CPP_LIB_PATH, and is found without the option.
+llama.cpp starts from a GGUF file in float32, without an importance matrix. It needs its shared library and those that
+needs, in a folder named by --library; `pip install llama-cpp-python` compiles them, or takes those of
+LLAMA_CPP_LIB_PATH, and is found without the option. AutoRound sees text of the search's split, 64 sequences of 512
+tokens, 50 steps a block (its light recipe has as many), in groups of 64 as ours. It needs an interpreter of its own:
+`pip install auto-round`, and torch. That takes minutes a model.
 """
 
 import argparse
 import ctypes
 import importlib.util
+import json
+import os
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -25,6 +33,7 @@ import numpy as np
 import moopt
 from moopt.algorithms.opening import configuration
 from moopt.backend import models
+from moopt.backend.text import Text
 from moopt.bench import allocations
 from moopt.problem import Fidelity
 from moopt_problems import BitAllocation
@@ -90,6 +99,61 @@ def quantized(llama, source, name, folder):
     return path
 
 
+TUNED = """
+import json, sys
+import torch
+from auto_round import AutoRound, AutoScheme
+from auto_round.schemes import QuantizationScheme
+torch.set_num_threads(1)
+asked = json.loads(sys.argv[1])
+def scheme(bits):
+    kind = {"bits": bits, "group_size": 64, "sym": bits == 8, "data_type": "int", "act_bits": 16}
+    return QuantizationScheme.from_dict(kind)
+bits, own = asked["bits"], {"dataset": asked["text"], "seqlen": 512, "enable_torch_compile": False}
+if bits % 1:
+    wanted = AutoScheme(avg_bits=bits, options=[scheme(b) for b in (2, 3, 4, 8)], nsamples=16, batch_size=4, **own)
+else:
+    wanted = scheme(int(bits))
+tuned = AutoRound(asked["model"], scheme=wanted, iters=50, nsamples=64, batch_size=8, device_map="cpu", **own)
+tuned.quantize_and_save(asked["out"], format="auto_round")
+"""
+"""What an interpreter with AutoRound is given to run."""
+
+
+def tuned(asked):
+    """Folders that AutoRound made, by what they are called: whole numbers of bits everywhere, others by AutoScheme."""
+    if asked.python is None:
+        sys.exit("Name an interpreter that has auto-round by --python.")
+    text = asked.out / "search.json"
+    tokenizer = models.load_tokenizer("smollm2-135m")
+    rows = Text().tokenized(tokenizer).draws("search", 160 * 544, 544, seed=0)  # longer, for they are tokenized anew
+    text.write_text(json.dumps([{"text": tokenizer.decode(row.tolist())} for row in rows]))
+    found = {}
+    for bits in map(float, asked.bits.split(",")):
+        name = f"autoround-{bits:g}" if bits % 1 == 0 else f"autoscheme-{bits:g}"
+        folder = asked.out / name
+        if not (made := sorted(folder.glob("*/config.json"))):
+            given = {
+                "bits": bits, "text": str(text), "model": models.location("smollm2-135m"), "out": str(folder) + ".half"
+            }  # fmt: skip
+            subprocess.run(
+                [asked.python, "-c", TUNED, json.dumps(given)], check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+            )
+            Path(given["out"]).rename(folder)
+            made = sorted(folder.glob("*/config.json"))
+        found[name] = str(made[0].parent)
+    return found
+
+
+def of_llama(asked):
+    """Files that llama.cpp made, by type."""
+    llama, source = library(asked.library), asked.out / "float32.gguf"
+    if not source.exists():
+        original(asked.out / "half.gguf")
+        (asked.out / "half.gguf").rename(source)
+    return {name: str(quantized(llama, source, name, asked.out)) for name in asked.types.split(",")}
+
+
 def measured(candidate, config):
     """The size in MB, and the KL divergence of each held-out sequence."""
     return candidate.known(config)["size_mb"], np.asarray(candidate.evaluate(config, HELD_OUT).samples["kl"])
@@ -103,38 +167,46 @@ def searched(rows, plain):
         yield int(draw), [(plain.known(config)["size_mb"], config) for config in configs]
 
 
+TOOLS = {"llama.cpp": of_llama, "autoround": tuned}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tool", choices=TOOLS, help="whose files ours are compared with")
     parser.add_argument("--types", default=",".join(TYPES), help="types of llama.cpp, with commas between")
     parser.add_argument("--library", type=Path, help="a folder of llama.cpp's shared libraries")
+    parser.add_argument("--bits", default="2,3,4", help="of AutoRound, with commas between; fractions by AutoScheme")
+    parser.add_argument("--python", help="an interpreter that has auto-round")
+    parser.add_argument("--draws", type=int, default=3, help="of auto, at most")
     parser.add_argument("--out", type=Path, default=Path("runs/rivals"), help="where files are kept")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    llama, source = library(asked.library), asked.out / "float32.gguf"
-    if not source.exists():
-        original(asked.out / "half.gguf")
-        (asked.out / "half.gguf").rename(source)
-    files = {name: str(quantized(llama, source, name, asked.out)) for name in asked.types.split(",")}
+    files = TOOLS[asked.tool](asked)
     rival, ours = problem(external=files), {"rtn": problem(), "gptq": problem(quantizer="gptq")}
     for each in (rival, *ours.values()):
         each.setup(moopt.Resources(threads=1))
-    draws = list(searched(allocations.read(KEPT), ours["rtn"]))
+    draws = list(searched(allocations.read(KEPT), ours["rtn"]))[: asked.draws]
     good = True
-    print(f"{'llama.cpp':10}{'MB':>8}{'KL':>9}   auto's best within these bytes, and its KL over llama.cpp's")
+    print(f"{asked.tool:15}{'MB':>8}{'KL':>9}   auto's best within these bytes, and its KL over {asked.tool}'s")
     for name in files:
         size, theirs = measured(rival, rival.baselines()[f"uniform-{name}"])
-        print(f"{name:10}{size:8.2f}{theirs.mean():9.4f}")
+        print(f"{name:15}{size:8.2f}{theirs.mean():9.4f}", flush=True)
         for draw, found in draws:
-            own, config = next(pair for pair in found if pair[0] <= size)
+            own, config = next((pair for pair in found if pair[0] <= size), (None, None))
+            if config is None:
+                print(f"{'':6}draw {draw}: nothing that it measured is as small")
+                good = False
+                continue
             for quantizer, candidate in ours.items():
                 kl = measured(candidate, config)[1]
                 gain = allocations.gain({0: kl}, {0: theirs})
                 good &= quantizer == "rtn" or gain.low > 0
                 print(
                     f"{'':6}draw {draw}, {quantizer:5}{own:8.2f} MB {kl.mean():9.4f}   "
-                    f"{1 - gain.pooled:.3f} [{1 - gain.high:.3f}, {1 - gain.low:.3f}]"
+                    f"{1 - gain.pooled:.3f} [{1 - gain.high:.3f}, {1 - gain.low:.3f}]",
+                    flush=True,
                 )
-    print(f"{'PASS' if good else 'FAIL'} auto with GPTQ is better than every type at its bytes, intervals included")
+    print(f"{'PASS' if good else 'FAIL'} auto with GPTQ is better than every model of {asked.tool}, intervals included")
     sys.exit(0 if good else 1)
 
 

@@ -52,6 +52,27 @@ def gptq(model: Any, folder: Path, bits: int = 4, written: str | None = None, ac
     return values
 
 
+def autoround(model: Any, folder: Path, bits: int = 3, symmetric: bool = False) -> Values:
+    """An AutoRound folder; without symmetry layer 0 has 8 bits, in groups of half the size for its keys."""
+    tensors, values, own = _rest(model), {}, {}
+    for weight in weights.inventory(model).linears():
+        first = not symmetric and ".layers.0." in weight.name
+        width, size = 8 if first else bits, GROUP // 2 if first and "k_proj" in weight.name else GROUP
+        matrix = model.get_submodule(weight.name).weight.data
+        codes, scales, zeros = _codes(matrix, width, size=size, symmetric=symmetric)
+        values[weight.name] = _dequantized(codes, scales, zeros)
+        parts = {
+            "qweight": _packed(codes.T, width),
+            "qzeros": _packed((zeros - int(symmetric)) % 2**width, width).T,
+            "scales": scales.T,
+        }
+        tensors |= {f"{weight.name}.{part}": tensor.contiguous() for part, tensor in parts.items()}
+        own |= {weight.name: {"bits": width, "group_size": size}} if first else {}
+    settings = {"bits": bits, "group_size": GROUP, "sym": symmetric, "quant_method": "auto-round", "extra_config": own}
+    _write(folder, tensors, settings | {"packing_format": "auto_round:auto_gptq" if symmetric else "auto_round"})
+    return values
+
+
 def compressed(model: Any, folder: Path, bits: int = 4, zero_points: str = "none", act_order: bool = False) -> Values:
     """A compressed-tensors folder; zero points are none, packed in int32 or int8 as they are."""
     tensors, values, middle = _rest(model), {}, 2 ** (bits - 1)
@@ -116,9 +137,9 @@ def _packed(codes: Tensor, bits: int) -> Tensor:
     return torch.from_numpy(np.stack(columns, 1).copy())
 
 
-def _codes(weight: Tensor, bits: int, symmetric: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def _codes(weight: Tensor, bits: int, symmetric: bool = False, size: int = GROUP) -> tuple[Tensor, Tensor, Tensor]:
     """Codes [n, k] from 0, float16 scales and zero points [n, groups]; those of the first group are 0 or the top."""
-    groups = weight.float().view(len(weight), -1, GROUP)
+    groups = weight.float().view(len(weight), -1, size)
     low, high = groups.amin(-1).clamp_max(0), groups.amax(-1).clamp_min(0)
     if symmetric:
         high = groups.abs().amax(-1) * (1 + 1 / (2**bits - 1))
@@ -134,7 +155,8 @@ def _codes(weight: Tensor, bits: int, symmetric: bool = False) -> tuple[Tensor, 
 
 
 def _dequantized(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-    zero, scale = (part.float().repeat_interleave(GROUP, 1) for part in (zeros, scales))
+    size = codes.shape[1] // zeros.shape[1]
+    zero, scale = (part.float().repeat_interleave(size, 1) for part in (zeros, scales))
     return (codes.float() - zero) * scale
 
 

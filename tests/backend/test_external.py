@@ -59,6 +59,26 @@ def test_gptq_files_are_read_with_their_zero_points_less_one(model: Any, tmp_pat
     assert found.bytes(weight) == n * k * how["bits"] // 8 + groups * (n * how["bits"] // 8 + 2 * n) + 4 * k
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_autoround_files_are_read_with_settings_for_each_module(model: Any, tmp_path: Path, symmetric: bool) -> None:
+    values = files.autoround(model, tmp_path / "theirs", 4 if symmetric else 3, symmetric)
+    found = opened(model, tmp_path / "theirs")
+    agree(model, found, values)
+    widths = {found.bits(weight) for weight in weights.inventory(model).linears()}
+    assert widths == ({4} if symmetric else {3, 8})
+
+
+def test_autoround_names_modules_by_patterns_too(model: Any, tmp_path: Path) -> None:
+    values = files.autoround(model, tmp_path / "theirs")
+    file = tmp_path / "theirs" / "config.json"
+    told = json.loads(file.read_text())
+    own = told["quantization_config"]["extra_config"]
+    keys = {name: own.pop(name) for name in list(own) if "k_proj" in name}
+    told["quantization_config"]["extra_config"] = {**keys, r"model\.layers\.0\..*": {"bits": 8}}
+    file.write_text(json.dumps(told))
+    agree(model, opened(model, tmp_path / "theirs"), values)
+
+
 COMPRESSED: list[dict[str, Any]] = [
     {"bits": 4}, {"bits": 8}, {"bits": 4, "zero_points": "int32"}, {"bits": 8, "zero_points": "int8"},
     {"bits": 4, "act_order": True},
@@ -198,7 +218,12 @@ def test_files_of_another_model_are_refused(model: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"quant_method": "awq"}, "method in its config.json is 'awq'; expected one of gptq, compressed-tensors"),
+        ({"quant_method": "awq"}, "method in its config.json is 'awq'; expected one of gptq, auto-round, compressed-"),
+        (
+            {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_awq"},
+            r"packed as 'auto_round:auto_awq'.*expected auto_round:auto_gptq or auto_round.*format='auto_round'",
+        ),
+        ({"quant_method": "auto-round", "bits": 4, "extra_config": ["q_proj"]}, "with extra_config of type list"),
         ({"quant_method": "gptq", "bits": 5}, "its bits are 5; expected one of 2, 3, 4, 8"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'"),
         ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "format is 'int-quantized'"),

@@ -1,4 +1,4 @@
-"""Matrices that somebody else's tool quantized, as options: GPTQ, compressed-tensors and GGUF files.
+"""Matrices that somebody else's tool quantized, as options: GPTQ, AutoRound, compressed-tensors and GGUF files.
 
 Each matrix is read by itself, dequantized, and kept in the variant store like moopt's own; its bytes are those it takes
 in the file. What a file is, the configuration beside it or its ending says.
@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moopt.backend.external.autoround import AutoRoundFile
 from moopt.backend.external.compressed import CompressedTensors
 from moopt.backend.external.contract import External
 from moopt.backend.external.gguf import GGUFFile
 from moopt.backend.external.gptq import GPTQFile
 from moopt.errors import QuantizationError
 
-__all__ = ["CompressedTensors", "External", "GGUFFile", "GPTQFile", "opened"]
+__all__ = ["AutoRoundFile", "CompressedTensors", "External", "GGUFFile", "GPTQFile", "opened"]
 
 METHODS: dict[str, Callable[[str, Path, Sequence[Path], Mapping[str, Any]], External]] = {
     "gptq": GPTQFile,
+    "auto-round": AutoRoundFile,
     "compressed-tensors": CompressedTensors,
 }
 

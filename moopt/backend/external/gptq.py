@@ -50,10 +50,7 @@ class GPTQFile(Folder):
         if written not in ("gptq", "gptq_v2"):
             raise self.refused(f"its checkpoint_format is {written!r}; expected 'gptq' or 'gptq_v2'")
         self._less = int(written == "gptq")
-        size = settings.get("group_size", -1)
-        if type(size) is not int or size < -1 or size == 0:
-            raise self.refused(f"its group_size is {size!r}; expected a whole number above 0, or -1 for whole rows")
-        self._group_size = size
+        self._group_size = self._size(settings.get("group_size", -1))
 
     def stored(self, weight: Weight) -> Stored | None:
         if (found := self._matrix(weight, "qweight")) is None:
@@ -73,20 +70,26 @@ class GPTQFile(Folder):
         values: Tensor = (codes.int() - zeros[group]) * scales[group]
         return values.T.contiguous()
 
+    def _own_settings(self, weight: Weight) -> Mapping[str, Any]:
+        """What a matrix has for itself."""
+        return next((own for pattern, own in self._own if pattern.match(weight.name)), {})
+
     def _width(self, weight: Weight) -> int:
         """The width of a matrix's codes."""
-        for pattern, own in self._own:
-            if pattern.match(weight.name):
-                bits = own.get("bits", self._bits)
-                if bits not in WIDTHS:
-                    raise self.refused(
-                        f"{weight.name} has {bits!r} bits; expected one of {', '.join(map(str, WIDTHS))}"
-                    )
-                return int(bits)
-        return self._bits
+        bits = self._own_settings(weight).get("bits", self._bits)
+        if bits not in WIDTHS:
+            raise self.refused(f"{weight.name} has {bits!r} bits; expected one of {', '.join(map(str, WIDTHS))}")
+        return int(bits)
+
+    def _size(self, size: object) -> int:
+        """A group's size, -1 for whole rows."""
+        if type(size) is not int or size < -1 or size == 0:
+            raise self.refused(f"its group_size is {size!r}; expected a whole number above 0, or -1 for whole rows")
+        return size
 
     def _groups(self, weight: Weight, k: int, groups: int) -> Tensor:
         """The group of each input, [k]."""
-        size = self._group_size if self._group_size > 0 else k
+        size = self._size(self._own_settings(weight).get("group_size", self._group_size))
         given = self._tensors.get(f"{weight.name}.g_idx")
-        return self._inside(weight, torch.arange(k) // size if given is None else given.long(), k, groups)
+        inputs = torch.arange(k) // (size if size > 0 else k)
+        return self._inside(weight, inputs if given is None else given.long(), k, groups)
