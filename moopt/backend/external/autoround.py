@@ -1,7 +1,8 @@
 """AutoRound's own files: GPTQ's tensors, with settings for each module where AutoScheme chose widths.
 
-`packing_format` says how zero points are stored: "auto_round:auto_gptq" (symmetric) less one, as in GPTQ's first format,
-"auto_round" (asymmetric) as they are. `extra_config` gives modules settings of their own; 16 bits leave one alone.
+`packing_format` says how zero points are stored: "auto_round:auto_gptq" (symmetric) less one, as in GPTQ's first
+format, "auto_round" (asymmetric) as they are. `extra_config` gives modules settings of their own, by name or pattern;
+those of 16 bits are left alone.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class AutoRoundFile(GPTQFile):
         if packing not in PACKINGS or not isinstance(own, Mapping):
             raise QuantizationError(
                 f"Cannot use {str(path)!r} as {name!r}: it is packed as {packing!r} with extra_config of type "
-                f"{type(own).__name__}; expected {' or '.join(PACKINGS)}, and settings by module. Export it in AutoRound "
-                "with format='auto_round' or 'auto_gptq'."
+                f"{type(own).__name__}; expected {' or '.join(PACKINGS)}, and settings by module. Export it in "
+                "AutoRound with format='auto_round' or 'auto_gptq'."
             )
         modules = {_pattern(module): each for module, each in own.items()}
         super().__init__(name, path, files, {**settings, "checkpoint_format": PACKINGS[packing], "dynamic": modules})
