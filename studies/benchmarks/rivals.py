@@ -35,6 +35,7 @@ from moopt.algorithms.opening import configuration
 from moopt.backend import models
 from moopt.backend.text import Text
 from moopt.bench import allocations
+from moopt.budgets import Knapsack
 from moopt.problem import Fidelity
 from moopt_problems import BitAllocation
 
@@ -167,6 +168,26 @@ def searched(rows, plain):
         yield int(draw), [(plain.known(config)["size_mb"], config) for config in configs]
 
 
+def beside(what, size, kl, theirs):
+    """How much less KL than a tool's model one of ours has, which is printed."""
+    gain = allocations.gain({0: kl}, {0: theirs})
+    told = f"{1 - gain.pooled:.3f} [{1 - gain.high:.3f}, {1 - gain.low:.3f}]"
+    print(f"      {what:16}{size:8.2f} MB {kl.mean():9.4f}   {told}", flush=True)
+    return gain
+
+
+def mixed(files, name, tokens):
+    """A problem whose options are the tool's layers, and the best that `auto` found there in the bytes of one file."""
+    own = BitAllocation("smollm2-135m", bits=(8,), external=files, tokens=2_048, held_out=0, validation=0)
+    theirs = own.baselines()[f"uniform-{name}"]
+    levels = [int(own.space[n].encode(theirs[n]) - own.space[n].lower) for n in own.space.names]
+    budget = Knapsack(np.zeros(own.costs().shape), own.costs()).cost(levels)
+    study = moopt.Study("mixed", own, "auto", budgets=[budget], resources=moopt.Resources(threads=1))
+    study.run(tokens=tokens)
+    within = [t for t in study.history.feasible() if t.values["size_mb"] <= own.known(theirs)["size_mb"]]
+    return study.problem, min(within, key=lambda trial: trial.values["kl"]).config
+
+
 TOOLS = {"llama.cpp": of_llama, "autoround": tuned}
 
 
@@ -177,6 +198,7 @@ def main():
     parser.add_argument("--library", type=Path, help="a folder of llama.cpp's shared libraries")
     parser.add_argument("--bits", default="2,3,4", help="of AutoRound, with commas between; fractions by AutoScheme")
     parser.add_argument("--python", help="an interpreter that has auto-round")
+    parser.add_argument("--tokens", type=int, default=100_000, help="forward tokens of a search over the tool's layers")
     parser.add_argument("--draws", type=int, default=3, help="of auto, at most")
     parser.add_argument("--out", type=Path, default=Path("runs/rivals"), help="where files are kept")
     asked = parser.parse_args()
@@ -186,26 +208,25 @@ def main():
     for each in (rival, *ours.values()):
         each.setup(moopt.Resources(threads=1))
     draws = list(searched(allocations.read(KEPT), ours["rtn"]))[: asked.draws]
-    good = True
+    good, sizes = True, [rival.known(rival.baselines()[f"uniform-{name}"])["size_mb"] for name in files]
     print(f"{asked.tool:15}{'MB':>8}{'KL':>9}   auto's best within these bytes, and its KL over {asked.tool}'s")
     for name in files:
         size, theirs = measured(rival, rival.baselines()[f"uniform-{name}"])
         print(f"{name:15}{size:8.2f}{theirs.mean():9.4f}", flush=True)
         for draw, found in draws:
-            own, config = next((pair for pair in found if pair[0] <= size), (None, None))
+            config = next((each for own, each in found if own <= size), None)
             if config is None:
-                print(f"{'':6}draw {draw}: nothing that it measured is as small")
+                print(f"      draw {draw}: nothing that it measured is as small")
                 good = False
                 continue
             for quantizer, candidate in ours.items():
-                kl = measured(candidate, config)[1]
-                gain = allocations.gain({0: kl}, {0: theirs})
+                gain = beside(f"draw {draw}, {quantizer}", *measured(candidate, config), theirs)
                 good &= quantizer == "rtn" or gain.low > 0
-                print(
-                    f"{'':6}draw {draw}, {quantizer:5}{own:8.2f} MB {kl.mean():9.4f}   "
-                    f"{1 - gain.pooled:.3f} [{1 - gain.high:.3f}, {1 - gain.low:.3f}]",
-                    flush=True,
-                )
+        if asked.tokens and min(sizes) < size < max(sizes):
+            candidate, config = mixed(files, name, asked.tokens)
+            gain = beside("its own layers", *measured(candidate, config), theirs)
+            mixes = f"auto over the layers of {', '.join(files)} is better than {name}"
+            print(f"{'PASS' if gain.low > 0 else 'FAIL'} {mixes}, interval included")
     print(f"{'PASS' if good else 'FAIL'} auto with GPTQ is better than every model of {asked.tool}, intervals included")
     sys.exit(0 if good else 1)
 
