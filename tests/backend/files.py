@@ -52,11 +52,11 @@ def gptq(model: Any, folder: Path, bits: int = 4, written: str | None = None, ac
     return values
 
 
-def autoround(model: Any, folder: Path, bits: int = 3, symmetric: bool = False) -> Values:
-    """An AutoRound folder; without symmetry layer 0 has 8 bits, in groups of half the size for its keys."""
+def autoround(model: Any, folder: Path, bits: int = 3, symmetric: bool = False, awq: bool = False) -> Values:
+    """An AutoRound folder; where it is neither symmetric nor as AWQ, layer 0 has 8 bits, its keys in smaller groups."""
     tensors, values, own = _rest(model), {}, {}
     for weight in weights.inventory(model).linears():
-        first = not symmetric and ".layers.0." in weight.name
+        first = not symmetric and not awq and ".layers.0." in weight.name
         width, size = 8 if first else bits, GROUP // 2 if first and "k_proj" in weight.name else GROUP
         matrix = model.get_submodule(weight.name).weight.data
         codes, scales, zeros = _codes(matrix, width, size=size, symmetric=symmetric)
@@ -66,10 +66,13 @@ def autoround(model: Any, folder: Path, bits: int = 3, symmetric: bool = False) 
             "qzeros": _packed((zeros - int(symmetric)) % 2**width, width).T,
             "scales": scales.T,
         }
+        if awq:
+            parts |= {"qweight": _packed_awq(codes.T), "qzeros": _packed_awq(zeros.T)}
         tensors |= {f"{weight.name}.{part}": tensor.contiguous() for part, tensor in parts.items()}
         own |= {weight.name: {"bits": width, "group_size": size}} if first else {}
     settings = {"bits": bits, "group_size": GROUP, "sym": symmetric, "quant_method": "auto-round", "extra_config": own}
-    _write(folder, tensors, settings | {"packing_format": "auto_round:auto_gptq" if symmetric else "auto_round"})
+    packing = "auto_round:auto_gptq" if symmetric else "auto_round:auto_awq" if awq else "auto_round"
+    _write(folder, tensors, settings | {"packing_format": packing})
     return values
 
 
@@ -152,6 +155,14 @@ def _codes(weight: Tensor, bits: int, symmetric: bool = False, size: int = GROUP
         zeros[:3, 0] = 0
     codes = (groups / scales.float()[..., None] + zeros[..., None]).round().clamp(0, 2**bits - 1)
     return codes.int().view(len(weight), -1), scales, zeros.int()
+
+
+def _packed_awq(codes: Tensor) -> Tensor:
+    """Codes of 4 bits [rows, n] in words [rows, n / 8], as AutoAWQ packs them."""
+    words = torch.zeros(len(codes), codes.shape[1] // 8, dtype=torch.int64)
+    for place, output in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
+        words |= codes[:, output::8].long() << (4 * place)
+    return words.to(torch.int32)
 
 
 def _dequantized(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:

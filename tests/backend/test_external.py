@@ -68,6 +68,18 @@ def test_autoround_files_are_read_with_settings_for_each_module(model: Any, tmp_
     assert widths == ({4} if symmetric else {3, 8})
 
 
+def test_autoround_files_that_are_packed_as_awqs_are_read(model: Any, tmp_path: Path) -> None:
+    values = files.autoround(model, tmp_path / "theirs", 4, awq=True)
+    found = opened(model, tmp_path / "theirs")
+    agree(model, found, values)
+    assert {found.bits(weight) for weight in weights.inventory(model).linears()} == {4}
+    told = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    told["quantization_config"]["bits"] = 8
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(told))
+    with pytest.raises(QuantizationError, match="has 8 bits, packed as 'auto_round:auto_awq'; expected 4"):
+        opened(model, tmp_path / "theirs")
+
+
 def test_autoround_names_modules_by_patterns_too(model: Any, tmp_path: Path) -> None:
     values = files.autoround(model, tmp_path / "theirs")
     file = tmp_path / "theirs" / "config.json"
@@ -220,8 +232,8 @@ def test_files_of_another_model_are_refused(model: Any, tmp_path: Path) -> None:
     [
         ({"quant_method": "awq"}, "method in its config.json is 'awq'; expected one of gptq, auto-round, compressed-"),
         (
-            {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_awq"},
-            r"packed as 'auto_round:auto_awq'.*expected auto_round:auto_gptq or auto_round.*format='auto_round'",
+            {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:marlin"},
+            r"packed as 'auto_round:marlin'.*expected auto_round:auto_gptq, auto_round, .*format='auto_gptq'",
         ),
         ({"quant_method": "auto-round", "bits": 4, "extra_config": ["q_proj"]}, "with extra_config of type list"),
         ({"quant_method": "gptq", "bits": 5}, "its bits are 5; expected one of 2, 3, 4, 8"),

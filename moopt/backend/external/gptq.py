@@ -59,16 +59,19 @@ class GPTQFile(Folder):
         return Stored((n, words * 32 // bits), bits, self._bytes[weight.name])
 
     def read(self, weight: Weight) -> Tensor:
-        bits = self._width(weight)
-        parts = {part: self._part(weight, part) for part in ("qweight", "qzeros", "scales")}
-        codes, scales = unpacked(parts["qweight"], bits), parts["scales"].float()
-        zeros = unpacked(parts["qzeros"].T.contiguous(), bits).T.int()
+        bits, scales = self._width(weight), self._part(weight, "scales").float()
+        codes, zeros = self._codes(weight, "qweight", bits), self._codes(weight, "qzeros", bits).int()
         if zeros.shape != scales.shape or codes.shape[1] != scales.shape[1]:
             raise self.refused(f"{weight.name} has zero points {tuple(zeros.shape)} and scales {tuple(scales.shape)}")
         zeros = (zeros + self._less) % 2**bits
         group = self._groups(weight, len(codes), len(scales))
         values: Tensor = (codes.int() - zeros[group]) * scales[group]
         return values.T.contiguous()
+
+    def _codes(self, weight: Weight, part: str, bits: int) -> Tensor:
+        """The codes of "qweight", [k, n], or the zero points as they are stored in "qzeros", [groups, n]."""
+        words = self._part(weight, part)
+        return unpacked(words, bits) if part == "qweight" else unpacked(words.T.contiguous(), bits).T
 
     def _own_settings(self, weight: Weight) -> Mapping[str, Any]:
         """What a matrix has for itself."""
