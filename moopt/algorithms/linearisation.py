@@ -45,21 +45,30 @@ class Linearisation:
         """The samples of the step that were not asked for."""
         return [sample for sample in range(self.samples) if sample not in self._asked]
 
-    def draw(self, sample: int, temperature: float, seed: int, at: IntArray | None = None) -> IntArray:
-        """The choice [decisions] that a sample of the step is linearised around: the same whenever asked.
+    def relaxation(self, temperature: float, at: IntArray | None = None) -> Relaxation:
+        """The odds that the samples of the step are drawn by, whose expected cost is the budget.
 
         Args:
-            sample: Its number in the step.
             temperature: At 1, decisions are drawn whose second-best option costs as much as the median's.
-            seed: Of the search; the steps and the samples have draws of their own.
             at: The options of the decisions of which nothing is known; None: whatever is drawn.
         """
         logits = -self.changes.table / (temperature * regret(self.changes.table, self._costs, self.budget))
         if at is not None:
             unknown = ~self.changes.known
             logits[unknown, at[unknown]] = SURE
-        relaxation = Relaxation(self._costs, self.budget, logits)
-        return relaxation.draw(np.random.default_rng([seed, self.budget, self.steps, sample]))
+        return Relaxation(self._costs, self.budget, logits)
+
+    def draw(self, sample: int, temperature: float, seed: int, at: IntArray | None = None) -> IntArray:
+        """The choice [decisions] that a sample of the step is linearised around: the same whenever asked.
+
+        Args:
+            sample: Its number in the step.
+            temperature: See `relaxation`.
+            seed: Of the search; the steps and the samples have draws of their own.
+            at: See `relaxation`.
+        """
+        rng = np.random.default_rng([seed, self.budget, self.steps, sample])
+        return self.relaxation(temperature, at).draw(rng)
 
     def issued(self, sample: int) -> None:
         """The gradient of a sample was asked for."""

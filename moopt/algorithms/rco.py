@@ -125,9 +125,11 @@ class RCO(Budgeted):
         budget = self._next_budget()
         return None if budget is None else self._near(budget)
 
+    def _temperature(self, step: int) -> float:
+        return self.hot * float((self.cold / self.hot) ** (step / self.steps))
+
     def _linearising(self, near: Linearisation, place: int, sample: int) -> Job:
-        temperature = self.hot * (self.cold / self.hot) ** (near.steps / self.steps)
-        config = self._configuration(near.draw(sample, temperature, self.seed))
+        config = self._configuration(near.draw(sample, self._temperature(near.steps), self.seed))
         note = {"budget": near.budget, "sample": sample}
         return Job(-1, config, "gradient", Fidelity(self.tokens, self._gradients + place), note=note)
 

@@ -80,30 +80,38 @@ class Groups(moopt.Problem):
         return (1 - self.loss(choice)) / (1 - self.optimum) if self.picked(self._costs, choice) <= self.budget else 0.0
 
 
-class Undrawn(RCO):
-    """RCO that linearises at one candidate: exact where the loss is additive, as its slopes are the same everywhere."""
+class Watched(RCO):
+    """RCO that keeps the largest relative deviation of its relaxation's expected cost from the budget.
 
-    def _linearising(self, budget, sample):
-        note = {"budget": budget, "step": self._step, "sample": sample}
+    With many groups it linearises at one candidate, undrawn: exact where the loss is additive, as its slopes are the
+    same everywhere.
+    """
+
+    deviation = 0.0
+
+    def _linearising(self, near, place, sample):
+        expected = near.relaxation(self._temperature(near.steps)).cost
+        self.deviation = max(self.deviation, abs(expected - near.budget) / near.budget)
+        if len(self.problem.space) <= DRAWN:
+            return super()._linearising(near, place, sample)
+        note = {"budget": near.budget, "sample": sample}
         return Job(-1, dict.fromkeys(self.problem.space.names, int(BITS[0])), "gradient", Fidelity(0), note=note)
 
 
 def rco(problem, seed):
     """The best score of what RCO decides, and the largest relative deviation of the expected cost from the budget."""
-    algorithm = (RCO if len(problem.table) <= DRAWN else Undrawn)([problem.budget], steps=STEPS, samples=SAMPLES)
+    algorithm = Watched([problem.budget], steps=STEPS, samples=SAMPLES)
     algorithm.start(problem, seed)
-    best, deviation, steps = -np.inf, 0.0, 0
+    best, steps = -np.inf, 0
     while steps < algorithm.steps or not all(map(algorithm.seen, algorithm._decided)):
         jobs = algorithm.ask(algorithm.samples)
         algorithm.issued(jobs)
         for job in jobs:
             algorithm.tell([(job, perform(problem, job))])
-            if algorithm._relaxation is not None:
-                deviation = max(deviation, abs(algorithm._relaxation.cost - problem.budget) / problem.budget)
             if job.kind == "evaluate":
                 best = max(best, problem.score(problem.space.encode(job.config).astype(int)))
         steps += jobs[0].kind == "gradient"
-    return best, deviation
+    return best, algorithm.deviation
 
 
 def penalised(problem, seed, multiplier, squared):

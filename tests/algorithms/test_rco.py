@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -93,3 +97,11 @@ def test_what_it_cannot_search_is_refused() -> None:
         RCO(hot=0.1, cold=1.0)
     with pytest.raises(AlgorithmError, match="samples is 0; expected a whole number above 0"):
         RCO(samples=0)
+
+
+def test_the_benchmark_beside_penalties_holds_at_a_small_size() -> None:
+    script = Path(__file__).parents[2] / "studies" / "benchmarks" / "knapsacks.py"
+    command = [sys.executable, str(script), "--groups", "12", "--seeds", "1"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stdout.count("PASS 12 groups") == 3
