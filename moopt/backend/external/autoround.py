@@ -58,10 +58,10 @@ class AutoRoundFile(GPTQFile):
         found = super().stored(weight)
         if not self._awq or found is None:
             return found
-        k, words = self._part(weight, "qweight").shape
         if found.bits != 4:
             raise self.refused(f"{weight.name} has {found.bits} bits, packed as {AWQ!r}; expected 4")
-        return Stored((8 * words, k), 4, found.bytes)
+        words, codes = found.shape  # of one packed along the inputs: eight codes in a word, the other way round
+        return Stored((8 * words, codes // 8), 4, found.bytes)
 
     def _codes(self, weight: Weight, part: str, bits: int) -> Tensor:
         if not self._awq:
